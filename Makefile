@@ -1,0 +1,62 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv is used where it is installed; otherwise it is fetched into an environment of its own.
+UV_VERSION := 0.13.8
+UV := $(shell command -v uv || echo .uv/bin/uv)
+# What the environment was built from; a second call finds it newer than both files and installs nothing.
+STAMP := $(VENV)/.installed
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
+TESTS ?= tests
+JOBS ?= 2
+
+.PHONY: help setup repro camvid test lint format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## build .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@command -v uv > /dev/null || test -x .uv/bin/uv \
+		|| { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	$(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(VENV) requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV) --editable .
+	@touch $@
+
+repro: setup ## the main job: data, training, evaluation, registration, report
+	@test -d .git || { echo "error: not a git checkout; DVC needs one: git init && git add . && git commit -m start" >&2; exit 1; }
+	@$(RUN) dvc repro
+
+camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-address
+	@$(RUN) dvc exp run --set-param dataset=camvid --set-param data.source="$(or $(DATA),../shared/data/camvid)"
+
+test: setup ## all tests
+	@$(RUN) python -m pytest -n $(JOBS) $(TESTS)
+
+lint: setup ## ruff, mypy, import rules
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+format: setup ## put the code into shape
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+bench: setup ## every figure of speed that the README prints, with its peer
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(RUN) python "$$script"; done
+
+lock: ## resolve requirements.lock anew
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras \
+		--quiet pyproject.toml --output-file requirements.lock
+
+clean: ## remove what the commands above made, the environment too
+	rm -rf $(VENV) .uv .cache data outputs reports mlflow.db mlartifacts *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,223 @@
+"""From `data.source` to a local archive or folder, with its checksum compared."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from components.download.progress import progress
+from components.download.transfer import Interrupted, transfer
+from components.errors import StepError
+from components.lock import only_one
+
+CONNECTIONS = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched: a folder or an archive, and where it came from as `dataset.json` records it."""
+
+    path: Path
+    source: dict[str, Any]
+
+
+def fetch(
+    source: str, cache: Path, *, sha256: str | None, retries: int, backoff: float = 0.5
+) -> Fetched:
+    """Makes a source lie on this machine.
+
+    Args:
+        source: A folder, an archive, or an http(s), file or s3 address.
+        cache: Where downloads lie, whole ones and parts.
+        sha256: What the archive must have, in hexadecimal digits, or None.
+        retries: How often a broken connection is tried again.
+        backoff: Seconds before the first retry.
+
+    Raises:
+        StepError: The source is not to be had, or its checksum is another.
+    """
+    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    sha256 = sha256.strip().lower() if sha256 else None
+    if scheme in ("http", "https"):
+        with only_one(_place(cache, source)):
+            return _http(source, cache, sha256, retries, backoff)
+    if scheme == "s3":
+        with only_one(_place(cache, source)):
+            return _s3(source, cache, sha256, retries, backoff)
+    if scheme not in ("", "file"):
+        raise StepError(
+            f"data.source: {source}: {scheme}:// is not known; http, https, s3 and file are"
+        )
+    return _local(source, scheme, sha256)
+
+
+def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
+    path = Path(
+        url2pathname(unquote(urlsplit(source).path)) if scheme else source
+    ).expanduser()
+    if path.is_dir():
+        if sha256:
+            raise StepError(
+                f"data.sha256: {source} is a folder; a checksum belongs to an archive: leave it out"
+            )
+        return Fetched(path, {"path": source})
+    if not path.is_file():
+        raise StepError(
+            f"data.source: {source}: no such file or folder; give `streets`, a folder, an archive, "
+            "or an http, https, s3 or file address"
+        )
+    found = sha256_of(path)
+    if sha256 and found != sha256:
+        raise StepError(_mismatch(source, sha256, found))
+    return Fetched(path, {"path": source, "sha256": found})
+
+
+def _http(
+    url: str, cache: Path, sha256: str | None, retries: int, backoff: float
+) -> Fetched:
+    from components.download import http
+
+    target = _place(cache, url)
+    label = http.shown(url)
+    found = _download(http.opener(url), target, label, sha256, retries, backoff)
+    return Fetched(target, {"url": label, "sha256": found})
+
+
+def _s3(
+    url: str, cache: Path, sha256: str | None, retries: int, backoff: float
+) -> Fetched:
+    from components.download import s3
+
+    client = s3.client()
+    bucket, key = s3.split(url)
+    found = _patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
+    target = _place(cache, url)
+    if key in found:
+        digest = _download(
+            s3.opener(client, bucket, key), target, url, sha256, retries, backoff
+        )
+        return Fetched(target, {"url": url, "sha256": digest})
+    if not found:
+        raise StepError(
+            f"{url}: there is no such object, and none below it; check data.source"
+        )
+    if sha256:
+        raise StepError(
+            f"data.sha256: {url} is a folder; a checksum belongs to an archive: leave it out"
+        )
+    names = {
+        name: _below(url, name.removeprefix(key.rstrip("/")).lstrip("/"))
+        for name in found
+    }
+    objects = target.with_name(target.name + ".objects")
+
+    def bring(name: str) -> int:
+        stored = objects / hashlib.sha256(name.encode()).hexdigest()
+        opener = s3.opener(client, bucket, name)
+        transfer(
+            opener,
+            stored,
+            label=f"s3://{bucket}/{name}",
+            retries=retries,
+            backoff=backoff,
+            quiet=True,
+        )
+        (target / names[name]).parent.mkdir(parents=True, exist_ok=True)
+        os.link(stored, target / names[name])
+        return found[name]
+
+    shutil.rmtree(target, ignore_errors=True)
+    with (
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+        progress(url, sum(found.values())) as advance,
+    ):
+        for size in pool.map(bring, names):
+            advance(size)
+    return Fetched(target, {"url": url})
+
+
+def _download(
+    opener: Any,
+    target: Path,
+    label: str,
+    sha256: str | None,
+    retries: int,
+    backoff: float,
+) -> str:
+    """Brings the file to `target`; one with another checksum is put aside, and used when that was the right one."""
+    aside = target.with_name(target.name + ".mismatch")
+    if sha256:
+        for known in (target, aside):
+            if known.is_file() and sha256_of(known) == sha256:
+                os.replace(known, target)
+                return sha256
+    transfer(
+        opener,
+        target,
+        label=label,
+        retries=retries,
+        backoff=backoff,
+        verified=sha256 is not None,
+    )
+    found = sha256_of(target)
+    if sha256 and found != sha256:
+        os.replace(target, aside)
+        raise StepError(
+            _mismatch(label, sha256, found)
+            + f" (what was downloaded is kept as {aside})"
+        )
+    return found
+
+
+def _patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -> T:
+    for attempt in range(retries + 1):
+        try:
+            return ask()
+        except Interrupted as error:
+            reason = str(error)
+        if attempt < retries:
+            time.sleep(backoff * 2**attempt)
+    raise StepError(
+        f"{label}: no answer after {retries + 1} attempts: {reason}; check the network and run it again"
+    )
+
+
+def _mismatch(label: str, wanted: str, found: str) -> str:
+    return f"{label}: its sha256 is {found}, but data.sha256 wants {wanted}; correct the one that is wrong"
+
+
+def _place(cache: Path, url: str) -> Path:
+    """A file name of the address's own, readable and without what a file name must not have."""
+    name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[
+        -80:
+    ].lstrip(".")
+    return (
+        cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name or 'download'}"
+    )
+
+
+def _below(url: str, name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise StepError(
+            f"{url}: refused, nothing was converted: key {name!a} points out of the folder"
+        )
+    return str(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

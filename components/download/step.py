@@ -1,0 +1,113 @@
+"""`download`: from a source (generator, folder, archive, address) to the dataset folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.download.disk import disk_errors
+from components.errors import StepError
+from components.lock import cache_folder, only_one
+from components.params import Data, Params
+from segmodels.data.dataset import DatasetInfo
+
+GENERATED = "streets"
+
+
+@dataclass(frozen=True)
+class DownloadResult:
+    """The dataset folder, the layout it came in, and its samples per split."""
+
+    data: Path
+    name: str
+    format: str
+    splits: Mapping[str, int]
+
+
+def run(params: Params, *, out: Path) -> DownloadResult:
+    """Writes the dataset folder `out` from `params.data`; what was there is replaced only when all went well.
+
+    Args:
+        params: `data` and, for the generator and for splits that are dealt, `seed`.
+        out: The dataset folder.
+
+    Raises:
+        StepError: The source is not to be had, is refused, or the disk is full.
+        DatasetError: What is in it is not a dataset; the message names the files.
+    """
+    with only_one(out), disk_errors(out):
+        try:
+            found = (
+                _generate(params, out)
+                if params.data.source == GENERATED
+                else _convert(params, out)
+            )
+        finally:
+            shutil.rmtree(out.with_name(out.name + ".part"), ignore_errors=True)
+    info = DatasetInfo.read(out)
+    return DownloadResult(out, info.name, found, info.splits)
+
+
+def _generate(params: Params, out: Path) -> str:
+    from segmodels.data.streets import write_dataset
+
+    if params.data.sha256:
+        raise StepError(
+            "data.sha256: `streets` is generated and has no checksum; leave it out"
+        )
+    wanted = params.data.streets
+    write_dataset(
+        out,
+        seed=params.seed,
+        train=wanted.train,
+        val=wanted.val,
+        test=wanted.test,
+        height=wanted.height,
+        width=wanted.width,
+        targets=wanted.targets,
+    )
+    return GENERATED
+
+
+def _convert(params: Params, out: Path) -> str:
+    from components.download.archives import unpack
+    from components.download.fetch import fetch
+
+    data = params.data
+    cache = cache_folder() / "downloads"
+    with disk_errors(cache):
+        fetched = fetch(data.source, cache, sha256=data.sha256, retries=data.retries)
+    if fetched.path.is_dir():
+        return _to_dataset(fetched.path, data, params.seed, fetched.source, out)
+    # Beside `out`, so that images can be linked from it instead of copied.
+    unpacked = out.with_name(out.name + ".unpacked")
+    try:
+        unpack(fetched.path, unpacked, max_bytes=int(data.max_unpacked_gb * 1e9))
+        return _to_dataset(unpacked, data, params.seed, fetched.source, out)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _to_dataset(
+    root: Path, data: Data, seed: int, source: dict[str, object], out: Path
+) -> str:
+    from segmodels.data.formats import Splitting, convert
+
+    return convert(
+        root,
+        data.format,
+        out,
+        name=_name(data.source),
+        source={**source, "licence": data.licence},
+        splitting=Splitting(seed, data.val_fraction, data.test_fraction),
+    )
+
+
+def _name(source: str) -> str:
+    """The dataset's name where its format has none: the last part of the source, without endings."""
+    return (
+        Path(source.split("?")[0].rstrip("/")).resolve().name.partition(".")[0]
+        or "dataset"
+    )

@@ -1,0 +1,169 @@
+"""What a result was made from: code, data, settings, image and the stage that ran.
+
+Nothing here imports dvc: a folder's hash is computed as DVC 3 computes it, so that `dvc.data.md5` is the hash in
+`dvc.lock` and the name of the object in the DVC remote, also where the step runs without DVC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.errors import StepError
+from components.params import Params, evaluate_settings, train_settings
+
+UNKNOWN = "unknown"
+NONE = "none"
+
+# They change how fast a result is there, not the result.
+NEUTRAL_DATA_KEYS = {"retries", "max_unpacked_gb"}
+NEUTRAL_TRAIN_KEYS = {"workers", "cache_gb"}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where results come from.
+
+    Attributes:
+        git_commit: The commit of the code, or `unknown` outside a repository.
+        git_dirty: `true` where files differ from that commit, `false`, or `unknown`.
+        data_md5: DVC's hash of the dataset folder, `<md5>.dir`.
+        params_hashes: Key under `models` -> hash of the settings that affect it.
+        architectures: Key under `models` -> name of its architecture.
+        image_digest: Digest of the container image, or `none`.
+        dvc_stage: The DVC stage that runs, or empty.
+        kfp_run_id: The Kubeflow run, or empty.
+    """
+
+    git_commit: str
+    git_dirty: str
+    data_md5: str
+    params_hashes: Mapping[str, str]
+    architectures: Mapping[str, str]
+    image_digest: str = NONE
+    dvc_stage: str = ""
+    kfp_run_id: str = ""
+
+    def for_model(self, key: str) -> str:
+        """The hash of the settings that affect the model `key`."""
+        return self.params_hashes[key]
+
+    def tags(self, key: str) -> dict[str, str]:
+        """The tags of the model's run and version."""
+        ran = {"kfp.run_id": self.kfp_run_id} if self.kfp_run_id else {"dvc.stage": self.dvc_stage or NONE}
+        return {
+            "architecture": self.architectures[key],
+            "params.hash": self.for_model(key),
+            "dvc.data.md5": self.data_md5,
+            "git.commit": self.git_commit,
+            "git.dirty": self.git_dirty,
+            "image.digest": self.image_digest,
+            **ran,
+        }
+
+
+def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) -> Lineage:
+    """Finds out what a run is made from.
+
+    Args:
+        params: The settings.
+        data: The dataset folder.
+        env: `GIT_COMMIT`, `GIT_DIRTY` and `IMAGE_DIGEST` are set where the code runs from an image without its
+            repository, `DVC_STAGE` by DVC and `KFP_RUN_ID` by the pipeline.
+
+    Raises:
+        StepError: The dataset folder does not exist.
+    """
+    commit, dirty = env.get("GIT_COMMIT", ""), env.get("GIT_DIRTY", "")
+    if not commit:
+        commit = _git("rev-parse", "HEAD") or UNKNOWN
+        dirty = dirty or _dirty()
+    return Lineage(
+        git_commit=commit,
+        git_dirty=dirty or UNKNOWN,
+        data_md5=folder_md5(data),
+        params_hashes={key: params_hash(params, key) for key in params.models},
+        architectures={key: params.architecture(key) for key in params.models},
+        image_digest=env.get("IMAGE_DIGEST") or NONE,
+        dvc_stage=env.get("DVC_STAGE", ""),
+        kfp_run_id=env.get("KFP_RUN_ID", ""),
+    )
+
+
+def params_hash(params: Params, key: str) -> str:
+    """A hash, 16 hexadecimal digits, of every setting that affects the model `key`."""
+    return hashlib.sha256(canonical_json(model_settings(params, key)).encode()).hexdigest()[:16]
+
+
+def model_settings(params: Params, key: str) -> dict[str, Any]:
+    """The settings that affect the model `key`, overrides resolved, as plain JSON values."""
+    entry = params.models[key]
+    data = params.data.model_dump(mode="json")
+    train = asdict(train_settings(params, key))
+    settings = {
+        "key": key,
+        "seed": params.seed,
+        "data": {name: value for name, value in data.items() if name not in NEUTRAL_DATA_KEYS},
+        "model": {"architecture": params.architecture(key), "backbone": entry.backbone, "options": entry.options},
+        "train": {name: value for name, value in train.items() if name not in NEUTRAL_TRAIN_KEYS},
+        "evaluate": asdict(evaluate_settings(params, key)),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def canonical_json(value: Any) -> str:
+    """JSON that is the same for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def folder_md5(folder: Path) -> str:
+    """DVC 3's hash of a folder: the md5 of its manifest, with the suffix `.dir`.
+
+    Raises:
+        StepError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise StepError(f"{folder}: no such folder; `python -m components download` writes it")
+    paths = [Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # md5 runs outside the interpreter's lock
+        hashes = list(pool.map(file_md5, paths))
+    manifest = [
+        {"md5": md5, "relpath": path.relative_to(folder).as_posix()} for path, md5 in zip(paths, hashes, strict=True)
+    ]
+    manifest.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(manifest, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dirty() -> str:
+    # DVC itself writes dvc.lock while its stages run.
+    changed = _git("status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock")
+    return UNKNOWN if changed is None else str(bool(changed)).lower()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints, or None where there is no git, no repository or no commit."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,250 @@
+"""`params.yaml` as frozen, typed settings.
+
+An unknown key is an error that names its path and the nearest known key. The sections are those of the steps; each
+architecture under `models` may override any key of `train` and `evaluate` for itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from segmodels.settings import EvaluateSettings, TrainSettings
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class ParamsError(ValueError):
+    """`params.yaml` has a key or a value that it should not have."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Streets(Section):
+    """The built-in dataset: how many frames of which size."""
+
+    train: int = Field(240, ge=1)
+    val: int = Field(40, ge=1)
+    test: int = Field(40, ge=0)
+    height: int = Field(120, ge=32)
+    width: int = Field(160, ge=32)
+    targets: tuple[Literal["instances", "depth", "normals"], ...] = ()
+
+
+class Data(Section):
+    """Where the data comes from.
+
+    `source` is `streets` (generated), a folder, a local archive, or an http(s), file or s3 address of an archive.
+    `format` is the layout found there: `auto` looks.
+    """
+
+    source: str = "streets"
+    format: Literal["auto", "folder", "camvid", "kitti_road", "dataset"] = "auto"
+    sha256: str | None = None
+    licence: str | None = None
+    val_fraction: float = Field(0.15, gt=0, lt=1)
+    test_fraction: float = Field(0.15, ge=0, lt=1)
+    retries: int = Field(5, ge=0)
+    max_unpacked_gb: float = Field(200, gt=0)
+    streets: Streets = Streets()
+
+
+class Validate(Section):
+    """The limits of the data's validation."""
+
+    max_void_fraction: float = Field(0.9, ge=0, le=1, description="a sample above it is an error")
+    rare_class_fraction: float = Field(0.001, ge=0, le=1, description="a class below it is a warning")
+    min_side: int = Field(32, ge=1)
+    overlays: int = Field(6, ge=0)
+
+
+class Register(Section):
+    """Where runs and versions go, and the gate a version must pass."""
+
+    experiment: str = "segmentation"
+    model_name: str = "segmentation"
+    min_miou: float = Field(0.2, ge=0, le=1)
+    min_class_iou: float = Field(0.0, ge=0, le=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(EvaluateSettings):
+    """How models are evaluated.
+
+    Attributes:
+        models: Key under `models` -> settings that differ for it alone. They stand here, not in `models`, so that
+            changing them evaluates again and does not train again.
+    """
+
+    models: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+class Resources(Section):
+    """What a training pod asks for; ignored on one machine."""
+
+    cpu: str = "4"
+    memory: str = "16Gi"
+    gpu: int = Field(1, ge=0)
+    gpu_type: str = "nvidia.com/gpu"
+
+
+class Architecture(Section):
+    """One entry of `models`: the architecture, its keywords and its own training settings."""
+
+    architecture: str | None = None
+    backbone: str | None = None
+    options: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
+class Params(Section):
+    seed: int = 0
+    data: Data = Data()
+    validate_: Validate = Field(Validate(), alias="validate")
+    train: TrainSettings = TrainSettings()
+    evaluate: Evaluate = Evaluate()
+    models: dict[str, Architecture] = Field(min_length=1)
+    register_: Register = Field(Register(), alias="register")
+    resources: dict[str, Resources] = {}
+
+    @classmethod
+    def read(cls, path: Path | str = PARAMS_FILE) -> Params:
+        """Reads `params.yaml`.
+
+        Raises:
+            ParamsError: The file is missing, is no YAML, or has an unknown key or a bad value.
+        """
+        path = Path(path)
+        try:
+            raw = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ParamsError(f"{path}: no such file; run the step in the project's folder or name --params") from None
+        except yaml.YAMLError as error:
+            raise ParamsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        return cls.parse(raw, str(path))
+
+    @classmethod
+    def parse(cls, raw: Any, source: str = "params") -> Params:
+        """Settings from a mapping; `source` stands in messages.
+
+        Raises:
+            ParamsError: A key is unknown or a value is bad.
+        """
+        if not isinstance(raw, dict):
+            raise ParamsError(f"{source}: not a mapping of settings")
+        try:
+            params = cls.model_validate(raw)
+        except ValidationError as error:
+            raise ParamsError(f"{source}: {_explain(error, cls)}") from None
+        for section, keys in (("evaluate.models", params.evaluate.models), ("resources", params.resources)):
+            for key in keys.keys() - params.models.keys() - {"default"}:
+                raise ParamsError(f"{source}: {section} names '{key}', which `models` has not")
+        for key in params.models:
+            train_settings(params, key, source)
+            evaluate_settings(params, key, source)
+        return params
+
+    def architecture(self, key: str) -> str:
+        """The registry's name behind an entry of `models`.
+
+        Raises:
+            ParamsError: There is no such entry.
+        """
+        return self.entry(key).architecture or key
+
+    def entry(self, key: str) -> Architecture:
+        """The entry of `models` with this key.
+
+        Raises:
+            ParamsError: There is no such entry.
+        """
+        if key not in self.models:
+            raise ParamsError(f"models: has no '{key}'{_near(key, list(self.models))}")
+        return self.models[key]
+
+
+def train_settings(params: Params, key: str, source: str = "params") -> TrainSettings:
+    """How `key` is trained: the section `train`, under the paper's recipe where asked for, under its own entry."""
+    base = dataclasses.asdict(params.train)
+    own = params.entry(key).train
+    if own.get("recipe", base["recipe"]) == "paper":
+        from segmodels.registry import model_info
+
+        base = _merge(base, dict(model_info(params.architecture(key)).recipe))
+    return _settings(TrainSettings, _merge(base, own), f"{source}: models.{key}.train")
+
+
+def evaluate_settings(params: Params, key: str, source: str = "params") -> EvaluateSettings:
+    """How `key` is evaluated: the section `evaluate` under its own entry."""
+    base = dataclasses.asdict(params.evaluate)
+    own = base.pop("models").get(key, {})
+    return _settings(EvaluateSettings, _merge(base, own), f"{source}: evaluate.models.{key}")
+
+
+def resources(params: Params, key: str) -> Resources:
+    """What the training pod of `key` asks for: its own entry of `resources`, else `default`, else the defaults."""
+    return params.resources.get(key) or params.resources.get("default") or Resources()
+
+
+T = TypeVar("T")
+
+
+def _settings(kind: type[T], values: dict[str, Any], where: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ParamsError(f"{where}: {_explain(error, kind)}") from None
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, nested sections merged; losses and transforms are replaced as a whole."""
+    merged = dict(base)
+    for name, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(name), dict) and name not in ("loss", "extra")
+        merged[name] = _merge(base[name], value) if nested else value
+    return merged
+
+
+def _explain(error: ValidationError, root: Any) -> str:
+    """The first problem as one sentence with the path of its key."""
+    problem = error.errors()[0]
+    parts = [str(p) for p in problem["loc"]]
+    path = ".".join(parts)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{path}'{_near(parts[-1], _keys_beside(root, problem['loc']))}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message} (it is {problem['input']!r})" if problem["type"] != "value_error" else message
+
+
+def _keys_beside(root: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section around the last part of `loc` knows."""
+    kind = root
+    for part in loc[:-1]:
+        fields = _fields(kind)
+        kind = fields.get(str(part), Architecture if kind is dict else None)
+        if get_origin(kind) is dict:
+            kind = dict
+    return list(_fields(kind))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {f.alias or name: f.annotation for name, f in kind.model_fields.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return get_type_hints(kind)
+    return {}
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are {', '.join(known)}" if known else ""

@@ -1,0 +1,104 @@
+"""The served model: encoded images or arrays in, class maps out. MLflow stores this file beside the model folder.
+
+Nothing is pickled: MLflow runs this file (models from code), and the model folder holds safetensors and JSON. The
+package `segmodels` travels with the model, so that serving needs no checkout.
+
+Input, one of:
+    rows with a column `image`: each the base64 of an encoded image (PNG, JPEG, …), as a DataFrame, a list of
+        `{"image": …}`, a dict `{"image": […]}`, or over HTTP `{"dataframe_records": [{"image": "…"}, …]}`;
+    an array, uint8 RGB: `[H, W, 3]` or `[N, H, W, 3]` of any size, over HTTP `{"inputs": […]}`.
+
+Output:
+    for rows: a DataFrame with a row each: `classes` (base64 of an 8-bit PNG of class ids), `height`, `width`;
+    for an array: class ids, uint8 `[H, W]` or `[N, H, W]`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from PIL import Image, ImageOps
+
+
+class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+    """Predicts with the model folder that it was stored with, and as it was evaluated (flip, scales, window)."""
+
+    def load_context(self, context: Any) -> None:
+        from segmodels.inference import Predictor
+
+        self.predictor = Predictor(context.artifacts["model"], device="auto", **(context.model_config or {}))
+
+    # MLflow would check rows against a type hint of the input, which arrays are not.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        if isinstance(model_input, np.ndarray) and model_input.dtype.kind in "uif":
+            return self._predict_array(model_input)
+        return self._predict_rows(_column(model_input))
+
+    def _predict_array(self, images: np.ndarray) -> np.ndarray:
+        if images.ndim not in (3, 4) or images.shape[-1] != 3:
+            raise _refuse(f"an array has the shape [H, W, 3] or [N, H, W, 3], not {list(images.shape)}")
+        if not images.size:
+            raise _refuse(f"an array of the shape {list(images.shape)} has no pixels")
+        if images.dtype != np.uint8:
+            if not (0 <= images.min() and images.max() <= 255):
+                raise _refuse("values of an image array lie in 0..255")
+            images = images.astype(np.uint8)
+        if images.ndim == 3:
+            return np.asarray(self.predictor.predict(images))
+        return np.stack([self.predictor.predict(image) for image in images])
+
+    def _predict_rows(self, encoded: list[Any]) -> pd.DataFrame:
+        rows = []
+        for i, text in enumerate(encoded):
+            classes = np.asarray(self.predictor.predict(_decode(text, i)), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(classes).save(file, "PNG")
+            height, width = classes.shape
+            rows.append({"classes": base64.b64encode(file.getvalue()).decode(), "height": height, "width": width})
+        return pd.DataFrame(rows, columns=["classes", "height", "width"])
+
+
+def _column(model_input: Any) -> list[Any]:
+    """The values of the column `image`."""
+    if isinstance(model_input, np.ndarray):  # an array of strings
+        return list(model_input.ravel())
+    if isinstance(model_input, Mapping):
+        model_input = dict(model_input)
+        if isinstance(model_input.get("image"), str | bytes):
+            return [model_input["image"]]
+    elif isinstance(model_input, list | tuple):
+        if all(isinstance(item, str | bytes) for item in model_input):
+            return list(model_input)
+        model_input = pd.DataFrame(list(model_input))
+    elif not isinstance(model_input, pd.DataFrame):
+        raise _refuse(f"cannot predict from {type(model_input).__name__}; give rows with a column 'image' or an array")
+    if "image" not in model_input:
+        raise _refuse("rows need a column 'image': the base64 of an encoded image")
+    return list(np.asarray(model_input["image"], dtype=object).ravel())
+
+
+def _decode(text: Any, row: int) -> np.ndarray:
+    """An encoded image, RGB uint8 `[H, W, 3]`, turned upright as its EXIF says."""
+    try:
+        if isinstance(text, str) and text.startswith("data:"):
+            text = text.partition(",")[2]
+        data = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (TypeError, ValueError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _refuse(f"row {row}: 'image' is not the base64 of an encoded image ({error})") from None
+
+
+def _refuse(sentence: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(sentence)  # HTTP 400
+
+
+mlflow.models.set_model(SegmentationModel())

@@ -1,0 +1,341 @@
+"""Writes `report.html`, one page that needs nothing but itself, and `leaderboard.md`."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from components.errors import StepError
+from components.params import Params
+from components.report import charts
+from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
+from segmodels.visualize import colorize
+
+TEMPLATE = "report.html.j2"
+KINDS = ("best", "median", "worst")
+LINEAGE = {
+    "git.commit": "Code (git commit)",
+    "git.dirty": "Files differ from that commit",
+    "dvc.data.md5": "Data (DVC hash)",
+    "image.digest": "Container image",
+    "dvc.stage": "DVC stage",
+    "kfp.run_id": "Kubeflow run",
+}
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What was written, and the best model by mIoU."""
+
+    html: Path
+    leaderboard: Path
+    winner: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the leader board."""
+
+    key: str
+    architecture: str
+    metrics: Mapping[str, Any]
+    speed: Mapping[str, Any]
+    train_speed: Mapping[str, Any]
+    history: tuple[Mapping[str, str], ...]
+    version: str | None
+    challenger: bool
+    reason: str | None
+
+    @property
+    def miou(self) -> float:
+        return float(self.metrics["miou"] or 0.0)
+
+    def curve(self, column: str) -> dict[int, float]:
+        """A column of the history by epoch, without the epochs that have no value."""
+        return {int(row["epoch"]): float(row[column]) for row in self.history if row.get(column)}
+
+
+def run(
+    params: Params,
+    *,
+    data: Path,
+    validation: Path,
+    models: Mapping[str, Path],
+    evaluations: Mapping[str, Path],
+    registered: Path | None,
+    out: Path,
+) -> ReportResult:
+    """Writes the report; the same inputs give the same bytes.
+
+    Args:
+        params: The settings.
+        data: The dataset folder; the test images are read from it.
+        validation: The folder that `validate` wrote.
+        models: Key -> model folder.
+        evaluations: Key -> folder that `evaluate` wrote.
+        registered: `register.json`, or None where nothing was registered.
+        out: The folder to write.
+
+    Raises:
+        StepError: A result is missing or unreadable.
+    """
+    register = _read_json(registered) if registered is not None else {}
+    rows = sorted((_row(key, models[key], evaluations[key], register) for key in models), key=lambda r: (-r.miou, r.key))
+    info = DatasetInfo.read(data)
+    page = _render(
+        title=info.name,
+        info=info,
+        rows=rows,
+        winner=rows[0],
+        columns=_columns(rows),
+        figures=_figures(rows),
+        comparison=_comparison(data, info, rows, evaluations),
+        galleries={row.key: _gallery(evaluations[row.key], len(rows)) for row in rows},
+        validation=_read_json(validation / "validation.json"),
+        register=register,
+        lineage=_lineage(register),
+        commands=_commands(rows, models, data, register),
+        gate=params.register_,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "report.html", page)
+    _write(out / "leaderboard.md", leaderboard(rows, info))
+    return ReportResult(out / "report.html", out / "leaderboard.md", rows[0].key)
+
+
+def leaderboard(rows: list[Row], info: DatasetInfo) -> str:
+    """The leader board as Markdown, one table."""
+    head = ["", "architecture", "mIoU", "pixel acc.", "boundary F1", "ECE"]
+    head += [*info.class_names, "parameters", "GFLOPs", "ms/image", "version"]
+    lines = [_table_row(head), _table_row(["---:", "---", *["---:"] * (len(head) - 3), "---"])]
+    for rank, row in enumerate(rows, 1):
+        metrics, speed = row.metrics, row.speed
+        cells = [str(rank), row.key, f"**{percent(metrics['miou'])}**", percent(metrics["pixel_accuracy"])]
+        cells += [percent(metrics["boundary_f1"]), percent(metrics["ece"])]
+        cells += [percent(metrics["per_class"].get(name)) for name in info.class_names]
+        cells += [f"{speed['parameters'] / 1e6:.2f} M", f"{speed['gflops']:.2f}", f"{speed['ms_per_image']:.1f}"]
+        cells += [(f"{row.version}, challenger" if row.challenger else row.version) or "-"]
+        lines.append(_table_row(cells))
+    first = rows[0]
+    size = " x ".join(str(side) for side in first.speed["image_size"])
+    note = (
+        f"{info.name}, {first.metrics['images']} images of the {first.metrics['split']} split, labels at full "
+        f"resolution; IoU, accuracy, F1 and ECE in per cent; GFLOPs and ms for one image of {size} "
+        f"on {first.speed['device']}."
+    )
+    return "\n".join(["# Leader board", "", note, "", *lines, ""])
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction as a number in per cent, `-` where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def _table_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -> Row:
+    try:
+        with (model / "history.csv").open(newline="") as file:
+            history = tuple(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise StepError(f"{error.filename}: no such file; run `train` again") from None
+    version = next((v for v in register.get("versions", ()) if v["key"] == key), {})
+    return Row(
+        key=key,
+        architecture=str(_read_json(model / "model.json")["architecture"]),
+        metrics=_read_json(evaluation / "metrics.json"),
+        speed=_read_json(evaluation / "speed.json"),
+        train_speed=_read_json(model / "speed.json"),
+        history=history,
+        version=version.get("version"),
+        challenger=register.get("challenger") == key,
+        reason=None if version.get("passed", True) else str(version["reason"]),
+    )
+
+
+def _columns(rows: list[Row]) -> dict[str, Any]:
+    """The best value of each column, to set it in bold."""
+    quality = ("miou", "pixel_accuracy", "boundary_f1")
+    best = {name: max((r.metrics[name] for r in rows if r.metrics[name] is not None), default=None) for name in quality}
+    best["ece"] = min((r.metrics["ece"] for r in rows if r.metrics["ece"] is not None), default=None)
+    best |= {name: min(r.speed[name] for r in rows) for name in ("parameters", "gflops", "ms_per_image")}
+    return best if len(rows) > 1 else {}
+
+
+def _figures(rows: list[Row]) -> dict[str, str]:
+    points = [(row.key, float(row.speed["ms_per_image"]), row.miou) for row in rows]
+    return {
+        "miou": charts.curves(
+            {row.key: row.curve("val_miou") for row in rows}, title="Validation mIoU by epoch", percent=True
+        ),
+        "loss": charts.curves(
+            {row.key: row.curve("train_loss") for row in rows}, title="Training loss by epoch", percent=False
+        ),
+        "scatter": charts.scatter(
+            [p for p in points if p[1] > 0],
+            title="mIoU against milliseconds per image",
+            x_label="milliseconds per image",
+            y_label="mIoU",
+        ),
+    }
+
+
+def _comparison(
+    data: Path, info: DatasetInfo, rows: list[Row], evaluations: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """The same images through every model: image, truth, and each prediction with its pixel accuracy."""
+    split = str(rows[0].metrics["split"])
+    known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split)}
+    shared = [{p.stem for p in (evaluations[row.key] / "predictions").glob("*.png")} for row in rows]
+    width = _tile_width(len(rows) + 2)
+    strips = []
+    for sample_id in sorted(set.intersection(*shared) & set(known)):
+        sample = known[sample_id]
+        truth = read_label(sample.label)
+        tiles = [
+            {"name": "image", "src": _photo(read_image(sample.image), width), "note": ""},
+            {"name": "truth", "src": _map(truth, info, width), "note": ""},
+        ]
+        for row in rows:
+            prediction = read_label(evaluations[row.key] / "predictions" / f"{sample_id}.png")
+            note = f"{percent(_accuracy(truth, prediction))} %"
+            tiles.append({"name": row.key, "src": _map(prediction, info, width), "note": note})
+        strips.append({"id": sample_id, "tiles": tiles})
+    return strips
+
+
+def _accuracy(truth: np.ndarray, prediction: np.ndarray) -> float | None:
+    if truth.shape != prediction.shape:
+        return None
+    counted = truth != 255
+    return float((truth == prediction)[counted].mean()) if counted.any() else None
+
+
+def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
+    """Best, median and worst pictures of a model."""
+    width = max(480, min(1100, 13000 // models))
+    found = []
+    for kind in KINDS:
+        for path in sorted((evaluation / "pictures").glob(f"{kind}-*.png")):
+            with Image.open(path) as picture:
+                src = _photo(np.asarray(picture.convert("RGB")), width)
+            found.append({"kind": kind, "id": path.stem.partition("-")[2], "src": src})
+    return found
+
+
+def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
+    """What all versions were made from; several values where they differ."""
+    of_models = list(register.get("lineage", {}).values())
+    facts = {}
+    for tag, label in LINEAGE.items():
+        values = sorted({tags[tag] for tags in of_models if tags.get(tag, "none") != "none"})
+        if values:
+            facts[label] = ", ".join(values)
+    return facts
+
+
+def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register: Mapping[str, Any]) -> dict[str, str]:
+    """Shell commands that predict with the winner and serve it."""
+    challenger = register.get("challenger")
+    key = challenger or rows[0].key
+    split = str(rows[0].metrics["split"])
+    image = shlex.quote(_relative(samples(data, split)[0].image))
+    commands = {
+        "predict": "source .venv/bin/activate\n"
+        f"segmodels predict --model {shlex.quote(_relative(models[key]))} {image} --out predictions"
+    }
+    if challenger:
+        uri = shlex.quote(str(register["tracking_uri"]))
+        address = shlex.quote(f"models:/{register['model_name']}@challenger")
+        commands["serve"] = (
+            "source .venv/bin/activate\n"
+            f"export MLFLOW_TRACKING_URI={uri}\n"
+            f"mlflow models serve -m {address} --env-manager local --host 127.0.0.1 --port 5001"
+        )
+        commands["ask"] = (
+            f"""printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 -w0 {image})" |\n"""
+            "  curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d @- |\n"
+            "  python3 -c 'import base64, json, sys; "
+            """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["predictions"][0]["classes"]))' > classes.png"""
+        )
+    return commands
+
+
+def _relative(path: Path) -> str:
+    """A path as one types it in the working directory."""
+    path = Path(os.path.abspath(path))
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()
+
+
+def _tile_width(tiles: int) -> int:
+    """Pixels of a picture in the comparison: fewer where there are many, so that the page stays small."""
+    return max(160, min(360, 3600 // tiles))
+
+
+def _photo(image: np.ndarray, width: int) -> str:
+    picture = Image.fromarray(image)
+    if picture.width > width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+    return _embed(picture, quality=80)
+
+
+def _map(label: np.ndarray, info: DatasetInfo, width: int) -> str:
+    picture = Image.fromarray(label)
+    if picture.width > width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.NEAREST)
+    return _embed(Image.fromarray(colorize(np.asarray(picture), info.palette)), lossless=True)
+
+
+def _embed(picture: Image.Image, **settings: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, "WEBP", method=4, **settings)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _render(**values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["rgb"] = lambda color: "#" + "".join(f"{int(v):02x}" for v in color)
+    environment.globals["series_style"] = charts.series_style
+    values["figures"] = {name: Markup(svg) for name, svg in values["figures"].items()}
+    return environment.get_template(TEMPLATE).render(**values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StepError(f"{path}: no such file; run the step that writes it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StepError(f"{path}: not JSON ({error}); run the step that writes it again") from None
+    if not isinstance(content, dict):
+        raise StepError(f"{path}: not a JSON object; run the step that writes it again")
+    return content
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

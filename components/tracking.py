@@ -1,0 +1,443 @@
+"""The MLflow run of a model, found by its key.
+
+A run belongs to (architecture, hash of its settings, hash of its data): a step that is repeated or resumed goes on with
+the same run and nothing doubles. `train` logs live curves through `RunLogger`, which never stops a training;
+`register` completes the run and makes versions through `Store`.
+
+The default store is `mlflow.db` with `mlartifacts/` in the working directory; `MLFLOW_TRACKING_URI` points elsewhere.
+mlflow is imported where it is first used: it costs seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from components.params import Params
+
+KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
+MODEL_TAG = "model.sha256"
+BATCH = 100  # what one request of MLflow takes
+
+
+class TrackingError(Exception):
+    """MLflow does not answer, or refuses; one sentence."""
+
+
+def store_root(cwd: Path | None = None) -> Path:
+    """Where the default store lies: the working directory, or the repository around a DVC experiment's workspace.
+
+    Experiments that DVC runs from its queue have a workspace each below `.dvc/tmp/exps`; they share one store.
+    """
+    here = (cwd or Path.cwd()).resolve()
+    parts = here.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return here
+
+
+def tracking_uri(cwd: Path | None = None, env: Mapping[str, str] = os.environ) -> str:
+    """`MLFLOW_TRACKING_URI`, or the address of the default store."""
+    return env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root(cwd) / 'mlflow.db'}"
+
+
+def public_uri(uri: str, cwd: Path | None = None) -> str:
+    """An address that may be shown: without password, the default store relative to the working directory."""
+    here = (cwd or Path.cwd()).resolve()
+    if uri == f"sqlite:///{here / 'mlflow.db'}":
+        return "sqlite:///mlflow.db"
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite" or "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+class Store:
+    """One experiment in MLflow.
+
+    Args:
+        experiment: Its name; created where it does not exist.
+        retries: How often a request to a server is repeated, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set.
+        timeout: Seconds a request may take, unless `MLFLOW_HTTP_REQUEST_TIMEOUT` is set.
+
+    Raises:
+        TrackingError: MLflow does not answer; found out within seconds.
+    """
+
+    def __init__(self, experiment: str, *, retries: int = 3, timeout: int = 60) -> None:
+        self.uri = tracking_uri()
+        self.experiment = experiment
+        self._patience = {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
+        }
+        with _one_at_a_time(self.uri):
+            with self._calling(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="5"):
+                mlflow = _import_mlflow()
+                self.client: MlflowClient = mlflow.MlflowClient(self.uri)
+                self.client.search_experiments(max_results=1)
+            with self.calling():
+                self.experiment_id = self._experiment_id()
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Where MLflow is called: with this store's address and patience; its errors become `TrackingError`."""
+        with self._calling(**self._patience):
+            yield
+
+    @contextmanager
+    def _calling(self, **patience: str) -> Iterator[None]:
+        wanted = {k: v for k, v in patience.items() if k not in os.environ} | {"MLFLOW_TRACKING_URI": self.uri}
+        with _environment(wanted):
+            try:
+                yield
+            except _mlflow_errors() as error:
+                raise TrackingError(_reason(error)) from error
+
+    def _experiment_id(self) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(self.experiment, artifact_location=self._artifacts()))
+            except _mlflow_errors():
+                found = self.client.get_experiment_by_name(self.experiment)  # another process was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment '{self.experiment}' was deleted; restore it with `mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}` or set another register.experiment"
+            )
+        return str(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """The artifact folder beside an SQLite file; a server knows its own."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+
+    def runs(self, tags: Mapping[str, str]) -> list[Run]:
+        """The runs of a key, the newest first."""
+        key = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in KEY_TAGS)
+        with self.calling():
+            found = self.client.search_runs([self.experiment_id], key, order_by=["attributes.start_time DESC"])
+        return [Run(self, run.info.run_id, dict(run.data.tags), dict(run.data.params)) for run in found]
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> Run:
+        """A new run with its tags."""
+        with self.calling():
+            run = self.client.create_run(self.experiment_id, run_name=name, tags={**tags, "mlflow.source.type": "JOB"})
+        return Run(self, run.info.run_id, dict(run.data.tags), {})
+
+    def run_of(
+        self, name: str, tags: Mapping[str, str], model_sha256: str, history: Mapping[int, Mapping[str, float]]
+    ) -> Run:
+        """The run of a trained model, or a new one.
+
+        Args:
+            name: What a new run is called.
+            tags: Lineage tags; `KEY_TAGS` among them find the run.
+            model_sha256: Hash of the weights. A run that holds other weights or another history (the code changed,
+                the settings did not) is left as it is.
+            history: Epoch -> metrics.
+        """
+        runs = self.runs(tags)
+        for run in runs:
+            if run.tags.get(MODEL_TAG) == model_sha256:
+                return run
+        for run in runs:
+            if MODEL_TAG not in run.tags and not any(run.contradicts(row, step) for step, row in history.items()):
+                return run
+        return self.create_run(name, tags)
+
+    def log_model(self, run: Run, **arguments: Any) -> str:
+        """Logs a pyfunc model (`mlflow.pyfunc.log_model`) once per run and gives its address, `models:/<id>`."""
+        with self.calling():
+            models = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run.id}'")
+            ready = [m for m in models if m.status == "READY"]
+            if ready:
+                return f"models:/{ready[0].model_id}"
+            for broken in models:  # a step that was killed left it behind
+                self.client.delete_logged_model(broken.model_id)
+            mlflow = _import_mlflow()
+            with mlflow.start_run(run_id=run.id, log_system_metrics=False):
+                return str(mlflow.pyfunc.log_model(**arguments).model_uri)
+
+    def version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
+        """The registered version of a run's weights, if there is one."""
+        with self.calling():
+            found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
+        return next((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), None)
+
+    def create_version(
+        self, name: str, run: Run, source: str, *, tags: Mapping[str, str], description: str
+    ) -> ModelVersion:
+        """A new version of the registered model `name`, which is created where it does not exist."""
+        with self.calling():
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                try:
+                    self.client.create_registered_model(name)
+                except _mlflow_errors():
+                    if not self.client.search_registered_models(f"name = '{name}'"):
+                        raise
+            return self.client.create_model_version(
+                name,
+                source,
+                run.id,
+                tags=dict(tags),
+                description=description,
+                model_id=source.rpartition("/")[2],
+            )
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Points an alias of a registered model to a version."""
+        with self.calling():
+            aliases = self.client.get_registered_model(name).aliases
+            if str(aliases.get(alias)) != version:
+                self.client.set_registered_model_alias(name, alias, version)
+
+
+@dataclass
+class Run:
+    """One MLflow run; whatever it already holds is not logged again."""
+
+    store: Store
+    id: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    _history: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def history(self, metric: str) -> dict[int, float]:
+        """The logged values of a metric by step."""
+        if metric not in self._history:
+            with self.store.calling():
+                points = self.store.client.get_metric_history(self.id, metric)
+            self._history[metric] = {point.step: point.value for point in points}
+        return self._history[metric]
+
+    def contradicts(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether the run already has other values at this step: it is of another training."""
+        known = [(self.history(name).get(step), value) for name, value in metrics.items()]
+        return any(old is not None and not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-4) for old, new in known)
+
+    def log_steps(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Logs metrics at their steps, those that are missing."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        new = [
+            Metric(name, value, now, step)
+            for step, metrics in rows.items()
+            for name, value in metrics.items()
+            if step not in self.history(name)
+        ]
+        with self.store.calling():
+            for i in range(0, len(new), BATCH):
+                self.store.client.log_batch(self.id, metrics=new[i : i + BATCH])
+        for metric in new:
+            self._history[metric.key][metric.step] = metric.value
+
+    def log_results(self, metrics: Mapping[str, float]) -> None:
+        """Logs final metrics, those that are missing or have changed."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        with self.store.calling():
+            known = self.store.client.get_run(self.id).data.metrics
+            new = [Metric(name, value, now, 0) for name, value in metrics.items() if known.get(name) != value]
+            for i in range(0, len(new), BATCH):
+                self.store.client.log_batch(self.id, metrics=new[i : i + BATCH])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Logs parameters, those that are missing; MLflow never changes one."""
+        from mlflow.entities import Param
+
+        new = [Param(metric_name(k), str(v)) for k, v in params.items() if metric_name(k) not in self.params]
+        with self.store.calling():
+            for i in range(0, len(new), BATCH):
+                self.store.client.log_batch(self.id, params=new[i : i + BATCH])
+        self.params.update({param.key: param.value for param in new})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags, those that differ."""
+        from mlflow.entities import RunTag
+
+        new = [RunTag(name, value) for name, value in tags.items() if self.tags.get(name) != value]
+        if new:
+            with self.store.calling():
+                self.store.client.log_batch(self.id, tags=new)
+            self.tags.update({tag.key: tag.value for tag in new})
+
+    def log_files(self, files: Mapping[Path, str]) -> None:
+        """Stores files, each in a folder of the run's artifacts; a file of that name is replaced."""
+        with self.store.calling():
+            for path, folder in files.items():
+                self.store.client.log_artifact(self.id, str(path), folder or None)
+
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """Names the data that the run has used."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        with self.store.calling():
+            dataset = Dataset(name=name, digest=digest, source_type="dvc", source=source)
+            self.store.client.log_inputs(self.id, datasets=[DatasetInput(dataset)])
+
+    def set_status(self, status: str) -> None:
+        """`RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
+        with self.store.calling():
+            if self.store.client.get_run(self.id).info.status == status:
+                return
+            if status == "RUNNING":
+                self.store.client.update_run(self.id, status)
+            else:
+                self.store.client.set_terminated(self.id, status)
+
+
+class RunLogger:
+    """Live curves of a training, which never stop it.
+
+    Whatever MLflow answers, the training goes on: the first failure prints one sentence, and `register` completes the
+    history later. An epoch that the run already has (a training that was resumed, or repeated with the same result) is
+    not logged again; where its values differ it is another training, which gets a run of its own.
+
+        with RunLogger(params, "enet", data) as logger:
+            logger.log({"train_loss": 0.7, "val_miou": 0.4}, step=epoch)
+    """
+
+    def __init__(self, params: Params, key: str, data: Path, *, warn: Callable[[str], None] | None = None) -> None:
+        self.params, self.key, self.data = params, key, data
+        self._warn = warn or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
+        self._run: Run | None = None
+        self._tags: dict[str, str] = {}
+        self._away = False
+
+    def log(self, metrics: Mapping[str, float | None], step: int) -> None:
+        """Logs the metrics of an epoch.
+
+        Args:
+            metrics: Name -> value; what is None or not finite is left out.
+            step: The epoch, as in `history.csv`.
+        """
+        values = finite(metrics)
+        if self._away or not values:
+            return
+        try:
+            run = self._run or self._open()
+            if run.contradicts(values, step):
+                run.set_status("KILLED" if MODEL_TAG not in run.tags else "FINISHED")
+                run = run.store.create_run(self.key, self._tags)
+            run.log_steps({step: values})
+            self._run = run
+        except Exception as error:  # a training must outlive every failure of its diary
+            self._give_up(error)
+
+    def _open(self) -> Run:
+        from components.lineage import collect
+
+        self._tags = collect(self.params, self.data).tags(self.key)
+        store = Store(self.params.register_.experiment, retries=1, timeout=10)
+        run = next(iter(store.runs(self._tags)), None) or store.create_run(self.key, self._tags)
+        run.set_status("RUNNING")
+        return run
+
+    def _give_up(self, error: Exception) -> None:
+        self._away = True
+        reason = str(error) if isinstance(error, TrackingError) else _reason(error)
+        self._warn(f"no live curves for {self.key}: {reason}; training goes on, and register completes the run later")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._run is None or self._away:
+            return
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        try:
+            self._run.set_status(status)
+        except Exception as failure:
+            self._give_up(failure)
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers, under names that MLflow takes."""
+    return {metric_name(k): float(v) for k, v in metrics.items() if v is not None and math.isfinite(float(v))}
+
+
+def metric_name(name: str) -> str:
+    """A name with only the characters that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+
+
+def _import_mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    for noisy in ("mlflow", "alembic"):  # they tell about tables and type hints
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return mlflow
+
+
+def _mlflow_errors() -> tuple[type[Exception], ...]:
+    """The errors by which MLflow says that it is away or does not want to."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, requests.RequestException, OSError
+
+
+def _reason(error: Exception) -> str:
+    uri = public_uri(tracking_uri())
+    text = str(error)
+    if uri.startswith("http") and re.search(r"Max retries|Connection|timed out|resolve", text):
+        return f"MLflow at {uri} does not answer"
+    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    return f"MLflow at {uri} refuses: {first[:300]}"
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that meet a new SQLite file at once would both create its tables."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    import fcntl
+
+    path = Path(uri.removeprefix("sqlite:///") + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,77 @@
+"""Train: one architecture, to a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.errors import StepError
+from components.lineage import Lineage, params_hash
+from components.params import Params, train_settings
+from segmodels.training import Interrupted, Trained, TrainingError, fit
+
+STATE_FOLDER = Path(".cache/train")
+# What a shell reports of a process that SIGTERM ended.
+EXIT_INTERRUPTED = 143
+
+
+def run(
+    params: Params,
+    key: str,
+    *,
+    data: Path,
+    out: Path,
+    lineage: Lineage,
+    state: Path | None = None,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Trained:
+    """Trains `models.<key>` on the dataset folder.
+
+    Args:
+        params: All settings.
+        key: An entry of `models`.
+        data: Dataset folder.
+        out: Model folder.
+        lineage: What the resume state belongs to.
+        state: Folder of the resume state; one per key and settings under `.cache/train` by default.
+        on_epoch: Called with each row of the history.
+
+    Raises:
+        StepError: Training cannot go on, or has been told to stop.
+    """
+    entry = params.entry(key)
+    settings = train_settings(params, key)
+    signature = _signature(params, key, settings.weights, lineage)
+    try:
+        return fit(
+            data,
+            out,
+            architecture=params.architecture(key),
+            settings=settings,
+            options=entry.options,
+            backbone=entry.backbone,
+            name=key,
+            seed=params.seed,
+            state=state or STATE_FOLDER / f"{key}-{signature[:12]}",
+            signature=signature,
+            on_epoch=on_epoch,
+        )
+    except Interrupted as error:
+        raise StepError(str(error), EXIT_INTERRUPTED) from None
+    except (TrainingError, ValueError) as error:
+        raise StepError(str(error)) from None
+
+
+def _signature(params: Params, key: str, weights: str | None, lineage: Lineage) -> str:
+    """Changes with the settings, the data and the weights that training begins with."""
+    parts = {"params": params_hash(params, key), "data": lineage.data_md5, "weights": None}
+    if weights:
+        path = Path(weights)
+        file = path / "model.safetensors" if path.is_dir() else path
+        parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+

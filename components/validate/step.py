@@ -1,0 +1,111 @@
+"""`validate`: judges the dataset folder before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import StepError
+from components.lock import only_one
+from components.params import Params
+from segmodels.data.dataset import SPLITS, DatasetInfo, replace_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from components.validate.suite import Outcome
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The folder with `manifest.parquet`, `validation.json` and `validation.html`, and the samples per split."""
+
+    out: Path
+    splits: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
+    """Writes the manifest and the report to `out`, then stops where the data has errors.
+
+    Args:
+        params: `validate` has the limits.
+        data: The dataset folder.
+        out: The folder of the results.
+
+    Raises:
+        StepError: The data has errors; the message lists the offending files, `validation.json` all of them.
+        DatasetError: `data` is no dataset folder.
+    """
+    from components.validate import manifest as manifests
+    from components.validate import page, suite
+
+    info = DatasetInfo.read(data)
+    with only_one(out):
+        manifest = manifests.build(data, info)
+        tables = suite.tables(manifest, manifests.strays(data), info)
+        outcomes = suite.judge(tables, info, params.validate_)
+        report = _report(outcomes, manifest, tables["classes"], info)
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            manifest.to_parquet(part / "manifest.parquet", index=False)
+            (part / "validation.json").write_text(json.dumps(report, indent=2) + "\n")
+            html = page.render(info, report, outcomes, manifest, data, overlays=params.validate_.overlays)
+            (part / "validation.html").write_text(html)
+            replace_folder(part, out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    if not report["passed"]:
+        raise StepError(_complaint([o for o in outcomes if o.severity == "critical" and not o.passed], out))
+    return ValidationResult(out, report["splits"], tuple(w["message"] for w in report["warnings"]))
+
+
+def _report(
+    outcomes: list[Outcome], manifest: pd.DataFrame, classes: pd.DataFrame, info: DatasetInfo
+) -> dict[str, Any]:
+    """The content of `validation.json`."""
+    failed = [o for o in outcomes if not o.passed]
+    splits = [split for split in SPLITS if (manifest["split"] == split).any()]
+    void = {split: manifest.loc[manifest["split"] == split, "void_fraction"].mean() for split in splits}
+    fractions = {split: [_number(f) for f in classes[f"{split}_fraction"]] for split in splits}
+    return {
+        "passed": not any(o.severity == "critical" for o in failed),
+        "errors": [_entry(o) for o in failed if o.severity == "critical"],
+        "warnings": [_entry(o) for o in failed if o.severity == "warning"],
+        "splits": {split: int((manifest["split"] == split).sum()) for split in splits},
+        "class_frequency": {split: dict(zip(info.class_names, fractions[split], strict=True)) for split in splits},
+        "void_fraction": {split: _number(value) for split, value in void.items()},
+    }
+
+
+def _number(value: Any) -> float:
+    """A plain float; 0 for what pandas has no value for."""
+    import pandas as pd
+
+    return 0.0 if pd.isna(value) else float(value)
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "check": outcome.name,
+        "message": outcome.message,
+        "files": list(outcome.files),
+        "details": list(outcome.details),
+    }
+
+
+def _complaint(errors: list[Outcome], out: Path) -> str:
+    details = [detail for error in errors for detail in error.details]
+    report = out / "validation.json"
+    if len(details) == 1:
+        return f"{details[0]} (report: {out / 'validation.html'})"
+    rest = f"\n  … and {len(details) - SHOWN} more" if len(details) > SHOWN else ""
+    listed = "\n  ".join(details[:SHOWN])
+    return f"the data has {len(details)} errors, all of them in {report}:\n  {listed}{rest}"

@@ -1,0 +1,165 @@
+"""The model folder: `model.safetensors`, `model.json`, `history.csv`. Nothing in it is pickled."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segmodels.data.dataset import ClassInfo
+from segmodels.registry import UnknownModelError, create_model
+
+WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "history.csv"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class CheckpointError(ValueError):
+    """A model folder or a file of weights cannot be read."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The content of `model.json`: all that is needed to use the weights.
+
+    Attributes:
+        architecture: Name in the registry.
+        classes: The classes in label order.
+        options: Keywords of `create_model`.
+        backbone: Encoder, or None where the architecture fixes it.
+        in_channels: Channels of the input.
+        mean: Mean of each channel of images scaled to 0..1, subtracted before the network.
+        std: Standard deviation of each channel, by which is divided.
+        image_size: (height, width) to which images are resized before the network; None keeps their size.
+        metrics: What was measured in training, e.g. `val_miou` and its `epoch`.
+    """
+
+    architecture: str
+    classes: tuple[ClassInfo, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str | None = None
+    in_channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    image_size: tuple[int, int] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    format: int = 1
+
+    @property
+    def class_names(self) -> list[str]:
+        return [c.name for c in self.classes]
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        return [c.color for c in self.classes]
+
+    def build(self, weights: Path | None = None) -> nn.Module:
+        """The model with fresh weights, or with those of a file."""
+        return create_model(
+            self.architecture,
+            len(self.classes),
+            in_channels=self.in_channels,
+            backbone=self.backbone,
+            weights=weights,
+            **self.options,
+        )
+
+
+def save_model(
+    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Writes a model folder; `weights` is a state dict."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    with open(folder / HISTORY_FILE, "w", newline="") as file:
+        columns = list(history[0]) if history else ["epoch"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """Reads `model.json`.
+
+    Raises:
+        CheckpointError: The folder is no model folder.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        raw = json.loads(path.read_text())
+        raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
+        for key in ("mean", "std", "image_size"):
+            raw[key] = tuple(raw[key]) if raw.get(key) is not None else None
+        return ModelConfig(**raw)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a model folder holds {WEIGHTS_FILE} and {CONFIG_FILE}") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the description of a model ({error!r})") from None
+
+
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:
+    """The model of a folder, in evaluation mode, and its description.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or does not fit the architecture.
+    """
+    config = read_config(folder)
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        with torch.device("meta"):
+            model = config.build()
+        model.load_state_dict(read_tensors(path), strict=True, assign=True)
+    except (RuntimeError, UnknownModelError) as error:
+        raise CheckpointError(f"{path}: does not fit {config.architecture} ({error})") from None
+    return model.eval().to(device), config
+
+
+def load_weights(model: nn.Module, source: Path | str) -> set[str]:
+    """Fills a model from a model folder, a safetensors file or a tensor-only checkpoint.
+
+    Returns:
+        The names of parameters that the source did not fill, because it has none of that name and shape.
+
+    Raises:
+        CheckpointError: The source cannot be read or has nothing that fits.
+    """
+    path = Path(source)
+    tensors = read_tensors(path / WEIGHTS_FILE if path.is_dir() else path)
+    own = model.state_dict()
+    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+    if not fitting:
+        raise CheckpointError(f"{source}: none of its {len(tensors)} tensors fits this model; is it the same network?")
+    model.load_state_dict(fitting, strict=False)
+    return {name for name, _ in model.named_parameters() if name not in fitting}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a checkpoint that holds tensors alone.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, or loading it would run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a file of weights ({error})") from None
+    except Exception as error:  # pickle.UnpicklingError and what a hostile pickle raises
+        raise CheckpointError(f"{path}: refused, since it holds more than tensors ({type(error).__name__})") from None
+    raw = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
+    if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
+        raise CheckpointError(f"{path}: holds no state dict")
+    return raw

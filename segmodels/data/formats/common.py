@@ -1,0 +1,76 @@
+"""What several formats need: deterministic splits, and errors that list every offender."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segmodels.data.dataset import IMAGE_SUFFIXES, DatasetError
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How samples are dealt to splits where the data itself says nothing.
+
+    Attributes:
+        seed: Another seed deals them differently.
+        val_fraction: About this part becomes `val`, 0..1.
+        test_fraction: About this part becomes `test`, 0..1; 0 for none.
+    """
+
+    seed: int = 0
+    val_fraction: float = 0.15
+    test_fraction: float = 0.15
+
+    def assign(self, ids: Iterable[str]) -> dict[str, str]:
+        """A split for each id, by the hash of the id alone: a sample stays where it is when others come or go.
+
+        Only where a split that was asked for would stay empty, the sample nearest to it is moved there.
+        """
+        places = {i: self._place(i) for i in sorted(ids)}
+        test, val = self.test_fraction, self.test_fraction + self.val_fraction
+        splits = {i: "test" if place < test else "val" if place < val else "train" for i, place in places.items()}
+        goals = {"train": 1.0, "val": test, "test": 0.0}
+        wanted = ["train"] + ["val"] * (self.val_fraction > 0) + ["test"] * (self.test_fraction > 0)
+        wanted = wanted[: len(splits)]
+        for split in wanted:
+            held = list(splits.values())
+            if split not in held:
+                spare = [i for i in places if held.count(splits[i]) > 1 or splits[i] not in wanted]
+                splits[min(spare, key=lambda i: abs(places[i] - goals[split]))] = split
+        return splits
+
+    def _place(self, sample_id: str) -> float:
+        digest = hashlib.sha256(f"{self.seed}:{sample_id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raises one error for all problems; does nothing where there are none.
+
+    Raises:
+        DatasetError: There are problems; the first twenty are listed.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise DatasetError(problems[0])
+    rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    raise DatasetError(f"{len(problems)} problems in the data:\n  " + "\n  ".join(problems[:SHOWN]) + rest)
+
+
+def with_licence(source: Mapping[str, Any], licence: str) -> dict[str, Any]:
+    """The source, with the format's own licence where none was given."""
+    return {**source, "licence": source.get("licence") or licence}
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path

@@ -1,0 +1,311 @@
+"""Images and labels to batches: a decoded cache, and augmentation in one pass.
+
+Each sample's augmentation draws from a generator seeded by (seed, epoch, index), so neither the number of workers nor
+an interruption changes it. The crop is cut before it is scaled, so only pixels that are used are computed, and
+brightness, contrast, saturation, hue and normalisation are one affine map of the colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segmodels.data.dataset import IGNORE_INDEX, DatasetError, Sample, read_image, read_label, samples
+
+# Luma weights of ITU-R BT.601, which saturation and hue keep.
+_LUMA = (0.299, 0.587, 0.114)
+_TO_YIQ = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training sample.
+
+    Attributes:
+        crop: (height, width) of what comes out; None gives the image's own size.
+        scale: Range of the random factor on the image's size, drawn log-uniformly.
+        flip: Probability of a left-right flip.
+        color: Strength in 0..1: brightness, contrast and saturation factors in 1 ± color, hue ± color / 4 of a turn.
+        extra: Joint transforms of `torchvision.transforms.v2`, name -> keywords, applied to the whole sample first.
+    """
+
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.5
+    color: float = 0.0
+    extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Decoded:
+    """The images and labels of a split, decoded once and kept while they fit into `cache_gb`.
+
+    Args:
+        root: Dataset folder.
+        split: `train`, `val` or `test`.
+        size: (height, width) to which images are resized (area-averaged) and labels too (nearest); None keeps them.
+        cache_gb: Memory for decoded samples, in GB; beyond it samples are decoded each time.
+        resize_labels: False keeps labels at their own size, as evaluation needs.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        size: tuple[int, int] | None = None,
+        cache_gb: float = 4.0,
+        resize_labels: bool = True,
+    ) -> None:
+        self.samples: list[Sample] = samples(root, split)
+        if not self.samples:
+            raise DatasetError(f"{root / split}: has no samples")
+        self.size, self.resize_labels = size, resize_labels
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._left = cache_gb * 1e9
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image, uint8 `[3, H, W]` (channels last in memory), and label, uint8 `[H, W]`."""
+        if index in self._cache:
+            return self._cache[index]
+        sample = self.samples[index]
+        # torch.tensor copies: what PIL gives is read-only.
+        image, label = torch.tensor(read_image(sample.image)).permute(2, 0, 1), torch.tensor(read_label(sample.label))
+        if image.shape[-2:] != label.shape:
+            raise DatasetError(
+                f"{sample.label}: is {label.shape[1]}x{label.shape[0]}, its image {image.shape[2]}x{image.shape[1]}"
+            )
+        if self.size is not None and image.shape[-2:] != self.size:
+            image = resize_image(image, self.size)
+            if self.resize_labels:
+                label = resize_label(label, self.size)
+        used = image.numel() + label.numel()
+        if used <= self._left:
+            self._left -= used
+            self._cache[index] = image, label
+        return image, label
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented samples; its items are keyed by (epoch, index), as `EpochSampler` yields them."""
+
+    def __init__(
+        self, data: Decoded, augmentation: Augmentation, mean: Sequence[float], std: Sequence[float], seed: int
+    ) -> None:
+        self.data, self.augmentation, self.seed = data, augmentation, seed
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.extra = joint_transforms(augmentation.extra)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        image, label = self.data[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        if self.extra is not None:
+            image, label = self.extra(image, label, int(rng.integers(2**31)))
+        return augment(image, label, self.augmentation, rng, self.mean, self.std)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A fresh permutation each epoch, drawn from (seed, epoch), for one of `world` processes.
+
+    Args:
+        length: Number of samples.
+        seed: The run's seed.
+        rank: This process.
+        world: Number of processes; the permutation is repeated at its end so that each has as many.
+    """
+
+    def __init__(self, length: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
+        return iter([(self.epoch, int(i)) for i in order])
+
+
+class EvaluationSet(Dataset[tuple[Tensor, Tensor]]):
+    """Batches of neighbouring samples of one size, for validation and evaluation.
+
+    An item is the images, float32 `[n, 3, h, w]`, normalised, and their labels, uint8 `[n, H, W]` at full resolution.
+    """
+
+    def __init__(self, data: Decoded, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.data, self.mean, self.std = data, torch.tensor(mean), torch.tensor(std)
+        self.batches: list[list[int]] = []
+        last: tuple[int, int] | None = None
+        for index, sample in enumerate(data.samples):
+            with Image.open(sample.label) as image:
+                size = image.size
+            if size != last or len(self.batches[-1]) == batch_size:
+                self.batches.append([])
+            self.batches[-1].append(index)
+            last = size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*[self.data[i] for i in self.batches[index]], strict=True)
+        return normalize(torch.stack(images), self.mean, self.std), torch.stack(labels)
+
+
+def augment(
+    image: Tensor, label: Tensor, how: Augmentation, rng: np.random.Generator, mean: Tensor, std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One augmented, normalised sample.
+
+    Args:
+        image: uint8 `[3, H, W]`.
+        label: uint8 `[H, W]`.
+        how: The augmentation.
+        rng: Where the randomness comes from.
+        mean: Of each channel, for images in 0..1.
+        std: Of each channel.
+
+    Returns:
+        float32 `[3, h, w]` and int64 `[h, w]`, padded with the mean colour and 255 where the scaled image is smaller.
+    """
+    height, width = label.shape
+    out_h, out_w = how.crop or (height, width)
+    factor = math.exp(rng.uniform(math.log(how.scale[0]), math.log(how.scale[1])))
+    # The window of the source that becomes the output, or the whole side where the output is larger.
+    src_h, src_w = min(height, round(out_h / factor)), min(width, round(out_w / factor))
+    top, left = int(rng.integers(height - src_h + 1)), int(rng.integers(width - src_w + 1))
+    size = (min(out_h, round(src_h * factor)), min(out_w, round(src_w * factor)))
+    image = resize_image(image[:, top : top + src_h, left : left + src_w], size)
+    label = resize_label(label[top : top + src_h, left : left + src_w], size)
+    if rng.random() < how.flip:
+        image, label = image.flip(-1), label.flip(-1)
+    matrix, offset = color_map(how.color, rng, mean, std)
+    pixels = torch.addmm(offset[:, None], matrix, image.reshape(3, -1).float()).view(3, *size)
+    if size == (out_h, out_w):
+        return pixels, label.long()
+    full = torch.zeros(3, out_h, out_w)
+    target = torch.full((out_h, out_w), IGNORE_INDEX, dtype=torch.int64)
+    y, x = int(rng.integers(out_h - size[0] + 1)), int(rng.integers(out_w - size[1] + 1))
+    full[:, y : y + size[0], x : x + size[1]] = pixels
+    target[y : y + size[0], x : x + size[1]] = label
+    return full, target
+
+
+def joint_transforms(named: Mapping[str, Mapping[str, Any]]) -> JointTransforms | None:
+    """The transforms of `torchvision.transforms.v2` with these names and keywords, in this order; None for none."""
+    return JointTransforms(named) if named else None
+
+
+class JointTransforms:
+    """Transforms of `torchvision.transforms.v2` on an image and its label together.
+
+    Raises:
+        ValueError: There is no such transform, or it does not take the keywords.
+    """
+
+    def __init__(self, named: Mapping[str, Mapping[str, Any]]) -> None:
+        from torchvision.transforms import v2
+
+        self.transforms = []
+        for name, keywords in named.items():
+            kind = getattr(v2, name, None)
+            if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+                raise ValueError(f"augment.extra: torchvision.transforms.v2 has no transform '{name}'")
+            try:
+                self.transforms.append(kind(**keywords))
+            except TypeError as error:
+                raise ValueError(f"augment.extra.{name}: {error}") from None
+
+    def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """uint8 `[3, H, W]` and `[H, W]`; what a transform fills is 0 in the image and 255 in the label."""
+        from torchvision import tv_tensors
+
+        # An extra channel of ones tells which pixels a geometric transform made up.
+        masks = torch.stack([label, torch.ones_like(label)])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            picture, planes = tv_tensors.Image(image), tv_tensors.Mask(masks)
+            for transform in self.transforms:
+                picture, planes = transform(picture, planes)
+        label = torch.where(planes[1] == 1, planes[0], torch.full_like(planes[0], IGNORE_INDEX))
+        return picture.as_subclass(Tensor), label.as_subclass(Tensor)
+
+
+def color_map(strength: float, rng: np.random.Generator, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Jitter and normalisation of 0..255 colours as one map `matrix @ rgb + offset`: `[3, 3]` and `[3]`."""
+    brightness, contrast, saturation = (float(v) for v in rng.uniform(1 - strength, 1 + strength, 3))
+    turn = float(rng.uniform(-strength / 4, strength / 4)) * 2 * math.pi
+    chroma = torch.tensor(
+        [
+            [1.0, 0.0, 0.0],
+            [0.0, saturation * math.cos(turn), -saturation * math.sin(turn)],
+            [0.0, saturation * math.sin(turn), saturation * math.cos(turn)],
+        ]
+    )
+    matrix = brightness * contrast * (_FROM_YIQ @ chroma @ _TO_YIQ)
+    # Contrast turns about the mean colour, so that an image of any brightness keeps its level.
+    offset = brightness * (1 - contrast) * mean
+    return (matrix / 255) / std[:, None], (offset - mean) / std
+
+
+def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 `[..., 3, H, W]` to float32, scaled to 0..1, minus the mean, over the standard deviation."""
+    scale = 1 / (255 * std)
+    return image.float() * scale[:, None, None] - (mean / std)[:, None, None]
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 `[3, H, W]` to another size; bilinear with anti-aliasing."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    resized: Tensor = torch.nn.functional.interpolate(
+        image[None], size=size, mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    return resized
+
+
+def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class ids `[H, W]` to another size; each takes the label at its centre."""
+    if tuple(label.shape) == tuple(size):
+        return label
+    rows = _centers(label.shape[0], size[0])
+    columns = _centers(label.shape[1], size[1])
+    return label[rows][:, columns]
+
+
+def training_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, workers: int) -> DataLoader:
+    """Batches of a training set; the last, smaller batch of an epoch is dropped unless it is the only one."""
+    return DataLoader(
+        data,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=len(sampler) >= batch_size,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _centers(source: int, target: int) -> Tensor:
+    return ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target)).long().clamp(max=source - 1)

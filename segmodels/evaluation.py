@@ -1,0 +1,239 @@
+"""Evaluating a model folder on a split: quality at the label's full resolution, speed, and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from segmodels import visualize
+from segmodels.checkpoint import ModelConfig, load_model
+from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
+from segmodels.data.transforms import Decoded, EvaluationSet
+from segmodels.inference import augmented, full_resolution, monte_carlo
+from segmodels.metrics import BoundaryF1, CalibrationError, class_accuracy, class_iou, confusion_matrix, scores
+from segmodels.registry import count_parameters
+from segmodels.settings import EvaluateSettings
+
+# Test images whose predictions are kept, so that a report can show the same ones through every model.
+KEPT_PREDICTIONS = 6
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What `evaluate` measured; fractions in 0..1.
+
+    Attributes:
+        split: The split that was evaluated.
+        matrix: Confusion matrix, int64 `[C, C]`, rows truth.
+        boundary_f1: Of each class `[C]`; NaN where it has no boundary.
+        ece: Expected calibration error.
+        image_miou: mIoU of each image alone, in the order of the split.
+    """
+
+    split: str
+    matrix: np.ndarray
+    boundary_f1: np.ndarray
+    ece: float
+    image_miou: list[float]
+
+
+def evaluate(
+    trained: Path, data: Path, out: Path, settings: EvaluateSettings, *, device: str = "auto", seed: int = 0
+) -> Quality:
+    """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
+
+    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `pictures/` and `predictions/`.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, config = load_model(trained, device)
+    model.to(memory_format=torch.channels_last)
+    info = DatasetInfo.read(data)
+    if info.class_names != config.class_names:
+        raise DatasetError(
+            f"{data}: its classes ({', '.join(info.class_names)}) are not those {trained} was trained on "
+            f"({', '.join(config.class_names)})"
+        )
+    split = info.eval_split
+    if split != "test":
+        print(f"{info.name} has no test labels; the figures are those of its val split", flush=True)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "predictions").mkdir(parents=True)
+    (part / "pictures").mkdir()
+    torch.manual_seed(seed)
+    quality, listed = _measure(model, config, data, split, settings, part)
+    _write_quality(part, config, quality)
+    size = settings.image_size or config.image_size or read_label(listed[0].label).shape
+    _write_speed(part, model, config, (size[0], size[1]))
+    _write_pictures(part, config, listed, quality.image_miou)
+    replace_folder(part, out)
+    return quality
+
+
+@torch.inference_mode()
+def _measure(
+    model: nn.Module, config: ModelConfig, data: Path, split: str, settings: EvaluateSettings, part: Path
+) -> tuple[Quality, list[Sample]]:
+    """Runs the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
+    classes = len(config.classes)
+    device = next(model.parameters()).device
+    decoded = Decoded(
+        data, split, size=settings.image_size or config.image_size, cache_gb=0.0, resize_labels=False
+    )
+    total = torch.zeros(classes, classes, dtype=torch.int64)
+    boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
+    image_miou: list[float] = []
+    for images, labels in EvaluationSet(decoded, settings.batch_size, config.mean, config.std):
+        images = images.to(device, memory_format=torch.channels_last)
+        probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
+        confidence, prediction = (x.cpu() for x in probs.max(1))
+        prediction = prediction.to(torch.uint8)
+        calibration.update(confidence, prediction, labels)
+        for one, label in zip(prediction, labels, strict=True):
+            boundary.update(one, label)
+            matrix = confusion_matrix(one, label, classes)
+            total += matrix
+            sample = decoded.samples[len(image_miou)]
+            Image.fromarray(one.numpy()).save(part / "predictions" / f"{sample.id}.png", compress_level=1)
+            image_miou.append(_own_miou(matrix.numpy()))
+    quality = Quality(split, total.numpy(), boundary.compute(), calibration.compute(), image_miou)
+    return quality, decoded.samples
+
+
+def _probabilities(model: nn.Module, images: Tensor, settings: EvaluateSettings) -> Tensor:
+    if settings.mc_samples:
+        return monte_carlo(model, images, settings.mc_samples)[0]
+    return augmented(
+        model,
+        images,
+        flip=settings.flip,
+        scales=settings.scales,
+        window=settings.window,
+        stride=settings.stride,
+    )
+
+
+def _own_miou(matrix: np.ndarray) -> float:
+    """mIoU over the classes that the image's truth has; 0 where it is all void."""
+    iou = class_iou(matrix)[matrix.sum(1) > 0]
+    return float(iou.mean()) if len(iou) else 0.0
+
+
+def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
+    iou, accuracy = class_iou(quality.matrix), class_accuracy(quality.matrix)
+    names = config.class_names
+    metrics = {
+        "split": quality.split,
+        "images": len(quality.image_miou),
+        **scores(quality.matrix),
+        "boundary_f1": float(np.nanmean(quality.boundary_f1)) if np.isfinite(quality.boundary_f1).any() else 0.0,
+        "ece": quality.ece,
+        "per_class": {name: _number(value) for name, value in zip(names, iou, strict=True)},
+    }
+    (part / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    rows = zip(names, iou, accuracy, quality.boundary_f1, quality.matrix.sum(1), strict=True)
+    _write_csv(
+        part / "per_class.csv",
+        ["class", "iou", "accuracy", "boundary_f1", "pixels"],
+        [[name, *[_blank(v) for v in values], int(pixels)] for name, *values, pixels in rows],
+    )
+    _write_csv(
+        part / "confusion.csv",
+        ["truth", *names],
+        [[name, *row] for name, row in zip(names, quality.matrix.tolist(), strict=True)],
+    )
+
+
+def _write_speed(part: Path, model: nn.Module, config: ModelConfig, size: tuple[int, int]) -> None:
+    device = next(model.parameters()).device
+    speed = {
+        "parameters": count_parameters(model),
+        "gflops": round(gflops(config, size), 3),
+        "ms_per_image": round(milliseconds(model, config.in_channels, size), 2),
+        "image_size": list(size),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    (part / "speed.json").write_text(json.dumps(speed, indent=2) + "\n")
+
+
+def gflops(config: ModelConfig, size: tuple[int, int]) -> float:
+    """Floating-point operations (two for a multiply-add) of one image of (height, width), in 1e9; on the meta device."""
+    with torch.device("meta"):
+        model = config.build().eval()
+        image = torch.empty(1, config.in_channels, *size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return counter.get_total_flops() / 1e9
+
+
+@torch.inference_mode()
+def milliseconds(model: nn.Module, in_channels: int, size: tuple[int, int], repeat: int = 7) -> float:
+    """Median wall time of one image of (height, width) through the network, after two warm-up passes."""
+    device = next(model.parameters()).device
+    image = torch.randn(1, in_channels, *size, device=device).contiguous(memory_format=torch.channels_last)
+    times = []
+    for turn in range(repeat + 2):
+        _synchronize(device)
+        started = time.perf_counter()
+        model(image)
+        _synchronize(device)
+        if turn >= 2:
+            times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+def _write_pictures(part: Path, config: ModelConfig, listed: Sequence[Sample], image_miou: Sequence[float]) -> None:
+    """Best, median and worst image as image | truth | prediction | error; then all but six predictions go."""
+    order = np.argsort(image_miou, kind="stable")
+    for title, index in (("worst", order[0]), ("median", order[len(order) // 2]), ("best", order[-1])):
+        sample = listed[index]
+        image, truth = read_image(sample.image), read_label(sample.label)
+        prediction = read_label(part / "predictions" / f"{sample.id}.png")
+        picture = visualize.panel(
+            [
+                image,
+                visualize.colorize(truth, config.palette),
+                visualize.colorize(prediction, config.palette),
+                visualize.error_map(truth, prediction),
+            ],
+            [f"{sample.id}", "truth", f"prediction, mIoU {100 * image_miou[index]:.1f} %", "error"],
+        )
+        picture.save(part / "pictures" / f"{title}-{sample.id}.png")
+    kept = {listed[i].id for i in np.linspace(0, len(listed) - 1, min(KEPT_PREDICTIONS, len(listed))).round().astype(int)}
+    for path in (part / "predictions").iterdir():
+        if path.stem not in kept:
+            path.unlink()
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _blank(value: float) -> float | str:
+    return float(value) if np.isfinite(value) else ""

@@ -1,0 +1,58 @@
+"""Fitting sizes: crops, padding to a multiple, bilinear kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """The window of `size`'s last two dimensions that begins `offset` pixels from the top left."""
+    height, width = size[-2], size[-1]
+    return x[..., offset : offset + height, offset : offset + width]
+
+
+def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """The central window of `size`'s last two dimensions."""
+    height, width = size[-2], size[-1]
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeats the last row and column until height and width are multiples of `multiple`."""
+    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")
+
+
+def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Extends an image by mirroring, also beyond its own size (where `F.pad` refuses to reflect)."""
+    return _mirror(_mirror(x, -2, top, bottom), -1, left, right)
+
+
+def _mirror(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    size = x.shape[dim]
+    period = 2 * (size - 1)
+    index = (torch.arange(-before, size + after, device=x.device) % period).abs()
+    return x.index_select(dim, torch.where(index < size, index, period - index))
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """The `[size, size]` kernel with which a transposed convolution of stride `size / 2` interpolates bilinearly."""
+    factor = (size + 1) // 2
+    center = factor - 1 if size % 2 == 1 else factor - 0.5
+    line = 1 - (torch.arange(size, dtype=torch.float32) - center).abs() / factor
+    return line[:, None] * line[None, :]
+
+
+def bilinear_upsampling(channels: int, kernel_size: int, stride: int) -> nn.ConvTranspose2d:
+    """A bias-free transposed convolution that begins as, and stays, bilinear interpolation of each channel.
+
+    FCN keeps it fixed (learning rate 0); its weights are stored all the same, as in the original.
+    """
+    layer = nn.ConvTranspose2d(channels, channels, kernel_size, stride=stride, bias=False)
+    weight = torch.zeros(channels, channels, kernel_size, kernel_size)
+    diagonal = torch.arange(channels)
+    weight[diagonal, diagonal] = bilinear_kernel(kernel_size)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer

@@ -1,0 +1,173 @@
+"""Quality of label maps: the confusion matrix and what follows from it, boundary F1, calibration.
+
+Fractions are in 0..1. A class that occurs neither in the truth nor in the prediction has IoU NaN and is left out of
+the mean. Intersections and unions are summed over the whole set before they are divided.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+IGNORE_INDEX = 255
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Counts of (true, predicted) pairs.
+
+    Ignored pixels go to an extra bin in place of being selected away: one pass over the pixels, no copy of them.
+
+    Args:
+        prediction: Class ids, any shape, any integer type, each below `num_classes`.
+        target: Class ids of the same shape; 255 is ignored.
+        num_classes: C.
+
+    Returns:
+        int64 `[C, C]`, rows truth, columns prediction.
+    """
+    wide = torch.int16 if num_classes <= 180 else torch.int32
+    # 255 in an 8-bit label times C may not fit: clamp to the extra row first.
+    pairs = target.to(wide).clamp(max=num_classes).mul_(num_classes).add_(prediction.to(wide))
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes * (num_classes + 1))
+    return counts[: num_classes**2].view(num_classes, num_classes)
+
+
+class ConfusionMatrix(Metric):
+    """Sums confusion matrices over batches and over processes.
+
+    Args:
+        num_classes: C.
+    """
+
+    full_state_update = False
+    matrix: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds a batch of class ids; see `confusion_matrix`."""
+        self.matrix += confusion_matrix(prediction, target, self.num_classes)
+
+    def compute(self) -> Tensor:
+        """int64 `[C, C]`, rows truth, columns prediction."""
+        return self.matrix
+
+
+def scores(matrix: np.ndarray) -> dict[str, float]:
+    """mIoU, pixel accuracy, mean accuracy and frequency-weighted IoU of a confusion matrix `[C, C]`."""
+    iou, accuracy = class_iou(matrix), class_accuracy(matrix)
+    truth = matrix.sum(1)
+    total = max(int(truth.sum()), 1)
+    return {
+        "miou": _mean(iou),
+        "pixel_accuracy": float(np.trace(matrix) / total),
+        "mean_accuracy": _mean(accuracy),
+        "fwiou": float(np.nansum(iou * truth) / total),
+    }
+
+
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class `[C]`; NaN where neither truth nor prediction has it."""
+    hit = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def class_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Share of each class's pixels that were found `[C]`; NaN where the truth has none."""
+    truth = matrix.sum(1).astype(np.float64)
+    return np.divide(np.diag(matrix), truth, out=np.full(len(truth), np.nan), where=truth > 0)
+
+
+class BoundaryF1:
+    """Boundary F1 (Csurka et al., BMVC 2013): per image and class, then averaged over the images that have the class.
+
+    A predicted boundary pixel counts as found when a true boundary pixel of its class lies within `tolerance` pixels
+    (in a square neighbourhood), and the other way round.
+
+    Args:
+        num_classes: C.
+        tolerance: Pixels.
+    """
+
+    def __init__(self, num_classes: int, tolerance: int = 3) -> None:
+        self.num_classes, self.tolerance = num_classes, tolerance
+        self.total = np.zeros(num_classes)
+        self.images = np.zeros(num_classes, np.int64)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds one image: class ids `[H, W]` each; pixels that the target ignores are no boundary in either."""
+        void = target == IGNORE_INDEX
+        # Only classes of the image need their planes; C can be 150.
+        present = [c for c in torch.cat([target[~void].unique(), prediction[~void].unique()]).unique().tolist()]
+        if not present:
+            return
+        classes = torch.tensor(present, device=target.device)[:, None, None]
+        truth = _boundaries(target[None] == classes, void)
+        guess = _boundaries((prediction[None] == classes) & ~void, void)
+        near_truth, near_guess = self._dilate(truth), self._dilate(guess)
+        truth_count, guess_count = truth.sum((1, 2)).double(), guess.sum((1, 2)).double()
+        recall = (truth & near_guess).sum((1, 2)).double() / truth_count.clamp(min=1)
+        precision = (guess & near_truth).sum((1, 2)).double() / guess_count.clamp(min=1)
+        f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        for i, c in enumerate(present):
+            if truth_count[i] + guess_count[i] > 0:
+                self.total[c] += f1[i].item()
+                self.images[c] += 1
+
+    def compute(self) -> np.ndarray:
+        """F1 of each class `[C]`; NaN for a class without any boundary."""
+        return np.divide(self.total, self.images, out=np.full(self.num_classes, np.nan), where=self.images > 0)
+
+    def _dilate(self, planes: Tensor) -> Tensor:
+        k = self.tolerance
+        # A square maximum is the maximum over rows of the maximum over columns.
+        x = planes[:, None].float()
+        x = F.max_pool2d(F.max_pool2d(x, (1, 2 * k + 1), 1, (0, k)), (2 * k + 1, 1), 1, (k, 0))
+        return x[:, 0] > 0
+
+
+class CalibrationError:
+    """Expected calibration error (Guo et al., ICML 2017, equation 3) over pixels, in equal bins of confidence."""
+
+    def __init__(self, bins: int = 15) -> None:
+        self.bins = bins
+        self.count = torch.zeros(bins, dtype=torch.float64)
+        self.confidence = torch.zeros(bins, dtype=torch.float64)
+        self.correct = torch.zeros(bins, dtype=torch.float64)
+
+    def update(self, confidence: Tensor, prediction: Tensor, target: Tensor) -> None:
+        """Adds pixels: the probability of the predicted class, the prediction and the target, all of one shape."""
+        valid = target != IGNORE_INDEX
+        confidence = confidence[valid].float()
+        hit = (prediction[valid] == target[valid]).double()
+        index = (confidence * self.bins).long().clamp(0, self.bins - 1)
+        self.count += torch.bincount(index, minlength=self.bins).cpu()
+        self.confidence += torch.bincount(index, weights=confidence.double(), minlength=self.bins).cpu()
+        self.correct += torch.bincount(index, weights=hit, minlength=self.bins).cpu()
+
+    def compute(self) -> float:
+        """Mean distance between confidence and accuracy, weighted by the bins' pixels; 0 without pixels."""
+        total = self.count.sum().clamp(min=1)
+        return float((self.confidence - self.correct).abs().sum() / total)
+
+
+def _boundaries(planes: Tensor, void: Tensor) -> Tensor:
+    """Pixels of each plane `[K, H, W]` with a 4-neighbour outside it; the image's edge and void are no boundary."""
+    outside = ~planes & ~void
+    edge = torch.zeros_like(planes)
+    edge[:, 1:] |= outside[:, :-1]
+    edge[:, :-1] |= outside[:, 1:]
+    edge[:, :, 1:] |= outside[:, :, :-1]
+    edge[:, :, :-1] |= outside[:, :, 1:]
+    return edge & planes
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0

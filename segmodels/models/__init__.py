@@ -1,0 +1,1 @@
+"""One file per paper; importing a file registers what it defines."""

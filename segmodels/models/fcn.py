@@ -1,0 +1,182 @@
+"""FCN: Fully Convolutional Networks for Semantic Segmentation.
+
+Jonathan Long, Evan Shelhamer, Trevor Darrell. CVPR 2015 and TPAMI 2017. arXiv 1411.4038, 1605.06211.
+
+VGG16 made convolutional: fc6 becomes a 7x7 and fc7 a 1x1 convolution, a 1x1 layer scores the classes at stride 32,
+and transposed convolutions bring the scores back to the pixels. FCN-16s and FCN-8s add scores of pool4 and pool3
+(figure 3). Pinned by the authors' Caffe files `voc-fcn{32,16,8}s` and `voc-fcn8s-atonce`.
+
+The first convolution pads by 100, so that the valid fc6 fits for every input; the crop offsets 19, 5, 27, 9 and 31
+undo it. Up-sampling kernels are fixed bilinear ones. The classifiers start from zero, so until the first step the
+gradient reaches them alone, as in the original, which starts from ImageNet weights.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segmodels.backbones.vgg import VGG16_STAGES, scaled
+from segmodels.layers.init import he_normal
+from segmodels.layers.model import SegmentationModel
+from segmodels.layers.resize import bilinear_upsampling, crop
+from segmodels.registry import register
+
+_PAPER = dict(
+    paper="Fully Convolutional Networks for Semantic Segmentation",
+    authors="Long, Shelhamer, Darrell",
+    venue="CVPR 2015 / TPAMI 2017",
+    year=2015,
+    arxiv="1411.4038",
+    differences=("From scratch the VGG16 convolutions are initialised by He's scheme; the original loads ImageNet's.",),
+)
+_RECIPE = dict(
+    optimizer="sgd", momentum=0.99, weight_decay=5e-4, batch_size=1, schedule="constant", warmup=0.0,
+    class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
+    augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
+)  # fmt: skip
+
+
+@register(
+    "fcn32s",
+    defaults=dict(stride=32),
+    pins="voc-fcn32s/train.prototxt of the authors",
+    parameters={21: 136_152_917},
+    published={"PASCAL VOC 2011 seg11valid mIoU": "63.6"},
+    recipe=_RECIPE | dict(lr=1e-10),
+    **_PAPER,
+)
+@register(
+    "fcn16s",
+    defaults=dict(stride=16),
+    pins="voc-fcn16s/train.prototxt of the authors; start it from fcn32s (`weights=`) as they do",
+    parameters={21: 134_815_994},
+    published={"PASCAL VOC 2011 seg11valid mIoU": "65.0"},
+    recipe=_RECIPE | dict(lr=1e-12),
+    **_PAPER,
+)
+@register(
+    "fcn8s",
+    defaults=dict(stride=8),
+    pins="voc-fcn8s/train.prototxt of the authors; start it from fcn16s (`weights=`) as they do",
+    parameters={21: 134_489_759, 11: 134_348_929, 19: 134_456_985},
+    published={
+        "PASCAL VOC 2011 seg11valid mIoU": "65.5",
+        "PASCAL VOC 2012 test mIoU": "67.2",
+        "CamVid test mIoU (trained by the FC-DenseNet authors)": "57.0",
+    },
+    recipe=_RECIPE | dict(lr=1e-14),
+    **_PAPER,
+)
+@register(
+    "fcn8s_atonce",
+    defaults=dict(stride=8, at_once=True),
+    pins="voc-fcn8s-atonce/train.prototxt of the authors",
+    parameters={21: 134_490_527},
+    published={"PASCAL VOC 2011 seg11valid mIoU": "65.4"},
+    recipe=_RECIPE | dict(lr=1e-10),
+    **_PAPER,
+)
+class FCN(SegmentationModel):
+    """FCN with VGG16 at prediction stride 32, 16 or 8.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the input.
+        stride: 32, 16 or 8: the finest stride whose scores are used.
+        at_once: Trains all strides together: pool4 and pool3 are scaled by fixed 0.01 and 0.0001 before scoring
+            (TPAMI version, section 4.3).
+        width: Factor on every layer's width; 1 is the paper's.
+        dropout: Probability after fc6 and fc7.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        stride: Literal[32, 16, 8] = 8,
+        at_once: bool = False,
+        width: float = 1.0,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if stride not in (32, 16, 8):
+            raise ValueError(f"stride is {stride}; FCN predicts at stride 32, 16 or 8")
+        self.stride = stride
+        self.at_once = at_once
+
+        channels = in_channels
+        for stage, widths in enumerate(VGG16_STAGES, start=1):
+            for number, out in enumerate(widths, start=1):
+                padding = 100 if (stage, number) == (1, 1) else 1
+                conv = nn.Conv2d(channels, scaled(width, out), 3, padding=padding)
+                self.add_module(f"conv{stage}_{number}", conv)
+                channels = scaled(width, out)
+        hidden = scaled(width, 4096)
+        self.fc6 = nn.Conv2d(channels, hidden, 7)
+        self.fc7 = nn.Conv2d(hidden, hidden, 1)
+        self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
+        self.apply(he_normal)
+
+        self.score_fr = _zero(nn.Conv2d(hidden, num_classes, 1))
+        if stride == 32:
+            self.upscore = bilinear_upsampling(num_classes, 64, 32)
+            return
+        self.upscore2 = bilinear_upsampling(num_classes, 4, 2)
+        self.score_pool4 = _zero(nn.Conv2d(channels, num_classes, 1))
+        if at_once:
+            self.scale_pool4 = _Scale(channels, 0.01)
+        if stride == 16:
+            self.upscore16 = bilinear_upsampling(num_classes, 32, 16)
+            return
+        self.upscore_pool4 = bilinear_upsampling(num_classes, 4, 2)
+        self.score_pool3 = _zero(nn.Conv2d(scaled(width, 256), num_classes, 1))
+        if at_once:
+            self.scale_pool3 = _Scale(scaled(width, 256), 0.0001)
+        self.upscore8 = bilinear_upsampling(num_classes, 16, 8)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x, pools = images, []
+        for stage, widths in enumerate(VGG16_STAGES, start=1):
+            for number in range(1, len(widths) + 1):
+                x = F.relu(self.get_submodule(f"conv{stage}_{number}")(x))
+            x = F.max_pool2d(x, 2, ceil_mode=True)
+            pools.append(x)
+        x = self.drop6(F.relu(self.fc6(x)))
+        x = self.drop7(F.relu(self.fc7(x)))
+        score = self.score_fr(x)
+        if self.stride == 32:
+            return {"out": crop(self.upscore(score), 19, images.shape)}
+
+        score = self.upscore2(score)
+        pool4 = self.scale_pool4(pools[3]) if self.at_once else pools[3]
+        score = score + crop(self.score_pool4(pool4), 5, score.shape)
+        if self.stride == 16:
+            return {"out": crop(self.upscore16(score), 27, images.shape)}
+
+        score = self.upscore_pool4(score)
+        pool3 = self.scale_pool3(pools[2]) if self.at_once else pools[2]
+        score = score + crop(self.score_pool3(pool3), 9, score.shape)
+        return {"out": crop(self.upscore8(score), 31, images.shape)}
+
+
+class _Scale(nn.Module):
+    """A fixed factor for each channel, stored as weights (Caffe's Scale layer with learning rate 0)."""
+
+    def __init__(self, channels: int, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), value), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

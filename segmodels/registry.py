@@ -1,0 +1,180 @@
+"""The registry: every architecture under its name, with what its paper says about it.
+
+    @register(paper=..., year=..., arxiv=..., parameters={11: 363_791})
+    class ENet(nn.Module): ...
+
+    model = create_model("enet", num_classes=11)
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class UnknownModelError(ValueError):
+    """No architecture, backbone or keyword has this name; the message proposes the nearest one."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known about an architecture.
+
+    Attributes:
+        name: The name that `create_model`, `params.yaml` and the command line share.
+        paper: Title of the paper.
+        authors: Authors, in the paper's order.
+        venue: Where it appeared.
+        year: When it appeared.
+        arxiv: arXiv identifier, empty where there is none.
+        pins: What fixes the configuration (the authors' file, a table of the paper).
+        parameters: Number of classes -> exact number of learnable parameters of the default configuration.
+        published: Name of a benchmark -> the published figure.
+        differences: How the default differs from the original, and why; one sentence each.
+        recipe: The paper's own training recipe, as keys of the training settings.
+        backbones: Names that `backbone=` takes; empty where the paper leaves no choice.
+        task: `semantic`.
+        builder: The class or function that builds it.
+        defaults: Keywords that this name fixes when the builder serves several names.
+    """
+
+    name: str
+    paper: str
+    authors: str
+    venue: str
+    year: int
+    builder: Callable[..., nn.Module]
+    arxiv: str = ""
+    pins: str = ""
+    parameters: Mapping[int, int] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ()
+    task: str = "semantic"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of this architecture and their defaults."""
+        taken = {"self", "num_classes", "in_channels"}
+        found = {}
+        for name, parameter in inspect.signature(self.builder).parameters.items():
+            if name not in taken and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                found[name] = self.defaults.get(name, parameter.default)
+        return found
+
+
+_MODELS: dict[str, ModelInfo] = {}
+
+
+def register(name: str, *, defaults: Mapping[str, Any] | None = None, **info: Any) -> Callable[[Any], Any]:
+    """Decorator that puts a builder into the registry under `name`; may be stacked for several names."""
+
+    def add(builder: Any) -> Any:
+        if name in _MODELS:
+            raise ValueError(f"architecture '{name}' is registered twice")
+        _MODELS[name] = ModelInfo(name=name, builder=builder, defaults=dict(defaults or {}), **info)
+        return builder
+
+    return add
+
+
+def list_models() -> list[str]:
+    """The names of all architectures, sorted."""
+    _load()
+    return sorted(_MODELS)
+
+
+def model_info(name: str) -> ModelInfo:
+    """The card of an architecture.
+
+    Raises:
+        UnknownModelError: There is no such architecture.
+    """
+    _load()
+    if name not in _MODELS:
+        raise UnknownModelError(f"unknown architecture '{name}'{nearest(name, _MODELS)}")
+    return _MODELS[name]
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Builds an architecture.
+
+    Args:
+        name: A name from `list_models()`.
+        num_classes: Number of classes C; void is not one of them.
+        in_channels: Channels of the input.
+        backbone: The encoder, for architectures that leave the choice.
+        weights: A model folder, a safetensors file or a tensor-only checkpoint to start from. Tensors whose name or
+            shape differs (the classifier of another number of classes) stay as initialised.
+        **options: The architecture's own keywords; `model_info(name).options` lists them.
+
+    Returns:
+        A module whose forward maps images, float `[N, in_channels, H, W]`, H and W >= 32, to a dict with `"out"`,
+        logits `[N, num_classes, H, W]`, and in training mode the auxiliary outputs of its paper.
+
+    Raises:
+        UnknownModelError: The architecture, the backbone or a keyword is unknown.
+    """
+    info = model_info(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; a model needs at least one class")
+    known = info.options
+    if backbone is not None:
+        if "backbone" not in known:
+            raise UnknownModelError(f"{name}: its paper fixes the encoder; it takes no backbone")
+        options["backbone"] = backbone
+    for key in options:
+        if key not in known:
+            raise UnknownModelError(f"{name}: unknown keyword '{key}'{nearest(key, known)}")
+    model = info.builder(num_classes=num_classes, in_channels=in_channels, **{**info.defaults, **options})
+    if weights is not None:
+        from segmodels.checkpoint import load_weights
+
+        load_weights(model, weights)
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learnable weights, the fixed bilinear kernels among them; running statistics are not counted."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def full_size(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The architecture on the meta device: its exact shapes and counts without its memory."""
+    with torch.device("meta"):
+        return create_model(name, num_classes, **options)
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean 'enet'?`, or the list of what is known where nothing is near."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are {', '.join(sorted(names))}" if names else ""
+
+
+def _load() -> None:
+    """Imports every file of `segmodels.models`, which registers what it defines."""
+    package = importlib.import_module("segmodels.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segmodels.models.{module.name}")

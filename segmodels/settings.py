@@ -1,0 +1,171 @@
+"""How a model is trained and evaluated: plain frozen settings, checked when they are made.
+
+`params.yaml` has them as its sections `train` and `evaluate`. This file imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Optimizer = Literal["adamw", "adam", "sgd", "rmsprop"]
+Schedule = Literal["poly", "cosine", "step", "constant"]
+ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet"]
+LossTerm = Literal["cross_entropy", "focal", "dice", "lovasz", "ohem"]
+# An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
+_FORBID = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """What happens to a training sample.
+
+    Attributes:
+        scale: Range of the random factor on the image's size.
+        crop: (height, width) of the training crops; None trains on whole images.
+        flip: Probability of a left-right flip.
+        color: Strength in 0..1 of brightness, contrast and saturation; hue takes a quarter of it.
+        extra: Further joint transforms of `torchvision.transforms.v2`, name -> keywords, applied before the crop.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    scale: tuple[float, float] = (0.75, 1.5)
+    crop: tuple[int, int] | None = None
+    flip: float = 0.5
+    color: float = 0.2
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(0 < self.scale[0] <= self.scale[1], f"augment.scale is {self.scale}; give (smallest, largest) factor")
+        _check(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
+        _check(0 <= self.color < 1, f"augment.color is {self.color}; it lies in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How an architecture is trained.
+
+    Attributes:
+        recipe: `paper` takes the paper's own values for everything that the architecture's entry does not set.
+        epochs: Passes over the training set.
+        batch_size: Images per step and device.
+        accumulate: Steps whose gradients are summed before the optimiser steps.
+        optimizer: `adamw`, `adam`, `sgd` or `rmsprop`.
+        lr: Peak learning rate.
+        momentum: Of `sgd` and `rmsprop`.
+        weight_decay: Not applied to norms and biases.
+        new_layer_lr: Factor on the rate of layers that `weights` did not fill.
+        schedule: `poly` (1 - t)^power, `cosine`, `step` (x step_factor every step_epochs epochs) or `constant`.
+        warmup: Fraction of all steps over which the rate rises linearly.
+        clip: Largest norm of the gradient; None does not clip.
+        loss: The sum's terms, name -> weight.
+        class_weights: Scheme of the cross-entropy's class weights.
+        label_smoothing: In 0..1.
+        reduction: `mean`, or `sum` over pixels (FCN's un-normalised loss).
+        ema: Decay of the running average of weights that is validated and kept; None keeps the weights themselves.
+        early_stop: Validations without a better mIoU after which training ends; None never stops early.
+        val_every: Epochs between validations; the last epoch is always validated.
+        precision: `auto` is bf16 where the hardware multiplies it fast, else 32 bit.
+        compile: Compiles the network (needs a C++ compiler on a CPU).
+        channels_last: Memory format; faster nearly everywhere.
+        workers: Processes that load data; 0 loads in the training process.
+        cache_gb: Memory for decoded samples.
+        devices: Number of devices, or `auto` for all.
+        accelerator: `auto`, `cpu` or `gpu`.
+        image_size: (height, width) to which all images are resized first; None keeps their size.
+        augment: What happens to a sample.
+        weights: Model folder or file to start from.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    recipe: Literal["default", "paper"] = "default"
+    epochs: int = 12
+    batch_size: int = 8
+    accumulate: int = 1
+    optimizer: Optimizer = "adamw"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    new_layer_lr: float = 1.0
+    schedule: Schedule = "poly"
+    power: float = 0.9
+    step_epochs: int = 100
+    step_factor: float = 0.1
+    warmup: float = 0.05
+    clip: float | None = None
+    loss: dict[LossTerm, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    class_weights: ClassWeights = "sqrt_median_frequency"
+    label_smoothing: float = 0.0
+    reduction: Literal["mean", "sum"] = "mean"
+    ema: float | None = None
+    early_stop: int | None = None
+    val_every: int = 1
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    compile: bool = False
+    channels_last: bool = True
+    workers: int = 0
+    cache_gb: float = 4.0
+    devices: Literal["auto"] | int = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    image_size: tuple[int, int] | None = None
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every"):
+            value = getattr(self, name)
+            _check(value >= 1, f"train.{name} is {value}; it is at least 1")
+        for name in ("lr", "new_layer_lr", "power", "step_factor"):
+            value = getattr(self, name)
+            _check(value > 0, f"train.{name} is {value}; it is above 0")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
+        _check(self.weight_decay >= 0, f"train.weight_decay is {self.weight_decay}; it is not negative")
+        _check(self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
+        _check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
+        known = get_args(LossTerm)
+        _check(bool(self.loss), f"train.loss has no term; known are {', '.join(known)}")
+        for term in self.loss:
+            _check(term in known, f"train.loss: unknown term '{term}'; known are {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How a model is evaluated; labels always keep their full resolution.
+
+    Attributes:
+        flip: Averages the prediction of the image and of its mirror image.
+        scales: Factors on the image's size whose predictions are averaged.
+        window: (height, width) of a sliding window; None predicts whole images.
+        stride: (rows, columns) from window to window; two thirds of the window when None.
+        image_size: (height, width) given to the network; None takes the model's own.
+        batch_size: Images at a time.
+        mc_samples: Monte-Carlo dropout passes that are averaged (Bayesian SegNet); 0 is a plain pass.
+        boundary_px: Tolerance of the boundary F1 in pixels.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None
+    batch_size: int = 4
+    mc_samples: int = 0
+    boundary_px: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
+        _check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
+        _check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
+        _check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
+        _check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
+
+
+def _check(good: bool, message: str) -> None:
+    if not good:
+        raise ValueError(message)

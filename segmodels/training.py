@@ -1,0 +1,580 @@
+"""Training one architecture: Lightning's loop, resumable at any moment, bit for bit.
+
+What a step does depends on (seed, epoch, batch) alone: the order of the samples, their augmentation, the dropout masks
+and the learning rate are functions of them. The resume state therefore is the weights, the optimiser, the running
+average and the position; it is written to a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from segmodels import losses
+from segmodels.checkpoint import ModelConfig, load_weights, save_model
+from segmodels.data.dataset import DatasetInfo, replace_folder
+from segmodels.data.transforms import (
+    Augmentation,
+    Decoded,
+    EpochSampler,
+    EvaluationSet,
+    TrainingSet,
+    resize_label,
+    training_loader,
+)
+from segmodels.metrics import ConfusionMatrix, scores
+from segmodels.progress import Progress
+from segmodels.settings import TrainSettings
+
+OnEpoch = Callable[[Mapping[str, Any]], None]
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """Training was told to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        folder: The model folder.
+        val_miou: Best mIoU on the validation split, in 0..1.
+        epoch: The epoch that reached it, counted from 1.
+        seconds: Wall time of this process's training.
+        images_per_second: Training images per second of this process.
+    """
+
+    folder: Path
+    val_miou: float
+    epoch: int
+    seconds: float
+    images_per_second: float
+
+
+def fit(
+    data: Path,
+    out: Path,
+    *,
+    architecture: str,
+    settings: TrainSettings,
+    options: Mapping[str, Any] | None = None,
+    backbone: str | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    state: Path | None = None,
+    signature: str = "",
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
+    """Trains an architecture on a dataset folder and writes its model folder.
+
+    Args:
+        data: Dataset folder with the splits `train` and `val`.
+        out: Model folder; it appears when training has ended.
+        architecture: Name in the registry.
+        settings: How to train.
+        options: Keywords of the architecture.
+        backbone: Encoder, where the architecture leaves the choice.
+        name: What progress lines call it; the architecture's name by default.
+        seed: Everything random follows from it.
+        state: Folder of the resume state; `<out>.state` by default. It is removed when training has ended.
+        signature: What the state belongs to; a state with another signature is not used.
+        on_epoch: Called with each row of the history.
+
+    Raises:
+        TrainingError: The loss is not finite, or another process trains into the same state.
+        Interrupted: The process was told to stop (SIGTERM); calling again goes on.
+    """
+    state = state or out.with_name(out.name + ".state")
+    state.mkdir(parents=True, exist_ok=True)
+    with _locked(state / "lock"), warnings.catch_warnings():
+        # Lightning advises more workers, a logger and other products; the settings have decided.
+        warnings.filterwarnings("ignore", module="lightning")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        info = DatasetInfo.read(data)
+        config = ModelConfig(
+            architecture=architecture,
+            classes=info.classes,
+            options=dict(options or {}),
+            backbone=backbone,
+            image_size=settings.image_size,
+        )
+        torch.manual_seed(seed)
+        task = _Task(config, settings, data, seed, name or architecture, _State(state, signature), on_epoch)
+        started = time.monotonic()
+        if task.epoch < settings.epochs:
+            _trainer(settings, task.epoch).fit(task)
+        seconds = time.monotonic() - started
+        trained = Trained(
+            out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
+        )
+        if task.global_rank == 0:
+            _write(task, out, trained)
+            shutil.rmtree(state, ignore_errors=True)
+        return trained
+
+
+class _State:
+    """The resume state: `state.pt`, replaced as a whole, and the best weights so far."""
+
+    def __init__(self, folder: Path, signature: str) -> None:
+        self.folder, self.signature = folder, signature
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None where there is none that belongs to these settings."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return None
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["signature"] != self.signature:
+            print("the saved state belongs to other settings or other data; training begins anew", flush=True)
+            return None
+        return saved
+
+    def save(self, content: dict[str, Any]) -> None:
+        temporary = self.folder / "state.pt.part"
+        torch.save(content | {"signature": self.signature}, temporary)
+        os.replace(temporary, self.folder / "state.pt")
+
+    def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        path = self.best(epoch)
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+    def best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.safetensors"
+
+    def forget_but(self, epoch: int) -> None:
+        """Removes best weights that `state.pt` no longer names."""
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != self.best(epoch):
+                path.unlink()
+
+
+class _Task(pl.LightningModule):
+    """The network, its data, its optimiser and its place in the run."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: TrainSettings,
+        data: Path,
+        seed: int,
+        name: str,
+        state: _State,
+        on_epoch: OnEpoch | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config, self.settings, self.data, self.seed, self.name = config, settings, data, seed, name
+        self.state, self.on_epoch = state, on_epoch
+        self.network = config.build()
+        self.new: set[str] = {n for n, _ in self.network.named_parameters()}
+        if settings.weights:
+            self.new = load_weights(self.network, settings.weights)
+        size = settings.image_size
+        augmentation = Augmentation(**_fields(settings.augment))
+        self.train_data = Decoded(data, "train", size=size, cache_gb=settings.cache_gb)
+        self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed)
+        held_out = Decoded(data, "val", size=size, cache_gb=settings.cache_gb, resize_labels=False)
+        self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std)
+        weight = None
+        if settings.class_weights != "none":
+            weight = losses.class_weights(*_frequencies(self.train_data, len(config.classes)), settings.class_weights)
+        self.network.criterion = losses.build(
+            settings.loss,
+            class_weight=weight,
+            label_smoothing=settings.label_smoothing,
+            reduction=settings.reduction,
+        )
+        self.criterion = losses.CrossEntropy()
+        self.matrix = ConfusionMatrix(len(config.classes))
+        # The average lives outside the module tree: it is neither trained nor wrapped by DDP.
+        self._average: list[nn.Module] = [copy.deepcopy(self.network)] if settings.ema else []
+        self.forward_network: nn.Module | Callable[..., Any] = self.network
+
+        self.epoch, self.batch, self.updates, self.images_seen = 0, 0, 0, 0
+        self.best_miou, self.best_epoch, self.since_best = -1.0, 0, 0
+        self.loss_sum, self.loss_count = torch.zeros(()), 0
+        self.history: list[dict[str, Any]] = []
+        self.val_loss, self.val_images = 0.0, 0
+        self.stop_requested = False
+        self._optimizer_state: dict[str, Any] | None = None
+        self._restore()
+
+    # Data
+
+    def train_dataloader(self) -> DataLoader:
+        world = self.trainer.world_size
+        sampler = EpochSampler(len(self.train_set), self.seed, rank=self.global_rank, world=world)
+        return training_loader(self.train_set, sampler, self.settings.batch_size, self.settings.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val_set, batch_size=None, num_workers=self.settings.workers)
+
+    # Optimisation
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        s = self.settings
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                # With nothing loaded every layer is new, and none is newer than another.
+                new = bool(s.weights) and name in self.new
+                groups.setdefault((new, parameter.ndim > 1), []).append(parameter)
+        listed = [
+            {
+                "params": parameters,
+                "weight_decay": s.weight_decay if decay else 0.0,
+                "factor": s.new_layer_lr if new else 1.0,
+            }
+            for (new, decay), parameters in groups.items()
+        ]
+        optimizer: torch.optim.Optimizer
+        if s.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(listed, lr=s.lr)
+        elif s.optimizer == "adam":
+            optimizer = torch.optim.Adam(listed, lr=s.lr)
+        elif s.optimizer == "sgd":
+            optimizer = torch.optim.SGD(listed, lr=s.lr, momentum=s.momentum)
+        else:
+            optimizer = torch.optim.RMSprop(listed, lr=s.lr, momentum=s.momentum)
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        if self._optimizer_state is not None:
+            # The fresh state says on which device each tensor belongs; load_state_dict moves them there.
+            _optimizer(self).load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        for average in self._average:
+            average.to(self.device)
+        self.loss_sum = self.loss_sum.to(self.device)
+        if self.settings.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if self.settings.compile:
+            self.forward_network = torch.compile(self.network, dynamic=False)
+        self._previous = signal.signal(signal.SIGTERM, self._request_stop)
+        self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
+        self.progress = Progress(self.name, self.settings.epochs, self.steps, self.epoch) if self._first else None
+        if self.history and self._first:
+            print(f"{self.name}: goes on after epoch {self.epoch}, step {self.batch} of {self.steps}", flush=True)
+        self._tick = time.monotonic()
+
+    def teardown(self, stage: str) -> None:
+        if hasattr(self, "_previous"):
+            signal.signal(signal.SIGTERM, self._previous)
+            del self._previous
+        if getattr(self, "progress", None):
+            self.progress.close()
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_images, self._tick = 0, time.monotonic()
+        due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == self.settings.epochs
+        self.trainer.limit_val_batches = 1.0 if due else 0.0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        if index < self.batch:
+            return  # done before the interruption
+        accumulate = self.settings.accumulate
+        if self.stop_requested and index % accumulate == 0:
+            self._stop()
+        images, target = batch
+        if self.settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(_mixed(self.seed, self.epoch, index, self.global_rank))
+        optimizer = self.optimizers()
+        if index % accumulate == 0:
+            optimizer.zero_grad()
+        outputs = self.forward_network(images)
+        loss: Tensor = self.network.loss(outputs, target)
+        window = min(accumulate, self.steps - index // accumulate * accumulate)
+        self.manual_backward(loss / window)
+        if (index + 1) % accumulate == 0 or index + 1 == self.steps:
+            self._update(optimizer)
+        self.loss_sum += loss.detach()
+        self.loss_count += 1
+        self.batch = index + 1
+        self.images_seen += len(images) * self.trainer.world_size
+        self._epoch_images += len(images) * self.trainer.world_size
+        if self.progress is not None and self.progress.bar is not None:
+            self.progress.step(self.epoch, index, float(loss.detach()) if self.device.type == "cpu" else None)
+
+    def _update(self, optimizer: Any) -> None:
+        s = self.settings
+        rate = self._rate()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if s.clip is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
+        optimizer.step()
+        self.updates += 1
+        if self._average and s.ema:
+            _average(self._average[0], self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
+
+    def _rate(self) -> float:
+        """The learning rate of the next update, a function of how many came before."""
+        per_epoch = math.ceil(self.steps / self.settings.accumulate)
+        return learning_rate(self.settings, self.updates, per_epoch)
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix.reset()
+        self.val_loss, self.val_images = 0.0, 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        if self.stop_requested and not self.trainer.sanity_checking:
+            self._stop()
+        images, labels = batch
+        network = self._average[0].eval() if self._average else self.network
+        logits = network(images)["out"].float()
+        target = labels
+        if logits.shape[-2:] != labels.shape[-2:]:
+            target = torch.stack([resize_label(label, tuple(logits.shape[-2:])) for label in labels])
+        self.val_loss += float(self.criterion(logits, target.long())) * len(images)
+        self.val_images += len(images)
+        if logits.shape[-2:] != labels.shape[-2:]:
+            logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        self.matrix.update(logits.argmax(1).to(torch.uint8), labels)
+
+    def on_train_epoch_end(self) -> None:
+        """After training and validation of an epoch: history, best weights, state."""
+        train_loss = float(self.loss_sum) / max(self.loss_count, 1)
+        if not math.isfinite(train_loss):
+            raise TrainingError(
+                f"{self.name}: the loss is {train_loss} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
+            )
+        row = {
+            "epoch": self.epoch + 1,
+            "step": self.updates,
+            "lr": self._rate() if self.epoch + 1 < self.settings.epochs else 0.0,
+            "train_loss": train_loss,
+            "val_loss": "",
+            "val_miou": "",
+            "val_pixel_accuracy": "",
+        }
+        improved = False
+        if self.trainer.limit_val_batches:
+            result = scores(self.matrix.compute().cpu().numpy())
+            row |= {
+                "val_loss": self.val_loss / max(self.val_images, 1),
+                "val_miou": result["miou"],
+                "val_pixel_accuracy": result["pixel_accuracy"],
+            }
+            improved = result["miou"] > self.best_miou
+            self.since_best = 0 if improved else self.since_best + 1
+            if improved:
+                self.best_miou, self.best_epoch = result["miou"], self.epoch + 1
+        self.history.append(row)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        if self._first:
+            if improved:
+                best = self._average[0] if self._average else self.network
+                self.state.save_best(self.best_epoch, best.state_dict())
+            self._save()
+            self.state.forget_but(self.best_epoch)
+            if self.progress is not None:
+                self.progress.epoch(row, self._epoch_images / max(time.monotonic() - self._tick, 1e-6))
+            if self.on_epoch is not None:
+                self.on_epoch(row)
+        if self.settings.early_stop is not None and self.since_best >= self.settings.early_stop:
+            self.trainer.should_stop = True
+        if self.stop_requested and self.epoch < self.settings.epochs:
+            self._stop()
+
+    # State
+
+    @property
+    def _first(self) -> bool:
+        return self.global_rank == 0
+
+    def _request_stop(self, *_: Any) -> None:
+        self.stop_requested = True
+
+    def _stop(self) -> None:
+        if self._first:
+            self._save()
+        raise Interrupted(
+            f"{self.name}: stopped in epoch {self.epoch + 1}, step {self.batch}; the state is saved, "
+            "run the same command again to go on"
+        )
+
+    def _save(self) -> None:
+        self.state.save(
+            {
+                "network": self.network.state_dict(),
+                "average": [a.state_dict() for a in self._average],
+                "optimizer": _optimizer(self).state_dict(),
+                "position": {k: getattr(self, k) for k in _POSITION},
+                "loss_sum": self.loss_sum.cpu(),
+                "history": self.history,
+            }
+        )
+
+    def _restore(self) -> None:
+        saved = self.state.load()
+        if saved is None:
+            return
+        self.network.load_state_dict(saved["network"])
+        for average, weights in zip(self._average, saved["average"], strict=True):
+            average.load_state_dict(weights)
+        self._optimizer_state = saved["optimizer"]
+        for key in _POSITION:
+            setattr(self, key, saved["position"][key])
+        self.loss_sum = saved["loss_sum"]
+        self.history = saved["history"]
+
+
+_POSITION = ("epoch", "batch", "updates", "loss_count", "best_miou", "best_epoch", "since_best")
+
+
+def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float:
+    """The rate of update number `update` (from 0) when an epoch has `per_epoch` updates."""
+    total = settings.epochs * per_epoch
+    warm = round(settings.warmup * total)
+    if update < warm:
+        return settings.lr * (update + 1) / (warm + 1)
+    done = (update - warm) / max(total - warm, 1)
+    if settings.schedule == "poly":
+        return settings.lr * (1 - min(done, 1.0)) ** settings.power
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if settings.schedule == "step":
+        return settings.lr * settings.step_factor ** (update // per_epoch // settings.step_epochs)
+    return settings.lr
+
+
+def precision_for(settings: TrainSettings) -> str:
+    """Lightning's name for the precision; `auto` is bf16 where the hardware multiplies it fast."""
+    named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    if settings.precision != "auto":
+        return named[settings.precision]
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "16-mixed"
+    # Without AMX or AVX512-BF16 a CPU emulates bf16 and takes four times as long as fp32.
+    capabilities = torch.backends.cpu.get_cpu_capability() if torch.backends.mkldnn.is_available() else ""
+    fast = "AVX512" in capabilities and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
+    trainer = pl.Trainer(
+        max_epochs=settings.epochs,
+        accelerator=settings.accelerator,
+        # On a CPU several "devices" are processes that share the cores; one is fastest.
+        devices=1 if settings.devices == "auto" and not torch.cuda.is_available() else settings.devices,
+        strategy="auto",
+        precision=precision_for(settings),  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        benchmark=settings.augment.crop is not None,
+        log_every_n_steps=1,
+    )
+    # Lightning counts epochs from here; the rest of the state is restored by the task itself.
+    trainer.fit_loop.epoch_progress.current.processed = epoch
+    trainer.fit_loop.epoch_progress.current.completed = epoch
+    return trainer
+
+
+def _write(task: _Task, out: Path, trained: Trained) -> None:
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    metrics = {"val_miou": task.best_miou, "epoch": task.best_epoch}
+    config = ModelConfig(**{**_fields(task.config), "metrics": metrics})
+    save_model(part, config, load_file(task.state.best(task.best_epoch)), task.history)
+    speed = {
+        "seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 2),
+        "device": _device_name(task.device),
+        "precision": precision_for(task.settings),
+    }
+    (part / "speed.json").write_text(json.dumps(speed, indent=2) + "\n")
+    replace_folder(part, out)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _optimizer(task: _Task) -> torch.optim.Optimizer:
+    optimizer = task.optimizers(use_pl_optimizer=False)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * network; counters are copied."""
+    ours, theirs = average.state_dict(), network.state_dict()
+    floating = [k for k, v in ours.items() if v.is_floating_point()]
+    torch._foreach_lerp_([ours[k] for k in floating], [theirs[k] for k in floating], 1 - decay)
+    for key in ours.keys() - set(floating):
+        ours[key].copy_(theirs[key])
+
+
+def _frequencies(data: Decoded, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of each class, labelled pixels of the images it occurs in, all labelled pixels."""
+    counts, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for index in range(len(data)):
+        here = np.bincount(data[index][1].numpy().ravel(), minlength=256)[:classes]
+        counts += here
+        images[here > 0] += here.sum()
+    return counts, images, counts.sum()
+
+
+def _mixed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield  # a further process of a run that holds the lock already
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrainingError(
+                f"{path.parent}: another process trains here; wait for it, or give this run a folder of its own"
+            ) from None
+        yield

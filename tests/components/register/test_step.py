@@ -1,0 +1,152 @@
+"""The step `register`, against a real MLflow store."""
+
+import json
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.errors import StepError
+from components.params import Params
+from components.register import step
+from components.tracking import Store
+
+
+def register(results, params: Params | None = None):
+    out = Path("outputs/register.json")
+    return step.run(params or results.params, **results.folders, out=out, lineage=results.lineage)
+
+
+def changed(results, **settings) -> Params:
+    content = {**results.params.model_dump(mode="json", by_alias=True), "register": settings}
+    return Params.parse(content)
+
+
+def snapshot(client) -> dict:
+    """Everything that a second registration could double."""
+    experiment = client.get_experiment_by_name("segmentation").experiment_id
+    runs = client.search_runs([experiment])
+    names = {run.info.run_id: sorted(run.data.metrics) for run in runs}
+    return {
+        "experiments": len(client.search_experiments()),
+        "points": {r: {n: len(client.get_metric_history(r, n)) for n in ns} for r, ns in names.items()},
+        "tags": {run.info.run_id: dict(run.data.tags) for run in runs},
+        "versions": [(v.version, v.run_id, v.source, v.tags) for v in client.search_model_versions()],
+        "aliases": [(m.name, m.aliases) for m in client.search_registered_models()],
+        "models": [m.model_id for m in client.search_logged_models([experiment])],
+    }
+
+
+def test_every_model_gets_a_run_a_version_and_the_best_the_alias(results):
+    result = register(results)
+    assert [(v.key, v.passed) for v in result.versions] == [("enet", True), ("unet", True)]
+    assert result.challenger == "unet"
+    assert result.tracking_uri == "sqlite:///mlflow.db"
+    store = Store("segmentation")
+    client = store.client
+
+    challenger = client.get_model_version_by_alias("segmentation", "challenger")
+    assert challenger.run_id == result.versions[1].run_id
+    assert {k: challenger.tags[k] for k in results.lineage.tags("unet")} == results.lineage.tags("unet")
+    assert "mIoU **61.0 %**" in challenger.description and "covers 0.05 % of train" in challenger.description
+
+    run = client.get_run(result.versions[0].run_id)
+    assert run.info.status == "FINISHED"
+    assert results.lineage.tags("enet").items() <= run.data.tags.items()
+    assert run.data.tags["gate"] == "passed"
+    assert run.data.params["train.lr"] == "0.001" and run.data.params["model.architecture"] == "enet"
+    assert run.data.metrics["miou"] == 0.42 and run.data.metrics["ms_per_image"] == 8.5
+    assert run.data.metrics["iou/road"] == pytest.approx(0.62)
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5]
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "val_miou")] == [1, 3, 4, 5]
+    assert run.inputs.dataset_inputs[0].dataset.digest == results.lineage.data_md5
+    folders = {"evaluation", "pictures", "training", "validation"}
+    assert folders <= {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert len(client.list_artifacts(run.info.run_id, "pictures")) == 3
+
+    written = json.loads(Path("outputs/register.json").read_text())
+    assert written["challenger"] == "unet" and written["model_name"] == "segmentation"
+    assert written["versions"][1]["version"] == str(challenger.version)
+    assert {p.name for p in results.root.iterdir()} == {
+        "data",
+        "outputs",
+        "mlflow.db",
+        "mlflow.db.lock",
+        "mlartifacts",
+    }
+
+    files = [p for p in Path("mlartifacts").rglob("*") if p.is_file()]
+    assert not [p for p in files if p.suffix in {".pkl", ".pickle", ".pt", ".pth", ".joblib"}]
+    assert [p for p in files if p.name == "model.safetensors"]
+
+    before = snapshot(client)
+    assert register(results) == result
+    assert snapshot(client) == before
+
+
+def test_what_fails_the_gate_is_recorded_with_the_reason_and_gets_no_version(results):
+    result = register(results, changed(results, min_miou=0.5))
+    enet, unet = result.versions
+    assert (enet.version, enet.passed) == (None, False)
+    assert enet.reason == "mIoU is 42.0 %, below register.min_miou, 50.0 %"
+    assert unet.passed and result.challenger == "unet"
+    client = Store("segmentation").client
+    assert client.get_run(enet.run_id).data.tags["gate"] == enet.reason
+    assert len(client.search_model_versions()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "passed"),
+        ({"min_miou": 0.4}, "mIoU is 30.0 %, below register.min_miou, 40.0 %"),
+        ({"min_class_iou": 0.2}, "IoU below register.min_class_iou, 20.0 %: sky 10.0 %"),
+        ({"min_class_iou": 0.1}, "passed"),
+    ],
+)
+def test_the_gate_has_a_floor_for_the_mean_and_for_each_class(settings, reason):
+    metrics = {"miou": 0.3, "per_class": {"road": 0.5, "sky": 0.1, "absent": None}}
+    assert step.gate(step.Register(**settings), metrics) == reason
+
+
+def test_other_weights_under_the_same_settings_get_a_run_and_a_version_of_their_own(results):
+    first = register(results, changed(results, min_miou=0.5))
+    weights = results.models["unet"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    second = register(results, changed(results, min_miou=0.5))
+    assert first.versions[0].run_id == second.versions[0].run_id
+    assert first.versions[1].run_id != second.versions[1].run_id
+    assert second.versions[1].version == "2"
+
+
+def test_with_mlflow_away_one_sentence_says_what_to_do_and_a_later_run_completes_it(results, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+    start = time.monotonic()
+    with pytest.raises(StepError) as caught:
+        register(results)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"MLflow at http://127.0.0.1:{port} does not answer; nothing is lost")
+    assert "outputs/models and outputs/evaluation" in sentence and "dvc repro register" in sentence
+    assert "secret" not in sentence and "\n" not in sentence
+    assert time.monotonic() - start < 15
+    assert not Path("outputs/register.json").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert register(results, changed(results, min_miou=0.5)).challenger == "unet"
+
+
+def test_a_missing_result_is_named_before_mlflow_is_asked(results, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (results.evaluations["enet"] / "metrics.json").unlink()
+    with pytest.raises(StepError, match="outputs/evaluation/enet/metrics.json: no such file; `python -m components eval"):
+        register(results)
+
+
+def test_the_model_card_names_absent_classes_and_the_cost(results):
+    trained = step.read_model("enet", results.models["enet"], results.evaluations["enet"])
+    card = step.model_card(replace(trained), [], "segmentation")
+    assert "| pole & <sign> | - |" in card and "363,791 parameters" in card and "warnings" not in card

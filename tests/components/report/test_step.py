@@ -1,0 +1,153 @@
+"""The step `report`."""
+
+import json
+import re
+import shlex
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from components.errors import StepError
+from components.report import charts, step
+
+
+class Page(HTMLParser):
+    """Every address that a browser would open, and the text of the commands."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.commands: list[str] = []
+        self._pre = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self._pre = tag == "pre"
+
+    def handle_endtag(self, tag):
+        self._pre = False
+
+    def handle_data(self, data):
+        if self._pre:
+            self.commands.append(data)
+
+
+def registered(challenger: str | None = "unet") -> Path:
+    versions = [
+        {"key": "enet", "run_id": "r1", "version": None, "passed": False, "reason": "mIoU is 42.0 %, below the gate"},
+        {"key": "unet", "run_id": "r2", "version": "3" if challenger else None, "passed": bool(challenger), "reason": "low"},
+    ]
+    tags = {"params.hash": "0123456789abcdef", "git.commit": "c0ffee", "dvc.data.md5": "ab.dir", "image.digest": "none"}
+    content = {"experiment": "segmentation", "tracking_uri": "sqlite:///mlflow.db", "model_name": "segmentation"}
+    content |= {"versions": versions, "challenger": challenger, "lineage": {"enet": tags, "unet": tags}}
+    path = Path("outputs/register.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write(results, register: Path | None) -> tuple[str, str]:
+    result = step.run(results.params, **results.folders, registered=register, out=Path("reports"))
+    assert result.winner == "unet"
+    return result.html.read_text(), result.leaderboard.read_text()
+
+
+def test_the_page_needs_nothing_but_itself(results):
+    html, _ = write(results, registered())
+    page = Page(html)
+    assert page.addresses and all(address.startswith("data:image/webp;base64,") for address in page.addresses)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed"}
+    assert "@import" not in html and "url(" not in html
+    assert len(html) < 5_000_000
+
+
+def test_the_page_shows_every_model_class_picture_and_fact(results):
+    html, _ = write(results, registered())
+    for text in ("enet", "unet", "pole &amp; &lt;sign&gt;", "61.0", "363,791", "challenger", "c0ffee", "ab.dir", "CC0"):
+        assert text in html, text
+    assert "<sign>" not in html
+    assert html.count("<svg viewBox=\"0 0 520 300\"") == 3
+    # six images: image, truth and two models each; three pictures of each model
+    assert len(Page(html).addresses) == 6 * 4 + 3 * 2
+    assert "covers 0.05 % of train" in html and "with 1 warning." in html
+    assert "enet has no version: mIoU is 42.0 %, below the gate." in html
+
+
+def test_the_same_inputs_give_the_same_bytes(results):
+    register = registered()
+    assert write(results, register) == write(results, register)
+    assert {p.name for p in Path("reports").iterdir()} == {"report.html", "leaderboard.md"}
+
+
+def test_the_commands_predict_with_the_winner_and_serve_it(results):
+    html, _ = write(results, registered())
+    predict, serve, ask = Page(html).commands
+    words = shlex.split(predict.splitlines()[-1])
+    assert words[:2] == ["segmodels", "predict"]
+    assert words[2:] == ["--model", "outputs/models/unet", "data/test/images/0000.png", "--out", "predictions"]
+    assert Path(words[3]).is_dir() and Path(words[4]).is_file()
+    assert "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db" in serve
+    assert "mlflow models serve -m models:/segmentation@challenger --env-manager local" in serve
+    sent = subprocess.run(["bash", "-c", ask.partition("|")[0]], capture_output=True, check=True).stdout
+    assert list(json.loads(sent)["dataframe_records"][0]) == ["image"]
+    subprocess.run(["bash", "-n", "-c", ask], check=True)
+
+
+def test_without_a_version_there_is_nothing_to_serve(results):
+    html, _ = write(results, registered(challenger=None))
+    assert "No model passed the gate" in html and len(Page(html).commands) == 1
+    html, board = write(results, None)
+    assert "not registered" in html and len(Page(html).commands) == 1
+    assert board.splitlines()[-1].endswith("| - |")
+
+
+def test_the_leader_board_is_sorted_by_miou(results):
+    _, board = write(results, registered())
+    head, _, first, second = [line for line in board.splitlines() if line.startswith("|")]
+    assert "| road | sky | pole & <sign> |" in head
+    assert first.startswith("| 1 | unet | **61.0** |") and first.endswith("| 3, challenger |")
+    assert second.startswith("| 2 | enet | **42.0** |") and "| - |" in second
+    assert {line.count("|") for line in (head, first, second)} == {13 + 1}
+
+
+def test_many_models_stay_within_the_size(results):
+    names = [f"model{i:02}" for i in range(24)]
+    models = {name: results.models["unet"] for name in names}
+    evaluations = {name: results.evaluations["enet"] for name in names}
+    many = replace(results, models=models, evaluations=evaluations)
+    result = step.run(many.params, **many.folders, registered=None, out=Path("reports"))
+    html = result.html.read_text()
+    assert all(name in html for name in names) and len(html) < 5_000_000
+
+
+def test_a_missing_result_is_named(results):
+    (results.evaluations["enet"] / "speed.json").unlink()
+    with pytest.raises(StepError, match="outputs/evaluation/enet/speed.json: no such file"):
+        write(results, None)
+
+
+@pytest.mark.parametrize(
+    ("high", "ticks"),
+    [(0.61, [0, 0.2, 0.4, 0.6, 0.8]), (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (2.4, [0, 0.5, 1, 1.5, 2, 2.5]), (0, [0, 0.2, 0.4, 0.6, 0.8, 1])],
+)
+def test_ticks_are_round_and_enclose_the_values(high, ticks):
+    found = charts.nice_ticks(0.0, high, 5)
+    assert found[0] == 0 and found[-1] >= high
+    assert found == pytest.approx(ticks[: len(found)])
+
+
+def test_the_front_joins_what_none_beats_in_both():
+    points = [("slow good", 30.0, 0.6), ("fast bad", 5.0, 0.3), ("beaten", 31.0, 0.5), ("middle", 10.0, 0.4)]
+    assert [points[i][0] for i in charts.pareto(points)] == ["fast bad", "middle", "slow good"]
+
+
+def test_names_are_escaped_in_charts_and_one_epoch_is_enough():
+    svg = charts.curves({"a<b": {1: 0.5}, "empty": {}}, title='"t"', percent=True)
+    assert "a&lt;b" in svg and "&quot;t&quot;" in svg and "nan" not in svg
+    assert not re.search(r"empty", svg)
+    assert charts.curves({"empty": {}}, title="t", percent=True) == ""

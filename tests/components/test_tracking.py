@@ -1,0 +1,162 @@
+"""Tracking: the run of a model is found by its key, live curves never double and never stop a training."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components import tracking
+from components.params import Params
+from components.tracking import MODEL_TAG, RunLogger, Store, public_uri, store_root, tracking_uri
+
+
+def history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    points = Store("segmentation").client.get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def runs(results, key: str = "enet") -> list[tracking.Run]:
+    return Store("segmentation").runs(results.lineage.tags(key))
+
+
+def status(run: tracking.Run) -> str:
+    return str(run.store.client.get_run(run.id).info.status)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_the_default_store_lies_in_the_working_directory(tmp_path: Path):
+    assert tracking_uri(tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri(tmp_path, {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}) == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize("workspace", ["tmpab12cd", "standalone/tmpab12cd", "tmpab12cd/sub/folder"])
+def test_queued_experiments_share_the_store_of_their_repository(tmp_path: Path, workspace: str):
+    inside = tmp_path / "repo" / ".dvc" / "tmp" / "exps" / workspace
+    inside.mkdir(parents=True)
+    assert store_root(inside) == tmp_path / "repo"
+
+
+def test_an_address_is_shown_without_its_password(tmp_path: Path):
+    assert public_uri("https://me:secret@mlflow.example/path", tmp_path) == "https://mlflow.example/path"
+    assert public_uri("postgresql://me:secret@db:5432/mlflow", tmp_path) == "postgresql://db:5432/mlflow"
+    assert public_uri(f"sqlite:///{tmp_path}/mlflow.db", tmp_path) == "sqlite:///mlflow.db"
+    assert public_uri("sqlite:////elsewhere/mlflow.db", tmp_path) == "sqlite:////elsewhere/mlflow.db"
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    code = "import sys, components.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_live_curves_of_a_resumed_training_stay_one_run_without_doubled_epochs(results):
+    with pytest.raises(KeyboardInterrupt), RunLogger(results.params, "enet", results.data) as logger:
+        for epoch in (1, 2):
+            logger.log({"train_loss": 2.0 / epoch, "val_miou": None, "val_loss": float("nan")}, step=epoch)
+        raise KeyboardInterrupt
+    (run,) = runs(results)
+    assert status(run) == "KILLED"
+    with RunLogger(results.params, "enet", results.data) as logger:
+        for epoch in (2, 3):
+            logger.log({"train_loss": 2.0 / epoch, "val_miou": 0.1}, step=epoch)
+    (run,) = runs(results)
+    assert status(run) == "FINISHED"
+    assert history(run.id, "train_loss") == [(1, 2.0), (2, 1.0), (3, 2.0 / 3)]
+    assert history(run.id, "val_miou") == [(2, 0.1), (3, 0.1)]
+    assert history(run.id, "val_loss") == []
+
+
+def test_another_training_under_the_same_key_gets_a_run_of_its_own(results):
+    with RunLogger(results.params, "enet", results.data) as logger:
+        logger.log({"train_loss": 2.0}, step=1)
+    with RunLogger(results.params, "enet", results.data) as logger:
+        logger.log({"train_loss": 1.5}, step=1)
+        logger.log({"train_loss": 1.2}, step=2)
+    newer, older = runs(results)
+    assert history(newer.id, "train_loss") == [(1, 1.5), (2, 1.2)]
+    assert history(older.id, "train_loss") == [(1, 2.0)]
+
+
+def test_each_architecture_and_setting_has_its_own_run(results):
+    other = Params.parse({**results.params.model_dump(mode="json", by_alias=True), "seed": 5})
+    for params, key in ((results.params, "enet"), (results.params, "unet"), (other, "enet")):
+        with RunLogger(params, key, results.data) as logger:
+            logger.log({"train_loss": 1.0}, step=1)
+    assert len(runs(results, "enet")) == len(runs(results, "unet")) == 1
+
+
+def test_a_run_that_holds_other_weights_is_left_as_it_is(results):
+    store, tags = Store("segmentation"), results.lineage.tags("enet")
+    first = store.run_of("enet", tags, "aa", {})
+    first.set_tags({MODEL_TAG: "aa"})
+    assert store.run_of("enet", tags, "aa", {}).id == first.id
+    second = store.run_of("enet", tags, "bb", {})
+    assert second.id != first.id
+    assert store.run_of("enet", tags, "bb", {}).id == second.id
+
+
+def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeypatch, closed_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+    said: list[str] = []
+    start = time.monotonic()
+    with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+        for epoch in range(5):
+            logger.log({"train_loss": 1.0}, step=epoch)
+    assert time.monotonic() - start < 10
+    assert said == [
+        f"no live curves for enet: MLflow at http://127.0.0.1:{closed_port} does not answer; training goes on, and "
+        "register completes the run later"
+    ]
+
+
+def test_a_server_that_accepts_and_never_answers_delays_a_training_by_seconds(results, monkeypatch):
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+            logger.log({"train_loss": 1.0}, step=1)
+        assert time.monotonic() - start < 15
+    assert len(said) == 1 and "does not answer" in said[0]
+
+
+def test_a_store_that_breaks_in_the_middle_does_not_stop_the_training(results):
+    said: list[str] = []
+    with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+        logger.log({"train_loss": 1.0}, step=1)
+        (results.root / "mlflow.db").write_bytes(b"not a database" * 100)
+        logger.log({"train_loss": 0.9}, step=2)
+        logger.log({"train_loss": 0.8}, step=3)
+    assert len(said) == 1 and said[0].startswith("no live curves for enet: MLflow at sqlite:///mlflow.db refuses")
+
+
+def test_a_deleted_experiment_is_named_with_the_way_back(results):
+    store = Store("segmentation")
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(tracking.TrackingError, match="was deleted; restore it with `mlflow experiments restore"):
+        Store("segmentation")
+
+
+def test_the_environment_is_left_as_it_was(results):
+    import os
+
+    before = {k: v for k, v in os.environ.items() if "TRACKING" in k or "REQUEST" in k}
+    Store("segmentation").runs(results.lineage.tags("enet"))
+    assert {k: v for k, v in os.environ.items() if "TRACKING" in k or "REQUEST" in k} == before
+
+
+def test_two_workers_may_create_the_store_at_once(results):
+    code = "from components.tracking import Store; print(Store('segmentation').experiment_id)"
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({worker.communicate()[0] for worker in workers}) == 1
+    assert [worker.returncode for worker in workers] == [0, 0]
