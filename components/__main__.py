@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from components.params import Params
@@ -32,23 +32,15 @@ def validate(params: Params, args: argparse.Namespace) -> None:
 
 def train(params: Params, args: argparse.Namespace) -> None:
     params.entry(args.model)
-    from components.lineage import collect
-    from components.tracking import RunLogger
     from components.train import step
 
-    with RunLogger(params, args.model, args.data) as logger:
-
-        def on_epoch(row: Any) -> None:
-            logger.log({k: v for k, v in row.items() if k not in ("epoch", "step") and v != ""}, step=row["epoch"])
-
-        result = step.run(
-            params,
-            args.model,
-            data=args.data,
-            out=args.out or args.models / args.model,
-            lineage=collect(params, args.data),
-            on_epoch=None if args.no_tracking else on_epoch,
-        )
+    result = step.run_tracked(
+        params,
+        args.model,
+        data=args.data,
+        out=args.out or args.models / args.model,
+        live=not args.no_tracking,
+    )
     print(f"{args.model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {result.folder}")
 
 
@@ -115,25 +107,16 @@ STEPS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs a step; returns the exit status."""
     args = _parser().parse_args(argv)
-    from components.errors import StepError
-    from components.params import Params, ParamsError
+    from components.errors import complain
+    from components.params import Params
 
     try:
         STEPS[args.step][0](Params.read(args.params), args)
-    except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _is_users(error):
-            raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        return 1
+        return complain(error)
     return 0
 
 
@@ -157,25 +140,6 @@ def _parser() -> argparse.ArgumentParser:
         if name == "train":
             step.add_argument("--no-tracking", action="store_true", help="no live curves; register completes them")
     return parser
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether the user can mend it: bad data, an unknown architecture, a full disk."""
-    if isinstance(error, OSError):
-        return True
-    from segmodels.data.dataset import DatasetError
-
-    if isinstance(error, DatasetError):
-        return True
-    # Only a step that built a model can have failed to; do not import torch to find out.
-    registry = sys.modules.get("segmodels.registry")
-    return registry is not None and isinstance(error, registry.UnknownModelError)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 if __name__ == "__main__":

@@ -81,13 +81,10 @@ def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) 
     Raises:
         StepError: The dataset folder does not exist.
     """
-    commit, dirty = env.get("GIT_COMMIT", ""), env.get("GIT_DIRTY", "")
-    if not commit:
-        commit = _git("rev-parse", "HEAD") or UNKNOWN
-        dirty = dirty or _dirty()
+    commit, dirty = code(env)
     return Lineage(
         git_commit=commit,
-        git_dirty=dirty or UNKNOWN,
+        git_dirty=dirty,
         data_md5=folder_md5(data),
         params_hashes={key: params_hash(params, key) for key in params.models},
         architectures={key: params.architecture(key) for key in params.models},
@@ -95,6 +92,15 @@ def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) 
         dvc_stage=env.get("DVC_STAGE", ""),
         kfp_run_id=env.get("KFP_RUN_ID", ""),
     )
+
+
+def code(env: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """The commit of the code, and whether files differ from it: `true`, `false` or `unknown`."""
+    commit, dirty = env.get("GIT_COMMIT", ""), env.get("GIT_DIRTY", "")
+    if not commit:
+        commit = _git("rev-parse", "HEAD") or UNKNOWN
+        dirty = dirty or _dirty()
+    return commit, dirty or UNKNOWN
 
 
 def params_hash(params: Params, key: str) -> str:

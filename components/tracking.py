@@ -15,9 +15,11 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -71,7 +73,7 @@ class Store:
     """One experiment in MLflow.
 
     Args:
-        experiment: Its name; created where it does not exist.
+        experiment: Its name; created where it does not exist and a run is looked for.
         retries: How often a request to a server is repeated, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set.
         timeout: Seconds a request may take, unless `MLFLOW_HTTP_REQUEST_TIMEOUT` is set.
 
@@ -91,8 +93,12 @@ class Store:
                 mlflow = _import_mlflow()
                 self.client: MlflowClient = mlflow.MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
-            with self.calling():
-                self.experiment_id = self._experiment_id()
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment's id; it is created where it does not exist."""
+        with _one_at_a_time(self.uri), self.calling():
+            return self._experiment_id()
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -175,7 +181,8 @@ class Store:
             for broken in models:  # a step that was killed left it behind
                 self.client.delete_logged_model(broken.model_id)
             mlflow = _import_mlflow()
-            with mlflow.start_run(run_id=run.id, log_system_metrics=False):
+            # MLflow advises type hints that only fit rows, not arrays; a filter would be overruled by its own.
+            with warnings.catch_warnings(record=True), mlflow.start_run(run_id=run.id, log_system_metrics=False):
                 return str(mlflow.pyfunc.log_model(**arguments).model_uri)
 
     def version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
@@ -203,6 +210,20 @@ class Store:
                 description=description,
                 model_id=source.rpartition("/")[2],
             )
+
+    def find(self, address: str) -> ModelVersion:
+        """The version behind `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+
+        Raises:
+            TrackingError: There is none.
+        """
+        parts = re.fullmatch(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))", address)
+        if parts is None:
+            raise TrackingError(f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/NUMBER")
+        with self.calling():
+            if parts["alias"]:
+                return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
+            return self.client.get_model_version(parts["name"], parts["number"])
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias of a registered model to a version."""

@@ -46,7 +46,7 @@ class CrossEntropy(nn.Module):
         self.label_smoothing, self.gamma, self.ohem, self.reduction = label_smoothing, gamma, ohem, reduction
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = _at_least_float32(logits)
         pixel = F.cross_entropy(
             logits,
             target,
@@ -74,7 +74,7 @@ class Dice(nn.Module):
     """One minus the mean soft Dice coefficient of the classes that occur in the batch (Milletari et al., 3DV 2016)."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        probs = logits.float().softmax(1)
+        probs = _at_least_float32(logits).softmax(1)
         valid = (target != IGNORE_INDEX)[:, None]
         truth = _one_hot(target, logits.shape[1])
         probs = probs * valid
@@ -90,7 +90,7 @@ class LovaszSoftmax(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = logits.shape[1]
-        probs = logits.float().softmax(1).permute(0, 2, 3, 1).reshape(-1, classes)
+        probs = _at_least_float32(logits).softmax(1).permute(0, 2, 3, 1).reshape(-1, classes)
         labels = target.reshape(-1)
         valid = labels != IGNORE_INDEX
         probs, labels = probs[valid], labels[valid]
@@ -202,13 +202,17 @@ def border_weights(target: Tensor, *, w0: float, sigma: float) -> Tensor:
     return torch.from_numpy(np.stack(maps)).to(target.device)
 
 
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def _hard(logits: Tensor, target: Tensor, valid: Tensor, fraction: float) -> Tensor:
     with torch.no_grad():
         index = target.where(valid, torch.zeros_like(target))[:, None]
         confidence = logits.softmax(1).gather(1, index)[:, 0].masked_fill(~valid, 1.0)
-        least = int(valid.sum() * fraction)
-        if least < 1:
+        if not valid.any():
             return valid
+        least = max(1, int(valid.sum() * fraction))
         threshold = max(confidence.flatten().kthvalue(least).values.item(), 0.7)
         return confidence <= threshold
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from components.download.disk import need_space
+from components.disk import need_space
 from components.download.progress import progress
 from components.errors import StepError
 
@@ -90,23 +90,14 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
 
 
 def _damaged(archive: Path, error: Exception) -> StepError:
-    return StepError(
-        f"{archive}: is damaged ({error}); get it again: remove this file, then repeat the download"
-    )
+    return StepError(f"{archive}: is damaged ({error}); get it again: remove this file, then repeat the download")
 
 
-def _write_all(
-    archive: Path, judge: _Judge, folder: Path, advance: Callable[[int], None]
-) -> None:
+def _write_all(archive: Path, judge: _Judge, folder: Path, advance: Callable[[int], None]) -> None:
     links: dict[PurePosixPath, PurePosixPath] = {}
     for member in _members(archive, judge, folder):
         name = judge.name(member)
-        if (
-            name is None
-            or name.name in JUNK
-            or name.parts[0] in JUNK
-            or name.name.startswith("._")
-        ):
+        if name is None or name.name in JUNK or name.parts[0] in JUNK or name.name.startswith("._"):
             continue
         if member.link is not None:
             links[name] = judge.link(member, name)
@@ -117,9 +108,7 @@ def _write_all(
     _make_links(judge, links, folder)
 
 
-def _write(
-    judge: _Judge, member: Member, target: Path, advance: Callable[[int], None]
-) -> None:
+def _write(judge: _Judge, member: Member, target: Path, advance: Callable[[int], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source = member.open()
     if source is None:
@@ -139,9 +128,7 @@ def _write(
         raise EOFError(f"{member.name} ends after {written} of {member.size} bytes")
 
 
-def _make_links(
-    judge: _Judge, links: dict[PurePosixPath, PurePosixPath], folder: Path
-) -> None:
+def _make_links(judge: _Judge, links: dict[PurePosixPath, PurePosixPath], folder: Path) -> None:
     """Makes each link a hard link to the file at the end of its chain."""
     for name, target in links.items():
         seen = {name}
@@ -169,9 +156,7 @@ class _Judge:
 
     def refused(self, member: str, why: str) -> StepError:
         shown = member if len(member) <= 120 else member[:117] + "..."
-        return StepError(
-            f"{self.archive}: refused, nothing was unpacked: member {shown!a} {why}"
-        )
+        return StepError(f"{self.archive}: refused, nothing was unpacked: member {shown!a} {why}")
 
     def name(self, member: Member) -> PurePosixPath | None:
         """The safe path of a member; None for the archive's top itself."""
@@ -185,9 +170,7 @@ class _Judge:
             self.files.add(name)
         folders = {name, *name.parents} if member.is_folder else set(name.parents)
         if in_the_way := folders & self.files:
-            raise self.refused(
-                member.name, f"lies below {str(in_the_way.pop())!r}, which is a file"
-            )
+            raise self.refused(member.name, f"lies below {str(in_the_way.pop())!r}, which is a file")
         self.folders |= folders
         return name
 
@@ -196,15 +179,11 @@ class _Judge:
         assert member.link is not None
         target = member.link.replace("\\", "/")
         if target.startswith("/"):
-            raise self.refused(
-                member.name, f"is a link out of the archive, to {target!r}"
-            )
+            raise self.refused(member.name, f"is a link out of the archive, to {target!r}")
         path: list[str] = []
         for part in PurePosixPath(target).parts:
             if part == ".." and not path:
-                raise self.refused(
-                    member.name, f"is a link out of the archive, to {member.link!r}"
-                )
+                raise self.refused(member.name, f"is a link out of the archive, to {member.link!r}")
             path = path[:-1] if part == ".." else [*path, part]
         return PurePosixPath(*path)
 
@@ -218,11 +197,7 @@ class _Judge:
         if any(ord(c) < 32 for c in name):
             raise self.refused(raw, "has a control character in its name")
         encoded = [len(os.fsencode(part)) for part in path.parts]
-        if (
-            len(os.fsencode(name)) > MAX_NAME
-            or max(encoded, default=0) > MAX_PART
-            or len(encoded) > MAX_DEPTH
-        ):
+        if len(os.fsencode(name)) > MAX_NAME or max(encoded, default=0) > MAX_PART or len(encoded) > MAX_DEPTH:
             raise self.refused(raw, "has an overlong name")
         return path
 
@@ -254,17 +229,13 @@ def _members(archive: Path, judge: _Judge, folder: Path) -> Iterator[Member]:
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _zip_members(archive, judge, folder)
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise StepError(
-            f"{archive}: is a web page, not an archive; its address probably needs a login"
-        )
+        raise StepError(f"{archive}: is a web page, not an archive; its address probably needs a login")
     try:
         tar = tarfile.open(archive, tarinfo=_TarInfo)  # noqa: SIM115 (closed by _tar_members)
     except tarfile.ReadError as error:
         if head.startswith(COMPRESSED):
             raise _damaged(archive, error) from None
-        raise StepError(
-            f"{archive}: is no archive; a zip, tar, tar.gz, tar.bz2 or tar.xz is wanted"
-        ) from None
+        raise StepError(f"{archive}: is no archive; a zip, tar, tar.gz, tar.bz2 or tar.xz is wanted") from None
     return _tar_members(tar, judge)
 
 
@@ -291,9 +262,7 @@ def _zip_members(archive: Path, judge: _Judge, folder: Path) -> Iterator[Member]
 def _zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     link = None
     if stat.S_ISLNK(info.external_attr >> 16):
-        link = str(
-            PurePosixPath(info.filename).parent / os.fsdecode(_start(file, info))
-        )
+        link = str(PurePosixPath(info.filename).parent / os.fsdecode(_start(file, info)))
     return Member(
         info.filename,
         info.file_size,
@@ -320,13 +289,9 @@ def _tar_members(tar: tarfile.TarFile, judge: _Judge) -> Iterator[Member]:
             yield _tar_member(tar, info, link)
 
 
-def _tar_member(
-    tar: tarfile.TarFile, info: tarfile.TarInfo, link: str | None
-) -> Member:
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, link: str | None) -> Member:
     size = info.size if info.isreg() else 0
-    return Member(
-        info.name, size, None, info.isdir(), link, lambda: tar.extractfile(info)
-    )
+    return Member(info.name, size, None, info.isdir(), link, lambda: tar.extractfile(info))
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -335,7 +300,5 @@ class _TarInfo(tarfile.TarInfo):
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in EXTENDED_HEADERS and self.size > MAX_HEADER:
             archive = Path(str(tar.name)).name
-            raise StepError(
-                f"{archive}: refused, nothing was unpacked: member {self.name!a} has an overlong name"
-            )
+            raise StepError(f"{archive}: refused, nothing was unpacked: member {self.name!a} has an overlong name")
         return super()._proc_member(tar)  # type: ignore[misc, no-any-return]

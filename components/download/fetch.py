@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from components.download.progress import progress
-from components.download.transfer import Interrupted, transfer
+from components.download.transfer import LineError, transfer
 from components.errors import StepError
 from components.lock import only_one
 
@@ -33,9 +33,7 @@ class Fetched:
     source: dict[str, Any]
 
 
-def fetch(
-    source: str, cache: Path, *, sha256: str | None, retries: int, backoff: float = 0.5
-) -> Fetched:
+def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff: float = 0.5) -> Fetched:
     """Makes a source lie on this machine.
 
     Args:
@@ -57,21 +55,15 @@ def fetch(
         with only_one(_place(cache, source)):
             return _s3(source, cache, sha256, retries, backoff)
     if scheme not in ("", "file"):
-        raise StepError(
-            f"data.source: {source}: {scheme}:// is not known; http, https, s3 and file are"
-        )
+        raise StepError(f"data.source: {source}: {scheme}:// is not known; http, https, s3 and file are")
     return _local(source, scheme, sha256)
 
 
 def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
-    path = Path(
-        url2pathname(unquote(urlsplit(source).path)) if scheme else source
-    ).expanduser()
+    path = Path(url2pathname(unquote(urlsplit(source).path)) if scheme else source).expanduser()
     if path.is_dir():
         if sha256:
-            raise StepError(
-                f"data.sha256: {source} is a folder; a checksum belongs to an archive: leave it out"
-            )
+            raise StepError(f"data.sha256: {source} is a folder; a checksum belongs to an archive: leave it out")
         return Fetched(path, {"path": source})
     if not path.is_file():
         raise StepError(
@@ -84,9 +76,7 @@ def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
     return Fetched(path, {"path": source, "sha256": found})
 
 
-def _http(
-    url: str, cache: Path, sha256: str | None, retries: int, backoff: float
-) -> Fetched:
+def _http(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
     from components.download import http
 
     target = _place(cache, url)
@@ -95,9 +85,7 @@ def _http(
     return Fetched(target, {"url": label, "sha256": found})
 
 
-def _s3(
-    url: str, cache: Path, sha256: str | None, retries: int, backoff: float
-) -> Fetched:
+def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
     from components.download import s3
 
     client = s3.client()
@@ -105,22 +93,13 @@ def _s3(
     found = _patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
     target = _place(cache, url)
     if key in found:
-        digest = _download(
-            s3.opener(client, bucket, key), target, url, sha256, retries, backoff
-        )
+        digest = _download(s3.opener(client, bucket, key), target, url, sha256, retries, backoff)
         return Fetched(target, {"url": url, "sha256": digest})
     if not found:
-        raise StepError(
-            f"{url}: there is no such object, and none below it; check data.source"
-        )
+        raise StepError(f"{url}: there is no such object, and none below it; check data.source")
     if sha256:
-        raise StepError(
-            f"data.sha256: {url} is a folder; a checksum belongs to an archive: leave it out"
-        )
-    names = {
-        name: _below(url, name.removeprefix(key.rstrip("/")).lstrip("/"))
-        for name in found
-    }
+        raise StepError(f"data.sha256: {url} is a folder; a checksum belongs to an archive: leave it out")
+    names = {name: _below(url, name.removeprefix(key.rstrip("/")).lstrip("/")) for name in found}
     objects = target.with_name(target.name + ".objects")
 
     def bring(name: str) -> int:
@@ -174,10 +153,7 @@ def _download(
     found = sha256_of(target)
     if sha256 and found != sha256:
         os.replace(target, aside)
-        raise StepError(
-            _mismatch(label, sha256, found)
-            + f" (what was downloaded is kept as {aside})"
-        )
+        raise StepError(_mismatch(label, sha256, found) + f" (what was downloaded is kept as {aside})")
     return found
 
 
@@ -185,13 +161,11 @@ def _patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -
     for attempt in range(retries + 1):
         try:
             return ask()
-        except Interrupted as error:
+        except LineError as error:
             reason = str(error)
         if attempt < retries:
             time.sleep(backoff * 2**attempt)
-    raise StepError(
-        f"{label}: no answer after {retries + 1} attempts: {reason}; check the network and run it again"
-    )
+    raise StepError(f"{label}: no answer after {retries + 1} attempts: {reason}; check the network and run it again")
 
 
 def _mismatch(label: str, wanted: str, found: str) -> str:
@@ -200,20 +174,14 @@ def _mismatch(label: str, wanted: str, found: str) -> str:
 
 def _place(cache: Path, url: str) -> Path:
     """A file name of the address's own, readable and without what a file name must not have."""
-    name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[
-        -80:
-    ].lstrip(".")
-    return (
-        cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name or 'download'}"
-    )
+    name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-80:].lstrip(".")
+    return cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name or 'download'}"
 
 
 def _below(url: str, name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise StepError(
-            f"{url}: refused, nothing was converted: key {name!a} points out of the folder"
-        )
+        raise StepError(f"{url}: refused, nothing was converted: key {name!a} points out of the folder")
     return str(path)
 
 

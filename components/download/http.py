@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
 
-from components.download.transfer import Body, Changed, Interrupted, Opener, Unchanged
+from components.download.transfer import Body, LineError, NotModifiedError, Opener, OtherVersionError
 from components.errors import StepError
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds without a byte
@@ -31,13 +31,9 @@ def opener(url: str, timeout: tuple[float, float] = TIMEOUT) -> Opener:
     session = requests.Session()
 
     def ask(offset: int, version: str | None, whole: bool) -> Body:
-        headers = {
-            "Accept-Encoding": "identity"
-        }  # offsets count the bytes that are sent
+        headers = {"Accept-Encoding": "identity"}  # offsets count the bytes that are sent
         if whole and version:
-            headers["If-None-Match" if '"' in version else "If-Modified-Since"] = (
-                version
-            )
+            headers["If-None-Match" if '"' in version else "If-Modified-Since"] = version
         elif offset:
             headers["Range"] = f"bytes={offset}-"
             if version:
@@ -55,28 +51,20 @@ def shown(url: str) -> str:
     """The address without passwords and signatures, as it is printed and recorded."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    query = [
-        (k, v)
-        for k, v in parse_qsl(parts.query, keep_blank_values=True)
-        if not SECRETS.search(k)
-    ]
+    query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not SECRETS.search(k)]
     return urlunsplit((parts.scheme, host, parts.path, urlencode(query), ""))
 
 
 def _body(response: requests.Response, url: str, offset: int) -> Body:
     status = response.status_code
     if status == 304:
-        raise Unchanged
+        raise NotModifiedError
     if status == 416 or status == 412:
-        raise Changed
+        raise OtherVersionError
     if status in BUSY or status >= 500:
-        raise Interrupted(
-            f"the server answers {status} {response.reason}", _retry_after(response)
-        )
+        raise LineError(f"the server answers {status} {response.reason}", _retry_after(response))
     if status not in (200, 206):
-        raise StepError(
-            f"{shown(url)}: the server answers {status} {response.reason}; {_advice(status)}"
-        )
+        raise StepError(f"{shown(url)}: the server answers {status} {response.reason}; {_advice(status)}")
     start, total = _range(response) if status == 206 else (0, _length(response))
     return Body(start, total, _version(response), _chunks(response, url))
 
@@ -89,20 +77,14 @@ def _chunks(response: requests.Response, url: str) -> Iterator[bytes]:
             raise _trouble(url, error) from None
 
 
-def _trouble(url: str, error: requests.RequestException) -> Interrupted | StepError:
+def _trouble(url: str, error: requests.RequestException) -> LineError | StepError:
     if isinstance(error, requests.exceptions.SSLError):
-        return StepError(
-            f"{shown(url)}: its certificate is not trusted ({_reason(error)}); check the address"
-        )
+        return StepError(f"{shown(url)}: its certificate is not trusted ({_reason(error)}); check the address")
     if isinstance(error, requests.Timeout):
-        return Interrupted("no answer in time")
-    if isinstance(
-        error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError
-    ):
-        return Interrupted(_reason(error))
-    return StepError(
-        f"{shown(url)}: is no address to download from ({_reason(error)}); check data.source"
-    )
+        return LineError("no answer in time")
+    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
+        return LineError(_reason(error))
+    return StepError(f"{shown(url)}: is no address to download from ({_reason(error)}); check data.source")
 
 
 def _reason(error: BaseException) -> str:
@@ -130,21 +112,15 @@ def _advice(status: int) -> str:
 
 
 def _range(response: requests.Response) -> tuple[int, int | None]:
-    match = re.match(
-        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "")
-    )
+    match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if match is None:
-        raise Changed
+        raise OtherVersionError
     return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _length(response: requests.Response) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return (
-        int(length)
-        if length.isdigit() and not response.headers.get("Content-Encoding")
-        else None
-    )
+    return int(length) if length.isdigit() and not response.headers.get("Content-Encoding") else None
 
 
 def _version(response: requests.Response) -> str | None:

@@ -1,4 +1,4 @@
-"""Progress in bytes: a bar in a terminal, a line now and then elsewhere."""
+"""Progress, in bytes or in samples: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,74 +7,55 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from components.download.disk import human
+from components.disk import human
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(
-    label: str, total: int | None, done: int = 0
-) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None, done: int = 0, *, samples: bool = False) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told of every further piece.
 
     Args:
         label: What is going on, e.g. a file's name.
         total: Bytes in all, if known.
         done: Bytes that an earlier run brought.
+        samples: Whether it is samples that are counted, not bytes.
     """
-    if sys.stderr.isatty():
-        with _bar(label, total, done) as advance:
-            yield advance
-    else:
-        with _lines(label, total, done) as advance:
-            yield advance
+    with (_bar if sys.stderr.isatty() else _lines)(label, total, done, samples) as advance:
+        yield advance
 
 
 @contextmanager
-def _bar(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(label: str, total: int | None, done: int, samples: bool) -> Iterator[Callable[[int], None]]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    counts = [rich.MofNCompleteColumn()] if samples else [rich.DownloadColumn(), rich.TransferSpeedColumn()]
+    columns = [
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        *counts,
+        rich.TimeRemainingColumn(),
+    ]
+    with rich.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=done)
         yield lambda size: bar.advance(task, size)
 
 
 @contextmanager
-def _lines(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+def _lines(label: str, total: int | None, done: int, samples: bool) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     count = done
+    say: Callable[[float], str] = (lambda n: f"{n} samples") if samples else human
 
     def advance(size: int) -> None:
         nonlocal count, last
         count += size
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            of = (
-                f" of {human(total)} ({100 * count // max(total, 1)} %)"
-                if total
-                else ""
-            )
-            print(f"{label}: {human(count)}{of}", file=sys.stderr, flush=True)
+            of = f" of {say(total)} ({100 * count // max(total, 1)} %)" if total else ""
+            print(f"{label}: {say(count)}{of}", file=sys.stderr, flush=True)
 
     yield advance
-    print(
-        f"{label}: {human(count)} in {time.monotonic() - start:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"{label}: {say(count)} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)

@@ -13,21 +13,14 @@ from urllib.parse import urlsplit
 import boto3
 import botocore
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NotConnected
 
-from components.download.transfer import Body, Changed, Interrupted, Opener, Unchanged
+from components.download.transfer import Body, LineError, NotModifiedError, Opener, OtherVersionError
 from components.errors import StepError
 
 CHUNK = 1 << 18
-BUSY = frozenset(
-    {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
-)
+BUSY = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
 
 
 def client() -> Any:
@@ -40,9 +33,7 @@ def client() -> Any:
     }
     if session.get_credentials() is None:
         settings["signature_version"] = botocore.UNSIGNED
-    return session.client(
-        "s3", config=Config(**settings), region_name=session.region_name or "us-east-1"
-    )
+    return session.client("s3", config=Config(**settings), region_name=session.region_name or "us-east-1")
 
 
 def split(url: str) -> tuple[str, str]:
@@ -63,9 +54,7 @@ def opener(s3: Any, bucket: str, key: str) -> Opener:
     def ask(offset: int, version: str | None, whole: bool) -> Body:
         wanted = {"IfNoneMatch": version} if whole and version else {}
         if offset:
-            wanted = {"Range": f"bytes={offset}-"} | (
-                {"IfMatch": version} if version else {}
-            )
+            wanted = {"Range": f"bytes={offset}-"} | ({"IfMatch": version} if version else {})
         try:
             answer = s3.get_object(Bucket=bucket, Key=key, **wanted)
         except (ClientError, BotoCoreError) as error:
@@ -86,14 +75,12 @@ def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
 
     Raises:
         StepError: The bucket is not to be had.
-        Interrupted: The server does not answer.
+        LineError: The server does not answer.
     """
     shown = f"s3://{bucket}/{prefix}"
     try:
         if prefix and not prefix.endswith("/"):
-            return {
-                prefix: int(s3.head_object(Bucket=bucket, Key=prefix)["ContentLength"])
-            }
+            return {prefix: int(s3.head_object(Bucket=bucket, Key=prefix)["ContentLength"])}
     except (ClientError, BotoCoreError) as error:
         if _status(error) not in (
             403,
@@ -102,28 +89,19 @@ def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
             raise trouble(error, shown) from None
     found: dict[str, int] = {}
     try:
-        for page in s3.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=prefix
-        ):
-            found |= {
-                str(entry["Key"]): int(entry["Size"])
-                for entry in page.get("Contents", ())
-            }
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            found |= {str(entry["Key"]): int(entry["Size"]) for entry in page.get("Contents", ())}
     except (ClientError, BotoCoreError) as error:
         raise trouble(error, shown) from None
     below = prefix.rstrip("/") + "/" if prefix else ""
-    return {
-        k: size
-        for k, size in found.items()
-        if k == prefix or (k.startswith(below) and not k.endswith("/"))
-    }
+    return {k: size for k, size in found.items() if k == prefix or (k.startswith(below) and not k.endswith("/"))}
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
     try:
         yield from body.iter_chunks(CHUNK)
     except (IncompleteReadError, HTTPClientError, BotoCoreError, OSError):
-        raise Interrupted("the connection was cut") from None
+        raise LineError("the connection was cut") from None
     finally:
         body.close()
 
@@ -136,23 +114,19 @@ def _status(error: ClientError | BotoCoreError) -> int:
 def trouble(error: ClientError | BotoCoreError, shown: str) -> Exception:
     """What an error of the client means."""
     if isinstance(error, HTTPClientError | NotConnected):
-        return Interrupted(
-            f"no connection to {error.kwargs.get('endpoint_url') or 'the server'}"
-        )
+        return LineError(f"no connection to {error.kwargs.get('endpoint_url') or 'the server'}")
     if not isinstance(error, ClientError):
         return StepError(f"{shown}: {error}; check the AWS settings of the environment")
     code = str(error.response["Error"].get("Code", ""))
     status = _status(error)
     if status == 304:
-        return Unchanged()
+        return NotModifiedError()
     if status in (412, 416):
-        return Changed()
+        return OtherVersionError()
     if status >= 500 or code in BUSY:
-        return Interrupted(f"the server answers {status} {code}")
+        return LineError(f"the server answers {status} {code}")
     if status == 404:
-        return StepError(
-            f"{shown}: there is no such bucket or object; check data.source"
-        )
+        return StepError(f"{shown}: there is no such bucket or object; check data.source")
     if status in (401, 403):
         return StepError(
             f"{shown}: access is denied ({code}); set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.download.disk import disk_errors
+from components.disk import disk_errors
 from components.errors import StepError
 from components.lock import cache_folder, only_one
 from components.params import Data, Params
@@ -25,6 +25,10 @@ class DownloadResult:
     format: str
     splits: Mapping[str, int]
 
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        return f"{self.data}: {self.name} ({self.format}), {counts}"
+
 
 def run(params: Params, *, out: Path) -> DownloadResult:
     """Writes the dataset folder `out` from `params.data`; what was there is replaced only when all went well.
@@ -39,11 +43,7 @@ def run(params: Params, *, out: Path) -> DownloadResult:
     """
     with only_one(out), disk_errors(out):
         try:
-            found = (
-                _generate(params, out)
-                if params.data.source == GENERATED
-                else _convert(params, out)
-            )
+            found = _generate(params, out) if params.data.source == GENERATED else _convert(params, out)
         finally:
             shutil.rmtree(out.with_name(out.name + ".part"), ignore_errors=True)
     info = DatasetInfo.read(out)
@@ -51,23 +51,24 @@ def run(params: Params, *, out: Path) -> DownloadResult:
 
 
 def _generate(params: Params, out: Path) -> str:
+    from components.download.progress import progress
     from segmodels.data.streets import write_dataset
 
     if params.data.sha256:
-        raise StepError(
-            "data.sha256: `streets` is generated and has no checksum; leave it out"
-        )
+        raise StepError("data.sha256: `streets` is generated and has no checksum; leave it out")
     wanted = params.data.streets
-    write_dataset(
-        out,
-        seed=params.seed,
-        train=wanted.train,
-        val=wanted.val,
-        test=wanted.test,
-        height=wanted.height,
-        width=wanted.width,
-        targets=wanted.targets,
-    )
+    with progress("rendering streets", wanted.train + wanted.val + wanted.test, samples=True) as advance:
+        write_dataset(
+            out,
+            seed=params.seed,
+            train=wanted.train,
+            val=wanted.val,
+            test=wanted.test,
+            height=wanted.height,
+            width=wanted.width,
+            targets=wanted.targets,
+            progress=lambda done, total: advance(1),
+        )
     return GENERATED
 
 
@@ -90,9 +91,7 @@ def _convert(params: Params, out: Path) -> str:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _to_dataset(
-    root: Path, data: Data, seed: int, source: dict[str, object], out: Path
-) -> str:
+def _to_dataset(root: Path, data: Data, seed: int, source: dict[str, object], out: Path) -> str:
     from segmodels.data.formats import Splitting, convert
 
     return convert(
@@ -107,7 +106,4 @@ def _to_dataset(
 
 def _name(source: str) -> str:
     """The dataset's name where its format has none: the last part of the source, without endings."""
-    return (
-        Path(source.split("?")[0].rstrip("/")).resolve().name.partition(".")[0]
-        or "dataset"
-    )
+    return Path(source.split("?")[0].rstrip("/")).resolve().name.partition(".")[0] or "dataset"

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.download.disk import human, need_space
+from components.disk import human, need_space
 from components.download.progress import progress
 from components.errors import StepError
 
@@ -31,7 +31,7 @@ class Body:
         start: Offset of its first byte: what was asked for, or 0 where the server starts anew.
         total: Size of the whole file, where known.
         version: ETag or date, by which a resumed download is known to be of the same file.
-        chunks: The bytes; may raise `Interrupted`.
+        chunks: The bytes; may raise `LineError`.
     """
 
     start: int
@@ -48,7 +48,7 @@ class Note:
     total: int | None = None
 
 
-class Interrupted(Exception):
+class LineError(Exception):
     """Worth another attempt: time-out, connection cut, a server that is busy."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -56,11 +56,11 @@ class Interrupted(Exception):
         self.wait = wait
 
 
-class Unchanged(Exception):
+class NotModifiedError(Exception):
     """The server has no newer version than the one asked about."""
 
 
-class Changed(Exception):
+class OtherVersionError(Exception):
     """The file is not the one of which a part lies here."""
 
 
@@ -98,18 +98,14 @@ def transfer(
         before = _part_size(target)
         try:
             _attempt(opener, target, label, verified, quiet)
-        except Unchanged:
+        except NotModifiedError:
             return
-        except Changed:
+        except OtherVersionError:
             _part(target).unlink(missing_ok=True)
             failures += 1
             reason, wait = "the file changed while it was downloaded", None
-        except Interrupted as error:
-            failures = (
-                1
-                if _part_size(target) - before >= PROGRESS_THAT_COUNTS
-                else failures + 1
-            )
+        except LineError as error:
+            failures = 1 if _part_size(target) - before >= PROGRESS_THAT_COUNTS else failures + 1
             reason, wait = str(error), error.wait
         else:
             return
@@ -118,9 +114,7 @@ def transfer(
         time.sleep(_pause(failures, backoff, wait))
 
 
-def _attempt(
-    opener: Opener, target: Path, label: str, verified: bool, quiet: bool
-) -> None:
+def _attempt(opener: Opener, target: Path, label: str, verified: bool, quiet: bool) -> None:
     part, note = _part(target), _read_note(target)
     offset = _part_size(target) if note.version or verified else 0
     if offset and offset == note.total:
@@ -128,39 +122,29 @@ def _attempt(
         return
     whole = offset == 0 and target.is_file()
     body = opener(offset, note.version if offset or whole else None, whole)
-    if body.start not in (0, offset) or (
-        body.start and note.total not in (None, body.total)
-    ):
-        raise Changed
+    if body.start not in (0, offset) or (body.start and note.total not in (None, body.total)):
+        raise OtherVersionError
     if body.total is not None:
         need_space(target.parent, body.total - body.start, label)
     target.unlink(missing_ok=True)
     _write_note(target, Note(body.version, body.total))
     shown: AbstractContextManager[Callable[[int], None]]
-    shown = (
-        nullcontext(lambda size: None)
-        if quiet
-        else progress(label, body.total, body.start)
-    )
+    shown = nullcontext(lambda size: None) if quiet else progress(label, body.total, body.start)
     with part.open("ab" if body.start else "wb") as file, shown as advance:
         for chunk in body.chunks:
             file.write(chunk)
             advance(len(chunk))
     size = _part_size(target)
     if body.total is not None and size < body.total:
-        raise Interrupted(
-            f"the connection was cut at {human(size)} of {human(body.total)}"
-        )
+        raise LineError(f"the connection was cut at {human(size)} of {human(body.total)}")
     if body.total is not None and size > body.total:
-        raise Changed
+        raise OtherVersionError
     os.replace(part, target)
 
 
 def _gave_up(label: str, target: Path, reason: str, failures: int) -> str:
     size = _part_size(target)
-    kept = (
-        f"; {human(size)} are kept, and the next run goes on from there" if size else ""
-    )
+    kept = f"; {human(size)} are kept, and the next run goes on from there" if size else ""
     attempts = "1 attempt" if failures == 1 else f"{failures} attempts"
     return f"{label}: cannot be downloaded after {attempts}: {reason}; check the network and run it again{kept}"
 

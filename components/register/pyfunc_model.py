@@ -48,7 +48,7 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
         if not images.size:
             raise _refuse(f"an array of the shape {list(images.shape)} has no pixels")
         if images.dtype != np.uint8:
-            if not (0 <= images.min() and images.max() <= 255):
+            if not (images.min() >= 0 and images.max() <= 255):
                 raise _refuse("values of an image array lie in 0..255")
             images = images.astype(np.uint8)
         if images.ndim == 3:

@@ -22,6 +22,8 @@ PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[2] / "segmodels"
 SERVING_KEYS = ("flip", "scales", "window", "stride", "image_size")  # what is served predicts as it was evaluated
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
+# A grey PNG of 32 x 32 pixels.
+EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAGElEQVR42mNsYMAPmBhGFYwqGFUwQhUAAJe+AMD8WknZAAAAAElFTkSuQmCC"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class RegisterResult:
     model_name: str
     versions: tuple[Version, ...]
     challenger: str | None
+
+    def __str__(self) -> str:
+        lines = [f"{v.key}: {f'version {v.version}' if v.passed else f'no version, {v.reason}'}" for v in self.versions]
+        return "\n".join([*lines, f"challenger of {self.model_name}: {self.challenger or 'none passed the gate'}"])
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,8 @@ def run(
         result = _register(params, trained, data, validation, report, lineage)
     except tracking.TrackingError as error:
         raise StepError(
-            f"{error}; nothing is lost: the trained models and their evaluation lie in {_parents(trained)}; when MLflow "
-            "is back, run this step again (`dvc repro register`)"
+            f"{error}; nothing is lost: the trained models and their evaluation lie in {_parents(trained)}; when "
+            "MLflow is back, run this step again (`dvc repro register`)"
         ) from error
     _write(result, lineage, out)
     return result
@@ -175,8 +181,8 @@ def model_card(model: Trained, warnings: list[str], model_name: str, version: st
         f"boundary F1 {_percent(metrics['boundary_f1'])}, ECE {_percent(metrics['ece'])} on {metrics['images']} images "
         f"of the {metrics['split']} split, at full resolution.",
         "",
-        f"{speed['parameters']:,} parameters, {speed['gflops']:.2f} GFLOPs and {speed['ms_per_image']:.1f} ms per image "
-        f"of {size} on {speed['device']}.",
+        f"{speed['parameters']:,} parameters, {speed['gflops']:.2f} GFLOPs and {speed['ms_per_image']:.1f} ms per "
+        f"image of {size} on {speed['device']}.",
         "",
         "| class | IoU |",
         "|---|---:|",
@@ -247,8 +253,9 @@ def _version(
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{p}=={installed_version(p).partition('+')[0]}" for p in REQUIREMENTS],
             model_config=serving,
-            # Without a schema MLflow lets both forms of input through: rows and arrays.
+            # Without a schema MLflow lets both forms of input through: rows and arrays. The example shows the rows.
             signature=False,
+            input_example={"image": [EXAMPLE]},
             metadata={"architecture": model.config["architecture"], "classes": model.config["classes"]},
         )
         lineage = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
@@ -268,7 +275,7 @@ def _files(model: Trained, validation: Path) -> dict[Path, str]:
     """The files of a run and the folders they go to."""
     files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json")}
     files |= {model.evaluation / name: "evaluation" for name in ("per_class.csv", "confusion.csv")}
-    files |= {picture: "pictures" for picture in sorted((model.evaluation / "pictures").glob("*.png"))}
+    files |= dict.fromkeys(sorted((model.evaluation / "pictures").glob("*.png")), "pictures")
     files |= {validation / name: "validation" for name in ("validation.json", "validation.html")}
     files |= {model.model / "history.csv": "training"}
     missing = [path for path in files if not path.is_file()]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
+WIDTH, HEIGHT = 420, 280
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
 COLORS = 8  # --s0 … --s7 in the page's style
 DASHES = ("", "7 4", "2 3")
 
@@ -67,7 +67,7 @@ def curves(series: Mapping[str, Mapping[int, float]], *, title: str, percent: bo
     return _svg(title, parts)
 
 
-def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: str, y_label: str) -> str:
+def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: str, width: int = WIDTH) -> str:
     """Named points (name, x > 0, fraction), and the line of those that none beats in both."""
     if not points:
         return ""
@@ -80,28 +80,31 @@ def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: 
     else:
         x_ticks = nice_ticks(0.0, max(xs) * 1.12, 6)
         low, high = 0.0, x_ticks[-1]
-    y_ticks = nice_ticks(0.0, max(ys), 5)
-    x = Scale(low, high, LEFT, WIDTH - RIGHT, log)
+    y_ticks = nice_ticks(max(0.0, min(ys) - 0.05), max(ys), 5)
+    x = Scale(low, high, LEFT, width - RIGHT, log)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [_frame(x, y, x_ticks, y_ticks, x_label=x_label, percent=True, y_label=y_label)]
+    parts = [_frame(x, y, x_ticks, y_ticks, x_label=x_label, percent=True)]
     front = pareto(points)
     if len(front) > 1:
         path = " ".join(f"{x(points[i][1])},{y(points[i][2])}" for i in front)
         parts.append(f'<polyline class="front" points="{path}"/>')
-    placed: list[tuple[float, float, float]] = []
+    placed = [(x(at) - 6, x(at) + 6, y(value) + 4) for _, at, value in points]
     for index, (name, at, value) in enumerate(points):
         px, py = x(at), y(value)
-        wide = 6.6 * len(name) + 10
-        left = px + wide > WIDTH - 4
-        start = px - wide if left else px
+        wide = 7.2 * len(name) + 12
+        left = px + wide > width - 4
+        start = px - wide if left else px + 7
         row = _free_row(py + 4, start, start + wide, placed)
         placed.append((start, start + wide, row))
         tip = f"{name}: {100 * value:.1f} % in {at:.3g} ms"
         parts.append(f'<circle cx="{px}" cy="{py}" r="5.5" style="fill:var(--s{index % COLORS})">')
         parts.append(f"<title>{escape(tip)}</title></circle>")
         anchor, text_x = ("end", px - 9) if left else ("start", px + 9)
-        parts.append(f'<text class="name" x="{text_x:.1f}" y="{row:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
-    return _svg(title, parts)
+        parts.append(
+            f'<text class="name" x="{text_x:.1f}" y="{row:.1f}" text-anchor="{anchor}" '
+            f'style="fill:var(--s{index % COLORS})">{escape(name)}</text>'
+        )
+    return _svg(title, parts, width)
 
 
 def pareto(points: Sequence[tuple[str, float, float]]) -> list[int]:
@@ -134,7 +137,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _integer_ticks(low: int, high: int) -> list[float]:
-    step = max(1, math.ceil((high - low) / 8))
+    step = max(1, math.ceil((high - low) / 7))
     step = next(s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 10**6) if s >= step)
     return [float(tick) for tick in range(math.ceil(low / step) * step, high + 1, step)] or [float(low)]
 
@@ -152,27 +155,26 @@ def _frame(
     *,
     x_label: str,
     percent: bool,
-    y_label: str = "",
 ) -> str:
     """Grid, ticks and axis labels."""
     floor = HEIGHT - BOTTOM
     parts = []
     for tick in y_ticks:
         at, text = y(tick), f"{100 * tick:.3g}" + (" %" if tick == y_ticks[-1] else "") if percent else f"{tick:.3g}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{x.end}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in x_ticks:
         parts.append(f'<line class="tick" x1="{x(tick)}" x2="{x(tick)}" y1="{floor}" y2="{floor + 4}"/>')
         parts.append(f'<text x="{x(tick)}" y="{floor + 17}" text-anchor="middle">{tick:.4g}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{x.end}" y1="{floor}" y2="{floor}"/>')
+    middle = (LEFT + x.end) / 2
     parts.append(f'<text class="label" x="{middle:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    if y_label:
-        parts.append(f'<text class="label" x="{LEFT + 4}" y="{TOP + 8}">{escape(y_label)}</text>')
     return "".join(parts)
 
 
-def _svg(title: str, parts: Sequence[str]) -> str:
+def _svg(title: str, parts: Sequence[str], width: int = WIDTH) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">' + "".join(parts) + "</svg>"
+        f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
+        + "".join(parts)
+        + "</svg>"
     )

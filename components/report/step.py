@@ -42,6 +42,9 @@ class ReportResult:
     leaderboard: Path
     winner: str
 
+    def __str__(self) -> str:
+        return f"{self.html} and {self.leaderboard}; best by mIoU: {self.winner}"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -91,7 +94,9 @@ def run(
         StepError: A result is missing or unreadable.
     """
     register = _read_json(registered) if registered is not None else {}
-    rows = sorted((_row(key, models[key], evaluations[key], register) for key in models), key=lambda r: (-r.miou, r.key))
+    rows = sorted(
+        (_row(key, models[key], evaluations[key], register) for key in models), key=lambda r: (-r.miou, r.key)
+    )
     info = DatasetInfo.read(data)
     page = _render(
         title=info.name,
@@ -152,7 +157,7 @@ def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -
             history = tuple(csv.DictReader(file))
     except FileNotFoundError as error:
         raise StepError(f"{error.filename}: no such file; run `train` again") from None
-    version = next((v for v in register.get("versions", ()) if v["key"] == key), {})
+    version: Mapping[str, Any] = next((v for v in register.get("versions", ()) if v["key"] == key), {})
     return Row(
         key=key,
         architecture=str(_read_json(model / "model.json")["architecture"]),
@@ -172,7 +177,7 @@ def _columns(rows: list[Row]) -> dict[str, Any]:
     best = {name: max((r.metrics[name] for r in rows if r.metrics[name] is not None), default=None) for name in quality}
     best["ece"] = min((r.metrics["ece"] for r in rows if r.metrics["ece"] is not None), default=None)
     best |= {name: min(r.speed[name] for r in rows) for name in ("parameters", "gflops", "ms_per_image")}
-    return best if len(rows) > 1 else {}
+    return best if len(rows) > 1 else dict.fromkeys(best)
 
 
 def _figures(rows: list[Row]) -> dict[str, str]:
@@ -188,7 +193,7 @@ def _figures(rows: list[Row]) -> dict[str, str]:
             [p for p in points if p[1] > 0],
             title="mIoU against milliseconds per image",
             x_label="milliseconds per image",
-            y_label="mIoU",
+            width=charts.WIDTH if len(rows) <= 6 else 2 * charts.WIDTH,
         ),
     }
 
@@ -269,14 +274,15 @@ def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register:
             f"""printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 -w0 {image})" |\n"""
             "  curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d @- |\n"
             "  python3 -c 'import base64, json, sys; "
-            """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["predictions"][0]["classes"]))' > classes.png"""
+            """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["predictions"][0]["classes"]))' """
+            "> classes.png"
         )
     return commands
 
 
 def _relative(path: Path) -> str:
     """A path as one types it in the working directory."""
-    path = Path(os.path.abspath(path))
+    path = path.absolute()
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()
 
 
@@ -288,14 +294,18 @@ def _tile_width(tiles: int) -> int:
 def _photo(image: np.ndarray, width: int) -> str:
     picture = Image.fromarray(image)
     if picture.width > width:
-        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
+        )
     return _embed(picture, quality=80)
 
 
 def _map(label: np.ndarray, info: DatasetInfo, width: int) -> str:
     picture = Image.fromarray(label)
     if picture.width > width:
-        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.NEAREST)
+        picture = picture.resize(
+            (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.NEAREST
+        )
     return _embed(Image.fromarray(colorize(np.asarray(picture), info.palette)), lossless=True)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import StepError
-from components.lineage import Lineage, params_hash
+from components.lineage import Lineage, collect, params_hash
+from components.lock import cache_folder
 from components.params import Params, train_settings
+from components.tracking import RunLogger
 from segmodels.training import Interrupted, Trained, TrainingError, fit
 
-STATE_FOLDER = Path(".cache/train")
 # What a shell reports of a process that SIGTERM ended.
 EXIT_INTERRUPTED = 143
 
@@ -36,7 +37,7 @@ def run(
         data: Dataset folder.
         out: Model folder.
         lineage: What the resume state belongs to.
-        state: Folder of the resume state; one per key and settings under `.cache/train` by default.
+        state: Folder of the resume state; one per key and settings in the cache folder by default.
         on_epoch: Called with each row of the history.
 
     Raises:
@@ -55,7 +56,7 @@ def run(
             backbone=entry.backbone,
             name=key,
             seed=params.seed,
-            state=state or STATE_FOLDER / f"{key}-{signature[:12]}",
+            state=state or cache_folder() / "train" / f"{key}-{signature[:12]}",
             signature=signature,
             on_epoch=on_epoch,
         )
@@ -63,6 +64,21 @@ def run(
         raise StepError(str(error), EXIT_INTERRUPTED) from None
     except (TrainingError, ValueError) as error:
         raise StepError(str(error)) from None
+
+
+def run_tracked(params: Params, key: str, *, data: Path, out: Path, live: bool = True) -> Trained:
+    """Trains `models.<key>` with its lineage collected here and, where `live`, its curves live in MLflow.
+
+    Raises:
+        StepError: Training cannot go on, or has been told to stop.
+    """
+    lineage = collect(params, data)
+    with RunLogger(params, key, data) as logger:
+
+        def on_epoch(row: Mapping[str, Any]) -> None:
+            logger.log({k: v for k, v in row.items() if k not in ("epoch", "step") and v != ""}, step=row["epoch"])
+
+        return run(params, key, data=data, out=out, lineage=lineage, on_epoch=on_epoch if live else None)
 
 
 def _signature(params: Params, key: str, weights: str | None, lineage: Lineage) -> str:
@@ -73,5 +89,3 @@ def _signature(params: Params, key: str, weights: str | None, lineage: Lineage) 
         file = path / "model.safetensors" if path.is_dir() else path
         parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-

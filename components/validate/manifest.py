@@ -48,7 +48,9 @@ def build(root: Path, info: DatasetInfo) -> pd.DataFrame:
     columns = [*TEXT, *SIZES, "readable", "image_error", "label_error", "bad_ids", "void_fraction", *counts]
     frame = pd.DataFrame(rows, columns=columns)
     texts = dict.fromkeys((*TEXT, "image_error", "label_error", "bad_ids"), "object")
-    return frame.astype({**texts, "readable": "bool", "void_fraction": "Float64", **dict.fromkeys((*SIZES, *counts), "Int64")})
+    return frame.astype(
+        {**texts, "readable": "bool", "void_fraction": "Float64", **dict.fromkeys((*SIZES, *counts), "Int64")}
+    )
 
 
 def find(root: Path) -> Iterator[Found]:
@@ -101,7 +103,11 @@ def _image_columns(root: Path, name: str) -> dict[str, Any]:
         return row | {"image_error": str(error)}
     height, width = pixels.shape[:2]
     shape = f"{width}x{height}:".encode()
-    return row | {"width": width, "height": height, "pixels_sha256": hashlib.sha256(shape + pixels.tobytes()).hexdigest()}
+    return row | {
+        "width": width,
+        "height": height,
+        "pixels_sha256": hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
+    }
 
 
 def _label_columns(root: Path, name: str, num_classes: int) -> dict[str, Any]:

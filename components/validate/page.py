@@ -80,7 +80,7 @@ def frequency_chart(info: DatasetInfo, frequency: Mapping[str, Mapping[str, floa
         parts.append(f'<text class="axis" x="{x:.1f}" y="12" text-anchor="middle">{value * 100:g} %</text>')
     for index, entry in enumerate(info.classes):
         y = 26 + ROW * index
-        color = "#%02x%02x%02x" % entry.color
+        color = "#{:02x}{:02x}{:02x}".format(*entry.color)
         parts.append(f'<rect class="swatch" x="0" y="{y + 5}" width="14" height="14" rx="3" fill="{color}"/>')
         parts.append(f'<text class="name" x="22" y="{y + 17}">{escape(_short(entry.name))}</text>')
         for place, split in enumerate(splits):
@@ -118,11 +118,11 @@ def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int)
     same_size = (manifest["width"] == manifest["label_width"]) & (manifest["height"] == manifest["label_height"])
     good = manifest[manifest["readable"] & same_size.fillna(False)]
     by_split = [rows for split in SPLITS if len(rows := good[good["split"] == split])]
-    pictures = []
+    pictures: list[dict[str, Any]] = []
     for place, rows in enumerate(by_split):
         share = count // len(by_split) + (place < count % len(by_split))
-        for index in sorted({round(i) for i in np.linspace(0, len(rows) - 1, share + 2)[1:-1]}):
-            pictures.append(_picture(info, rows.iloc[index], data))
+        chosen = sorted({round(i) for i in np.linspace(0, len(rows) - 1, share + 2)[1:-1]})
+        pictures += [_picture(info, rows.iloc[index], data) for index in chosen]
     return pictures
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.disk import disk_errors
 from components.errors import StepError
 from components.lock import only_one
 from components.params import Params
@@ -29,6 +30,11 @@ class ValidationResult:
     splits: dict[str, int]
     warnings: tuple[str, ...]
 
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([*lines, f"the data is valid ({counts}); {self.out / 'validation.html'}"])
+
 
 def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
     """Writes the manifest and the report to `out`, then stops where the data has errors.
@@ -46,7 +52,7 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
     from components.validate import page, suite
 
     info = DatasetInfo.read(data)
-    with only_one(out):
+    with only_one(out), disk_errors(out):
         manifest = manifests.build(data, info)
         tables = suite.tables(manifest, manifests.strays(data), info)
         outcomes = suite.judge(tables, info, params.validate_)

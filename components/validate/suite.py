@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from components.params import Validate
 from segmodels.data.dataset import SPLITS, DatasetInfo
 
 SMALL_SPLIT = 10
+SAID = 3
 Row = Mapping[str, Any]
 
 
@@ -59,10 +61,9 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """One sentence: the only offender, or their number and the first."""
-        if len(self.details) == 1:
-            return self.details[0]
-        return f"{len(self.details)} times not so: {self.name}; first: {self.details[0]}" if self.details else ""
+        """The first offenders in one sentence."""
+        more = len(self.details) - SAID
+        return "; ".join(self.details[:SAID]) + (f"; and {more} more" if more > 0 else "")
 
 
 def judge(tables: Mapping[str, pd.DataFrame], info: DatasetInfo, limits: Validate) -> list[Outcome]:
@@ -101,32 +102,54 @@ def _outcome(check: Check, result: Any, frame: pd.DataFrame) -> Outcome:
     if result.success:
         return Outcome(check.name, check.severity, len(frame))
     indices = sorted({int(entry["row"]) for entry in result.result["unexpected_index_list"]})
-    rows = [frame.iloc[i].to_dict() for i in indices]
+    rows: list[Row] = [dict(zip(frame.columns, frame.iloc[i], strict=True)) for i in indices]
     files = dict.fromkeys(file for row in rows for file in check.files(row))
-    return Outcome(
-        check.name, check.severity, len(frame), tuple(check.describe(row) for row in rows), tuple(files)
-    )
+    return Outcome(check.name, check.severity, len(frame), tuple(check.describe(row) for row in rows), tuple(files))
 
 
 def checks(info: DatasetInfo, limits: Validate) -> list[Check]:
     """Every check of a dataset, errors before warnings."""
+    return [*_errors(info, limits), *_warnings(limits)]
+
+
+def _check(
+    severity: Literal["critical", "warning"],
+    name: str,
+    table: str,
+    expectation: Any,
+    describe: Callable[[Row], str],
+    files: Callable[[Row], list[str]] = lambda row: [],
+    **wanted: Any,
+) -> Check:
+    made = expectation(severity=severity, meta={"check": name}, **wanted)
+    return Check(name, table, severity, made, describe, files)
+
+
+def _image(row: Row) -> list[str]:
+    return [row["image"]]
+
+
+def _label(row: Row) -> list[str]:
+    return [row["label"]]
+
+
+def _twin(row: Row) -> list[str]:
+    return [row["image"], row["twin"]]
+
+
+def _absent(split: str, row: Row) -> str:
+    return f"class {row['class']!r} has no pixel in {split}; its IoU there is undefined"
+
+
+def _errors(info: DatasetInfo, limits: Validate) -> list[Check]:
     from great_expectations import expectations as gxe
 
-    def check(name: str, table: str, kind: Any, describe: Any, files: Any = None, **wanted: Any) -> Check:
-        severity = "warning" if name in WARNINGS else "critical"
-        expectation = kind(severity=severity, meta={"check": name}, **wanted)
-        return Check(name, table, severity, expectation, describe, files or (lambda row: []))
-
-    def image(row: Row) -> list[str]:
-        return [row["image"]]
-
-    def label(row: Row) -> list[str]:
-        return [row["label"]]
-
-    def both(row: Row) -> list[str]:
-        return [row["image"], row["twin"]]
-
-    null, known, between = gxe.ExpectColumnValuesToBeNull, gxe.ExpectColumnValuesToNotBeNull, gxe.ExpectColumnValuesToBeBetween
+    check = partial(_check, "critical")
+    null, known, between = (
+        gxe.ExpectColumnValuesToBeNull,
+        gxe.ExpectColumnValuesToNotBeNull,
+        gxe.ExpectColumnValuesToBeBetween,
+    )
     last = info.num_classes - 1
     return [
         check(
@@ -137,24 +160,24 @@ def checks(info: DatasetInfo, limits: Validate) -> list[Check]:
         check(
             "every image has its label", "samples", known,
             lambda r: f"{r['image']}: has no label; {r['expected_label']} is missing: add it, or remove the image",
-            image, column="label",
+            _image, column="label",
         ),
         check(
-            "every image is readable and whole", "samples", null, lambda r: r["image_error"], image,
+            "every image is readable and whole", "samples", null, lambda r: r["image_error"], _image,
             column="image_error",
         ),
         check(
-            "every label is readable, whole and single-channel", "samples", null, lambda r: r["label_error"], label,
+            "every label is readable, whole and single-channel", "samples", null, lambda r: r["label_error"], _label,
             column="label_error",
         ),
         check(
             "image and label have the same size", "samples", gxe.ExpectColumnPairValuesToBeEqual,
             lambda r: f"{r['label']}: is {r['label_size']}, but its image is {r['image_size']}; save them in one size",
-            label, column_A="image_size", column_B="label_size", ignore_row_if="either_value_is_missing",
+            _label, column_A="image_size", column_B="label_size", ignore_row_if="either_value_is_missing",
         ),
         check(
             f"labels hold only 0..{last} and 255", "samples", null,
-            lambda r: f"{r['label']}: {_ids(r['bad_ids'])} outside 0..{last} (ignore is 255)", label, column="bad_ids",
+            lambda r: f"{r['label']}: {_ids(r['bad_ids'])} outside 0..{last} (ignore is 255)", _label, column="bad_ids",
         ),
         check(
             "every class is present in train", "classes", between,
@@ -164,35 +187,44 @@ def checks(info: DatasetInfo, limits: Validate) -> list[Check]:
         check(
             "no id stands twice in a split", "samples", gxe.ExpectCompoundColumnsToBeUnique,
             lambda r: f"{r['image']}: another image of {r['split']} has the same id {r['id']!r}; rename one of them",
-            image, column_list=["split", "id"],
+            _image, column_list=["split", "id"],
         ),
         check(
             "no image file stands twice", "samples", null,
-            lambda r: f"{r['image']}: is the same file as {r['twin']}; remove one of them", both, column="same_file",
+            lambda r: f"{r['image']}: is the same file as {r['twin']}; remove one of them", _twin, column="same_file",
         ),
         check(
             "no image stands twice in another file", "samples", null,
-            lambda r: f"{r['image']}: has the same pixels as {r['twin']}; remove one of them", both,
+            lambda r: f"{r['image']}: has the same pixels as {r['twin']}; remove one of them", _twin,
             column="same_pixels",
         ),
         check(
             f"no label is more than {limits.max_void_fraction:.0%} void", "samples", between,
             lambda r: f"{r['label']}: {r['void_fraction']:.1%} of it is void (255); label it, or remove the sample",
-            label, column="void_fraction", max_value=limits.max_void_fraction,
+            _label, column="void_fraction", max_value=limits.max_void_fraction,
         ),
         check(
             f"no image has a side below {limits.min_side}", "samples", between,
             lambda r: f"{r['image']}: {r['image_size']} is too small; sides below {limits.min_side} cannot be used",
-            image, column="short_side", min_value=limits.min_side,
+            _image, column="short_side", min_value=limits.min_side,
         ),
-        *[
-            check(
-                f"every class is present in {split}", "classes", between,
-                lambda r, split=split: f"class {r['class']!r} has no pixel in {split}; its IoU there is undefined",
-                column=f"{split}_pixels", min_value=1,
-            )
-            for split in ("val", "test")
-        ],
+    ]  # fmt: skip
+
+
+def _warnings(limits: Validate) -> list[Check]:
+    from great_expectations import expectations as gxe
+
+    check = partial(_check, "warning")
+    between = gxe.ExpectColumnValuesToBeBetween
+    return [
+        check(
+            "every class is present in val", "classes", between, partial(_absent, "val"), column="val_pixels",
+            min_value=1,
+        ),
+        check(
+            "every class is present in test", "classes", between, partial(_absent, "test"), column="test_pixels",
+            min_value=1,
+        ),
         check(
             "no class is rare in train", "classes", between,
             lambda r: f"class {r['class']!r} is {r['train_fraction']:.3%} of train; consider class weights",
@@ -200,7 +232,8 @@ def checks(info: DatasetInfo, limits: Validate) -> list[Check]:
         ),
         check(
             f"no split has fewer than {SMALL_SPLIT} samples", "splits", between,
-            lambda r: f"{r['split']}: has only {r['samples']} samples; figures measured on it vary by chance",
+            lambda r: f"{r['split']}: has only {r['samples']} of at least {SMALL_SPLIT} samples; "
+            "figures measured on it vary by chance",
             column="samples", min_value=SMALL_SPLIT,
         ),
         check(
@@ -215,27 +248,15 @@ def checks(info: DatasetInfo, limits: Validate) -> list[Check]:
             column="sizes", max_value=1,
         ),
         check(
-            "no two images share one label map", "samples", null,
+            "no two images share one label map", "samples", gxe.ExpectColumnValuesToBeNull,
             lambda r: f"{r['label']}: is the same label as {r['label_twin']}, under another image",
-            label, column="label_twin",
+            _label, column="label_twin",
         ),
         check(
-            "every file belongs to a sample", "strays", null, lambda r: f"{r['path']}: {r['why']}",
-            lambda r: [r["path"]], column="why",
+            "every file belongs to a sample", "strays", gxe.ExpectColumnValuesToBeNull,
+            lambda r: f"{r['path']}: {r['why']}", lambda r: [r["path"]], column="why",
         ),
     ]  # fmt: skip
-
-
-WARNINGS = frozenset({
-    "every class is present in val",
-    "every class is present in test",
-    "no class is rare in train",
-    f"no split has fewer than {SMALL_SPLIT} samples",
-    "splits are as dataset.json counts them",
-    "all images of a split have one size",
-    "no two images share one label map",
-    "every file belongs to a sample",
-})
 
 
 def tables(manifest: pd.DataFrame, strays: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
@@ -256,7 +277,7 @@ def class_table(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
         mine = manifest[manifest["split"] == split]
         pixels = [int(mine[f"class_{i}"].sum()) for i in range(info.num_classes)]
         # A split that is not there is asked nothing.
-        columns[f"{split}_pixels"] = pixels if len(mine) or split == "train" else [None] * len(pixels)
+        columns[f"{split}_pixels"] = pixels if len(mine) else [None] * len(pixels)
         columns[f"{split}_fraction"] = [count / sum(pixels) if count else None for count in pixels]
     return pd.DataFrame(columns)
 
@@ -280,7 +301,7 @@ def _twins(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
     """For each row the image (or label) of the row before it with the same hash; None where there is none."""
     shown = frame["label" if column == "label_sha256" else "image"]
     twins: pd.Series[Any] = pd.Series(None, index=frame.index, dtype="object")
-    for _, same in frame.groupby(column, sort=False):
+    for _, same in frame[frame.duplicated(column, keep=False)].groupby(column, sort=False):
         for first, second in pairwise(same.index):
             twins[second] = shown[first]
     return twins
@@ -300,16 +321,20 @@ def _splits(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
     rows = []
     for split in SPLITS:
         mine = manifest[manifest["split"] == split]
-        sizes = sorted(set(zip(mine["width"].dropna(), mine["height"].dropna(), strict=True)), key=lambda s: s[0] * s[1])
-        rows.append({
-            "split": split,
-            "samples": len(mine) or None,
-            "needed_samples": None if split == "test" else len(mine),
-            "declared": info.splits.get(split),
-            "sizes": len(sizes) or None,
-            "smallest": "x".join(map(str, sizes[0])) if sizes else None,
-            "largest": "x".join(map(str, sizes[-1])) if sizes else None,
-        })
+        sizes = sorted(
+            set(zip(mine["width"].dropna(), mine["height"].dropna(), strict=True)), key=lambda s: s[0] * s[1]
+        )
+        rows.append(
+            {
+                "split": split,
+                "samples": len(mine) or None,
+                "needed_samples": None if split == "test" else len(mine),
+                "declared": info.splits.get(split),
+                "sizes": len(sizes) or None,
+                "smallest": "x".join(map(str, sizes[0])) if sizes else None,
+                "largest": "x".join(map(str, sizes[-1])) if sizes else None,
+            }
+        )
     whole = dict.fromkeys(("samples", "needed_samples", "declared", "sizes"), "Int64")
     return pd.DataFrame(rows).astype(whole)
 

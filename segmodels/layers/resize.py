@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:
     """The window of `size`'s last two dimensions that begins `offset` pixels from the top left."""
     height, width = size[-2], size[-1]
+    if torch.compiler.is_exporting():
+        # A slice's strides tell whether it took everything, and the exported model would keep the answer.
+        rows, columns = (torch.arange(n, device=x.device) + offset for n in (height, width))
+        return x[..., rows[:, None], columns]
     return x[..., offset : offset + height, offset : offset + width]
 
 
@@ -22,7 +25,14 @@ def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeats the last row and column until height and width are multiples of `multiple`."""
-    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")
+    if not torch.compiler.is_exporting() and x.shape[-2] % multiple == 0 and x.shape[-1] % multiple == 0:
+        return x
+    # By index, not by F.pad: that one decides by the amount, and an exported model would keep the decision.
+    rows, columns = (
+        torch.arange((size + multiple - 1) // multiple * multiple, device=x.device).clamp(max=size - 1)
+        for size in x.shape[-2:]
+    )
+    return x[..., rows[:, None], columns]
 
 
 def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:

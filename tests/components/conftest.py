@@ -1,9 +1,10 @@
-"""Results of a small run, written by hand: a dataset of two classes of stripes, and two models with their evaluation."""
+"""Results of a small run, written by hand: a dataset of stripes, and two models with their evaluation."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from components.params import Params
 from segmodels.data.dataset import ClassInfo, DatasetWriter
 from segmodels.visualize import colorize, error_map, panel
 
-CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180)), ClassInfo("pole & <sign>", (200, 180, 20)))
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("pole & <sign>", (200, 180, 20)),
+)
 PALETTE = [c.color for c in CLASSES]
 MIOU = {"enet": 0.42, "unet": 0.61}
 
@@ -44,7 +49,9 @@ def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
     label[20 + index % 8 :] = 0
     label[8:30, 10 + index : 14 + index] = 2
     label[:2] = 255
-    image = np.random.default_rng(index).integers(0, 40, (48, 64, 3), dtype=np.uint8) + np.uint8(60) * (label[..., None] % 5)
+    image = np.random.default_rng(index).integers(0, 40, (48, 64, 3), dtype=np.uint8) + np.uint8(60) * (
+        label[..., None] % 5
+    )
     return image.astype(np.uint8), label
 
 
@@ -88,7 +95,9 @@ def write_evaluation(folder: Path, key: str) -> None:
     speed |= {"image_size": [48, 64], "device": "cpu", "threads": 1}
     (folder / "speed.json").write_text(json.dumps(speed))
     names = [c.name for c in CLASSES]
-    rows = [[name, "" if iou is None else iou, "" if iou is None else iou, 0.5, 1000] for name, iou in per_class.items()]
+    rows = [
+        [name, "" if iou is None else iou, "" if iou is None else iou, 0.5, 1000] for name, iou in per_class.items()
+    ]
     write_rows(folder / "per_class.csv", [["class", "iou", "accuracy", "boundary_f1", "pixels"], *rows])
     write_rows(folder / "confusion.csv", [["", *names], *([name, 10, 2, 1] for name in names)])
     for index in range(6):
@@ -105,7 +114,17 @@ def write_evaluation(folder: Path, key: str) -> None:
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
     """A finished run in `tmp_path/repo`, which is the working directory; tracking goes to its default store."""
-    root = tmp_path / "repo"
+    return write_results(tmp_path / "repo", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    """As `results`, one for all tests of a file."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield write_results(tmp_path_factory.mktemp("results") / "repo", monkeypatch)
+
+
+def write_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
     root.mkdir()
     monkeypatch.chdir(root)
     for name in ("MLFLOW_TRACKING_URI", "GIT_COMMIT", "DVC_STAGE", "KFP_RUN_ID", "IMAGE_DIGEST"):

@@ -26,7 +26,7 @@ DEPTH = 3
 
 def convert(
     root: Path | str,
-    format: str = "auto",
+    format: str = "auto",  # noqa: A002
     out: Path | str = "data",
     *,
     name: str | None = None,

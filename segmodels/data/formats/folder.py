@@ -36,7 +36,9 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-LABEL_ENDING = re.compile(r"[_-](masks?|labels?|labelids|labeltrainids|l|gt|seg|segmentation|annotation)$", re.IGNORECASE)
+LABEL_ENDING = re.compile(
+    r"[_-](masks?|labels?|labelids|labeltrainids|l|gt|seg|segmentation|annotation)$", re.IGNORECASE
+)
 IMAGE_ENDING = re.compile(r"[_-](images?|img|rgb|sat)$", re.IGNORECASE)
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@
     frames = render_sequence(seed=0, split="train", index=7, frames=10)
     write_dataset("data", seed=0, train=240, val=40, test=40)
 
-A frame is made in this order, a module or two each: `layout` and `furniture` invent a scene (`scene`: plain data),
+A frame is made in this order: `layout`, `furniture`, `signs` and `traffic` invent a scene (`scene`: plain data),
 `geometry` finds what each pixel sees, `shading` (with `facades`, `coachwork`, `markings`) gives it a colour,
 `billboards` adds trees, people, poles and fences, `effects` turns light into a picture; `render` ties them together.
 """

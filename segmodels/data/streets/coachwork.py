@@ -35,7 +35,9 @@ def vehicle(solids: Solids, table: Array, kinds: IntArray, face: IntArray, point
     pillar = side & (np.abs(modulo(l + np.float32(0.15), 1.05) - np.float32(0.5)) < np.float32(0.05))
     rim = end & (w > width - np.float32(0.28))
     window &= ~(pillar | rim)
-    screen = box & end & (y > belt + np.float32(0.1)) & (y < np.minimum(height - np.float32(0.25), belt + np.float32(1.0)))
+    screen = (
+        box & end & (y > belt + np.float32(0.1)) & (y < np.minimum(height - np.float32(0.25), belt + np.float32(1.0)))
+    )
     screen &= (w < width - np.float32(0.15)) & (front | (glazed > 1.5) | (luck_of(number) < 0.5))
     cab = box & side & (y > belt) & (y < belt + np.float32(0.65)) & (l > length * np.float32(0.5) - np.float32(2.2))
     cab &= l < length * np.float32(0.5) - np.float32(0.9)
@@ -60,7 +62,9 @@ def vehicle(solids: Solids, table: Array, kinds: IntArray, face: IntArray, point
 
     # What paint mirrors: bright sky from above, the dark street from below.
     mirror = np.clip(np.float32(0.06) + n_y * np.float32(0.2), 0.02, 0.3)
-    mirror = mirror + np.clip(noise.sample(noise.fractal(1.2, 41), l * 14 + number * 17, y * 30), -1, 2) * np.float32(0.012)
+    mirror = mirror + np.clip(noise.sample(noise.fractal(1.2, 41), l * 14 + number * 17, y * 30), -1, 2) * np.float32(
+        0.012
+    )
     streak = noise.sample(noise.fractal(1.0, 42), l * 4 + w * 9 + number * 31, y * 9)
     glass_gloss = np.clip(np.float32(0.02) + n_y * np.float32(0.12) + streak * np.float32(0.01), 0.004, 0.4)
     dull = wheel | below | plate | lamp | grille | bumper

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-IntArray = NDArray[np.int32]
+# Pixel data is float32 throughout; numpy's type stubs widen it at every scalar, so the alias does not say so.
+Array = NDArray[Any]
+IntArray = NDArray[Any]
 Color = tuple[float, float, float]
 T = TypeVar("T")
 

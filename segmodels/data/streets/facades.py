@@ -42,7 +42,12 @@ def facade(solids: Solids, table: Array, kinds: IntArray, face: IntArray, points
     slant = np.maximum(np.abs(pick(normals, face)), np.float32(0.12))
     sharp_y, sharp_x = 1 / pixel, slant / pixel
 
-    pitch, storey, ground, shop = paint(bodies.PITCH), paint(bodies.STOREY), paint(bodies.GROUND_FLOOR), paint(bodies.SHOP)
+    pitch, storey, ground, shop = (
+        paint(bodies.PITCH),
+        paint(bodies.STOREY),
+        paint(bodies.GROUND_FLOOR),
+        paint(bodies.SHOP),
+    )
     eaves, seed = paint(bodies.EAVES), paint(bodies.SEED)
     at_ground = y < ground
     shop_front = at_ground & (shop > 0) & ~on_side
@@ -61,7 +66,9 @@ def facade(solids: Solids, table: Array, kinds: IntArray, face: IntArray, points
     half = np.where(shop_front, np.float32(0.45), paint(bodies.OPENING) * _HALF) * pitch
     half = np.where(door, np.minimum(half, np.float32(0.5)), half)
     # Gables and party walls have few windows, and none goes above the eaves.
-    blind = on_roof | (y > eaves - np.float32(0.3)) | (level * storey + ground + high > eaves) | (on_side & (luck < 0.75))
+    blind = (
+        on_roof | (y > eaves - np.float32(0.3)) | (level * storey + ground + high > eaves) | (on_side & (luck < 0.75))
+    )
     inset = np.minimum(v - low, high - v)
     beside = half - np.abs(u)
     opening = np.clip(inset * sharp_y + _HALF, 0, 1) * np.clip(beside * sharp_x + _HALF, 0, 1)
@@ -84,7 +91,9 @@ def facade(solids: Solids, table: Array, kinds: IntArray, face: IntArray, points
     frontage = shop_front & ~fascia
 
     shine = np.clip(luck * np.float32(1.6) - np.float32(0.75), 0, 1)
-    blinds = np.clip(noise.scatter(column_number, level + 7, seed.astype(np.int32)) * 3 - 2, 0, 1) * (v > (low + high) * _HALF)
+    blinds = np.clip(noise.scatter(column_number, level + 7, seed.astype(np.int32)) * 3 - 2, 0, 1) * (
+        v > (low + high) * _HALF
+    )
     glass = paint(bodies.GLASS) * (np.float32(0.5) + luck)
     inside = np.maximum(noise.sample(noise.fractal(0.9, 33), a * 16 + seed, y * 11) - np.float32(0.3), 0)
     glass = glass + frontage * inside * np.float32(0.12) + blinds * np.float32(0.3)
@@ -109,7 +118,9 @@ def block(solids: Solids, table: Array, kinds: IntArray, face: IntArray, points:
     leafy = pick(kinds, number) == bodies.HEDGE
     coarse = noise.sample(noise.fractal(0.8, 34), a * 20, points.y * 20)
     fine = noise.sample(noise.fractal(0.2, 35), a * 28, points.y * 44)
-    texture = np.where(leafy, np.clip(np.float32(0.55) + np.float32(0.4) * coarse, 0.1, 2), 1 + np.float32(0.08) * coarse)
+    texture = np.where(
+        leafy, np.clip(np.float32(0.55) + np.float32(0.4) * coarse, 0.1, 2), 1 + np.float32(0.08) * coarse
+    )
     texture = texture + fine * np.float32(0.1)
     rgb = table[:, :3].T
     return [pick(np.ascontiguousarray(rgb[c]), number) * texture for c in range(3)], np.zeros_like(texture)

@@ -20,6 +20,7 @@ _WALLS: tuple[Color, ...] = (
     (0.58, 0.50, 0.34), (0.33, 0.17, 0.12),
 )  # fmt: skip
 _ROOFS: tuple[Color, ...] = ((0.09, 0.08, 0.08), (0.16, 0.08, 0.05), (0.12, 0.12, 0.13), (0.2, 0.12, 0.08))
+_PAVINGS: tuple[Color, ...] = ((0.17, 0.165, 0.16), (0.24, 0.23, 0.21), (0.12, 0.12, 0.12), (0.24, 0.16, 0.13))
 _FASCIAS: tuple[Color, ...] = (
     (0.02, 0.03, 0.10), (0.30, 0.02, 0.02), (0.02, 0.02, 0.02), (0.02, 0.12, 0.05), (0.50, 0.48, 0.42),
     (0.45, 0.30, 0.03), (0.08, 0.10, 0.25), (0.20, 0.04, 0.12), (0.05, 0.25, 0.30),
@@ -43,8 +44,9 @@ def make_scene(dice: Dice) -> Scene:
 
 def _plan(dice: Dice) -> Plan:
     mood = dice.unit()
-    if mood < 0.58:
-        half_width, kinds = dice.uniform(3.2, 5.8), ("city", "city", "city", "park")
+    kinds: tuple[str, ...]
+    if mood < 0.6:
+        half_width, kinds = dice.uniform(3.2, 6.2), ("city", "city", "city", "city", "park")
     elif mood < 0.82:
         half_width, kinds = dice.uniform(2.9, 4.4), ("homes", "homes", "homes", "park", "city")
     else:
@@ -55,7 +57,7 @@ def _plan(dice: Dice) -> Plan:
         kind = dice.choice(kinds)
         pavement = dice.uniform(1.5, 4.2) if kind == "city" else dice.uniform(1.3, 2.8)
         setback = {"city": 0.0, "homes": dice.uniform(2.5, 7), "park": dice.uniform(12, 30),
-                   "open": dice.uniform(4, 22)}[kind]  # fmt: skip
+                   "open": dice.uniform(3, 16)}[kind]  # fmt: skip
         sides.append(Side(direction, kind, half_width, pavement, setback, []))
     end = dice.uniform(55, 170)
     return Plan(half_width, hand, (sides[0], sides[1]), end)
@@ -70,9 +72,7 @@ def _road(dice: Dice, plan: Plan) -> Road:
             side.gaps.append((street.s - street.half_width - 1.8, street.s + street.half_width + 1.8))
     crossing = dice.uniform(6, 45)
     width = plan.half_width
-    lanes = ()
-    if width > 5.5:
-        lanes = (-width / 2, width / 2)
+    lanes = (-width / 2, width / 2) if width > 5.5 else ()
     worn = dice.uniform(0.1, 0.9)
     markings = Markings(
         centre=dice.choice(("none", "dashed", "dashed", "dashed", "solid", "double")),
@@ -90,7 +90,7 @@ def _road(dice: Dice, plan: Plan) -> Road:
         paint=dice.vary((0.62, 0.61, 0.58), 0.2),
         wear=worn,
     )  # fmt: skip
-    islands = ()
+    islands: tuple[tuple[float, float, float, float], ...] = ()
     if width > 4 and dice.chance(0.18):
         islands = ((0.0, crossing + dice.uniform(-3, 8), dice.uniform(0.5, 1.0), dice.uniform(1.5, 6)),)
     gray = dice.uniform(0.07, 0.19)
@@ -99,19 +99,27 @@ def _road(dice: Dice, plan: Plan) -> Road:
         half_width=width,
         pavement=(plan.sides[0].pavement, plan.sides[1].pavement),
         bend=dice.normal(0, 0.0007) if dice.chance(0.6) else 0.0,
-        verge=tuple(side.pavement * 0.5 if side.kind != "city" and dice.chance(0.15) else 0.0 for side in plan.sides),  # type: ignore[arg-type]
-        grass_yard=tuple(side.kind == "park" or (side.kind != "city" and dice.chance(0.5)) for side in plan.sides),  # type: ignore[arg-type]
+        verge=(_verge(dice, plan.sides[0]), _verge(dice, plan.sides[1])),
+        grass_yard=(_grassy(dice, plan.sides[0]), _grassy(dice, plan.sides[1])),
         side_streets=tuple(streets),
         islands=islands,
         markings=markings,
         asphalt=(gray * (1 + warm), gray, gray * (1 - warm)),
-        paving=dice.vary(dice.choice(((0.17, 0.165, 0.16), (0.24, 0.23, 0.21), (0.12, 0.12, 0.12), (0.24, 0.16, 0.13))), 0.35),
+        paving=dice.vary(dice.choice(_PAVINGS), 0.35),
         slab=dice.choice((0.0, 0.0, 0.6, 0.75, 0.4)),
         kerb=dice.vary((0.26, 0.255, 0.245), 0.35),
         grass=dice.vary((0.07, 0.11, 0.03), 0.5),
         wetness=dice.uniform(0.2, 0.9) if dice.chance(0.25) else 0.0,
         texture=dice.uniform(0.5, 1.5),
     )  # fmt: skip
+
+
+def _verge(dice: Dice, side: Side) -> float:
+    return side.pavement * 0.5 if side.kind != "city" and dice.chance(0.15) else 0.0
+
+
+def _grassy(dice: Dice, side: Side) -> bool:
+    return side.kind == "park" or (side.kind != "city" and dice.chance(0.5))
 
 
 def _camera(dice: Dice, plan: Plan, road: Road) -> Camera:
@@ -201,7 +209,7 @@ def _facade(dice: Dice, eaves: float, shop: bool) -> tuple[float, ...]:
 def _row_of_buildings(dice: Dice, scene: Scene, side: Side) -> None:
     road = scene.road
     s = FIRST_S
-    row_height = dice.uniform(7, 14.5)
+    row_height = dice.uniform(7.5, 16)
     even = dice.chance(0.3)
     while s < 150:
         far = max(1.0, s / 70)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segmodels.data.streets import billboards, effects, shading
 from segmodels.data.streets.camera import Camera, View
 from segmodels.data.streets.classes import FENCE, PAVEMENT, ROAD, SKY, TREE
-from segmodels.data.streets.common import Array, Dice
+from segmodels.data.streets.common import Array, Dice, pick
 from segmodels.data.streets.geometry import Buffer, Solids, draw_ground
 from segmodels.data.streets.layout import make_scene
 from segmodels.data.streets.scene import FACES, FIRST_SOLID, Scene
@@ -61,11 +61,18 @@ def render(
     """
     _check(targets)
     scene = make_scene(Dice(seed, split, index))
-    return _Renderer(scene, 0.0, height, width).frame(Dice(seed, split, index, 1), targets)
+    return Shot(scene, 0.0, height, width).frame(Dice(seed, split, index, 1), targets)
 
 
 def render_sequence(
-    seed: int, split: str, index: int, *, frames: int, height: int = 240, width: int = 320, targets: Collection[str] = ()
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    frames: int,
+    height: int = 240,
+    width: int = 320,
+    targets: Collection[str] = (),
 ) -> list[Frame]:
     """Renders the same street with a moving camera and moving traffic, ten frames a second.
 
@@ -74,7 +81,7 @@ def render_sequence(
     """
     _check(targets)
     scene = make_scene(Dice(seed, split, index))
-    shots = [_Renderer(scene, number / FRAMES_PER_SECOND, height, width) for number in range(frames)]
+    shots = [Shot(scene, number / FRAMES_PER_SECOND, height, width) for number in range(frames)]
     result = []
     for number, shot in enumerate(shots):
         frame = shot.frame(Dice(seed, split, index, number + 1), targets)
@@ -91,8 +98,8 @@ def camera_at(scene: Scene, time: float) -> Camera:
     return replace(start, x=x, z=z, yaw=yaw)
 
 
-class _Renderer:
-    """One moment of a scene."""
+class Shot:
+    """One moment of a scene, drawn step by step: `see`, `shade`, `cover`, `develop`."""
 
     def __init__(self, scene: Scene, time: float, height: int, width: int) -> None:
         self.scene, self.time = scene, time
@@ -100,23 +107,40 @@ class _Renderer:
         self.buffer = Buffer(height, width)
 
     def frame(self, dice: Dice, targets: Collection[str]) -> Frame:
-        scene, view, buffer = self.scene, self.view, self.buffer
-        ground = draw_ground(view, scene.road, buffer)
-        self.solids = Solids(scene.solids, view, self.time)
-        self.solids.draw(buffer)
-        shading.contact_shadows(scene, view, ground, self.solids)
-        color = shading.shade(scene, view, buffer, ground, self.solids)
-        self.placed = billboards.place(scene, view, self.time)
-        self.first = FIRST_SOLID + FACES * self.solids.count
-        billboards.draw(scene, view, buffer, color, self.placed, self.first)
-        image = effects.develop(color, scene.light, scene.optics, dice)
+        """All steps, and the truth that was asked for."""
+        self.see()
+        self.shade()
+        self.cover()
+        image = self.develop(dice)
+        surface = self.buffer.surface
         return Frame(
             image,
-            self._labels().take(buffer.surface, mode="clip"),
-            self._instances().take(buffer.surface) if "instances" in targets else None,
+            pick(self._labels(), surface),
+            pick(self._instances(), surface) if "instances" in targets else None,
             self.depth() if "depth" in targets else None,
-            self._normals().take(buffer.surface, axis=0) if "normals" in targets else None,
+            self._normals().take(surface, axis=0) if "normals" in targets else None,
         )
+
+    def see(self) -> None:
+        """Finds the opaque surface behind every pixel."""
+        self.ground = draw_ground(self.view, self.scene.road, self.buffer)
+        self.solids = Solids(self.scene.solids, self.view, self.time)
+        self.solids.draw(self.buffer)
+        self.first = FIRST_SOLID + FACES * self.solids.count
+
+    def shade(self) -> None:
+        """Gives these surfaces their colours, in linear light."""
+        shading.contact_shadows(self.scene, self.view, self.ground, self.solids)
+        self.color = shading.shade(self.scene, self.view, self.buffer, self.ground, self.solids)
+
+    def cover(self) -> None:
+        """Draws what has soft edges over them."""
+        self.placed = billboards.place(self.scene, self.view, self.time)
+        billboards.draw(self.scene, self.view, self.buffer, self.color, self.placed, self.first)
+
+    def develop(self, dice: Dice) -> NDArray[np.uint8]:
+        """Takes the picture; uses the colours up."""
+        return effects.develop(self.color, self.scene.light, self.scene.optics, dice)
 
     def _labels(self) -> NDArray[np.uint8]:
         scene = self.scene
@@ -131,6 +155,7 @@ class _Renderer:
         return np.concatenate([np.zeros(FIRST_SOLID, np.uint16), solids, np.array(flat, np.uint16)])
 
     def depth(self) -> Array:
+        """Metres along the optical axis, infinite in the sky."""
         with np.errstate(divide="ignore"):
             return 1 / self.buffer.nearness
 

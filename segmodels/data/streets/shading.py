@@ -1,6 +1,8 @@
-"""Colour of what the buffer sees: sky, ground and solids, in linear light. `facades.py` and `coachwork.py` add detail."""
+"""Colour of what the buffer sees, in linear light: sky and ground; `facades` and `coachwork` do the solids."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -34,7 +36,9 @@ def shade(scene: Scene, view: View, buffer: Buffer, ground: Ground, solids: Soli
     kinds = _materials(scene)
     solid_pixels = np.flatnonzero(surface >= FIRST_SOLID)
     material = pick(kinds, (pick(surface, solid_pixels) - FIRST_SOLID) >> 3)
-    table = as_table([s.paint + (0.0,) * (bodies.PAINT_COLUMNS - len(s.paint)) for s in scene.solids], bodies.PAINT_COLUMNS)
+    table = as_table(
+        [s.paint + (0.0,) * (bodies.PAINT_COLUMNS - len(s.paint)) for s in scene.solids], bodies.PAINT_COLUMNS
+    )
     light = _face_light(scene.light, solids)
     for group, draw in (
         ((bodies.FACADE,), facades.facade),
@@ -113,22 +117,27 @@ def _ground(scene: Scene, view: View, ground: Ground, buffer: Buffer, color: Arr
     u, x, z = pick(ground.u.ravel(), local), pick(ground.x.ravel(), local), pick(ground.z.ravel(), local)
     footprint = 1 / (nearness * np.float32(view.focal))
     stretched = footprint / (nearness * np.float32(view.camera.height))
+    # In the street's own directions, which the camera may see at an angle.
+    sin, cos = (np.float32(abs(f(view.camera.yaw))) for f in (math.sin, math.cos))
+    foot_u, foot_s = footprint * cos + stretched * sin, footprint * sin + stretched * cos
     fade = np.float32(1) / (1 + stretched * np.float32(3))
     fine = noise.sample(noise.fractal(0.4, 21), x * 31, z * 31) * fade
     # Longer along the street than across it, as tyres and repairs leave it.
     coarse = noise.sample_smooth(noise.fractal(1.3, 22), u * 6 + 40, z)
     texture = 1 + (fine * pick(_FINE, material) + coarse * pick(_COARSE, material)) * np.float32(road.texture)
     on_road = material == ASPHALT
-    white, yellow = markings.coverage(road, u, z, footprint, stretched)
+    white, yellow = markings.coverage(road, u, z, foot_u, foot_s)
     worn = np.clip(1 - np.float32(road.markings.wear) * (np.float32(0.35) + fine * 0.5 + coarse * 0.25), 0, 1)
     keep = on_road * worn
     white *= keep
     yellow *= keep
     texture += _wheel_tracks(road, u) * on_road
-    texture -= _joints(road, u, z, footprint, stretched) * (material == PAVING)
+    texture -= _joints(road, u, z, foot_s) * (material == PAVING)
     base = _ground_colors(road)
     shadow = pick(ground.shade.ravel(), local)
-    light_up = sunlight(scene, x, np.float32(0), z) * shadow * np.float32(light.sun[1]) if light.sun_color[1] > 0 else 0.0
+    light_up = (
+        sunlight(scene, x, np.zeros_like(x), z) * shadow * np.float32(light.sun[1]) if light.sun_color[1] > 0 else 0.0
+    )
     shadow *= np.float32(0.98)
     sheen = np.minimum(np.float32(0.03) / np.maximum(nearness, np.float32(0.02)), np.float32(0.6))
     sheen *= np.float32(0.35 * road.wetness) * on_road * (1 + coarse * np.float32(0.5))
@@ -139,7 +148,9 @@ def _ground(scene: Scene, view: View, ground: Ground, buffer: Buffer, color: Arr
     for channel in range(3):
         albedo = pick(base[channel], material) * texture * bare + white * paint[channel] + yellow * gold[channel]
         radiance = shadow * np.float32(light.ambient[channel]) + light_up * np.float32(light.sun_color[channel])
-        color[channel, index] = np.maximum(albedo, np.float32(0.01)) * radiance + sheen * np.float32(light.horizon[channel])
+        color[channel, index] = np.maximum(albedo, np.float32(0.01)) * radiance + sheen * np.float32(
+            light.horizon[channel]
+        )
 
 
 def _ground_colors(road: Road) -> Array:
@@ -160,7 +171,7 @@ def _wheel_tracks(road: Road, u: Array) -> Array:
     return tracks - np.clip(np.abs(u) - np.float32(road.half_width - 0.5), 0, 1) * np.float32(0.4)
 
 
-def _joints(road: Road, u: Array, s: Array, footprint_u: Array, footprint_s: Array) -> Array:
+def _joints(road: Road, u: Array, s: Array, footprint_s: Array) -> Array:
     """Dark lines between paving slabs; the kerb stone's top counts as light, so it comes out negative."""
     kerb = np.clip(np.float32(road.half_width + 0.18) - np.abs(u), 0, np.float32(0.1)) * np.float32(-3.5)
     if not road.slab:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -39,10 +40,10 @@ class Sprite:
 class Canvas:
     """Draws parts over each other in units of the sprite's height; (0, 0) is the middle of its foot, y goes up."""
 
-    def __init__(self, height: int, aspect: float, parts: int) -> None:
+    def __init__(self, height: int, aspect: float, parts: int, zoom: float = 1.0) -> None:
         self.aspect = aspect
-        self._scale = height * _OVERSAMPLE
-        self._size = (round(height * aspect) * _OVERSAMPLE, self._scale)
+        self._scale = height * _OVERSAMPLE * zoom
+        self._size = (round(height * aspect) * _OVERSAMPLE, height * _OVERSAMPLE)
         self._owner = Image.new("L", self._size, 0)
         self._draw = ImageDraw.Draw(self._owner)
         self._parts = parts
@@ -65,7 +66,7 @@ class Canvas:
         """A line of joints that tapers from `width` to `end`."""
         end = width if end is None else end
         steps = max(1, len(points) - 1)
-        for i, (start, stop) in enumerate(zip(points, points[1:], strict=False)):
+        for i, (start, stop) in enumerate(pairwise(points)):
             first = width + (end - width) * i / steps
             last = width + (end - width) * (i + 1) / steps
             angle = math.atan2(stop[1] - start[1], stop[0] - start[0]) + math.pi / 2
@@ -89,7 +90,9 @@ class Canvas:
         if discs:
             for x, y, radius in discs:
                 self.ellipse(self._parts, x, y, radius, radius)
-            label = np.maximum(label, _reduce((np.asarray(self._owner) > self._parts)[None].astype(np.float32), _OVERSAMPLE)[0])
+            label = np.maximum(
+                label, _reduce((np.asarray(self._owner) > self._parts)[None].astype(np.float32), _OVERSAMPLE)[0]
+            )
         return build(parts, label, self.aspect)
 
 
@@ -213,8 +216,7 @@ def _cyclist_along(rng: np.random.Generator) -> Sprite:
 
 
 def _bicycle(rng: np.random.Generator) -> Sprite:
-    canvas = Canvas(96, 1.9, 1)
-    canvas._scale = canvas._size[1] * 1.7  # the same drawing, without the rider's upper half
+    canvas = Canvas(96, 1.9, 1, zoom=1.7)  # the same drawing, without the rider's upper half
     _bicycle_side(canvas, 0)
     return canvas.sprite(close=8, discs=_WHEELS)
 
@@ -234,8 +236,8 @@ def _leafy(rng: np.random.Generator) -> Sprite:
         cx, cy = rng.normal(0.5, 0.11), rng.normal(middle, 0.12)
         radius = rng.uniform(0.13, 0.26)
         crown = np.maximum(crown, 1 - np.hypot(x - cx, up - cy) / radius)
-    edge = np.minimum(np.minimum(x, 1 - x), y) * 8
-    crown = np.minimum(crown, edge - 0.45) - np.clip(low - up, 0, 1) * 6
+    edge = np.minimum(np.minimum(x, 1 - x), y) * 6
+    crown = np.minimum(crown, edge - 0.7) - np.clip(low - up, 0, 1) * 6
     foliage = np.clip((crown + 0.22 * rough + 0.12 * detail - 0.02) / 0.1, 0, 1) * np.clip(edge * 2, 0, 1)
     holes = np.clip((_patch(rng, 0.8, size) - rng.uniform(1.3, 2.0)) * 2, 0, 1)
     foliage *= 1 - holes
@@ -277,7 +279,9 @@ def _bare(rng: np.random.Generator) -> Sprite:
     wood = sprite.parts[0]
     dense = wood[2]
     for _ in range(3):
-        dense = (dense + np.roll(dense, 2, 0) + np.roll(dense, -2, 0) + np.roll(dense, 2, 1) + np.roll(dense, -2, 1)) / 5
+        dense = (
+            dense + np.roll(dense, 2, 0) + np.roll(dense, -2, 0) + np.roll(dense, 2, 1) + np.roll(dense, -2, 1)
+        ) / 5
     dense[:, :8] = dense[:, -8:] = dense[:8] = dense[-8:] = 0
     twigs = 0.5 * np.clip(dense * 2 - 0.05, 0, 0.7) * (1 - wood[2])
     grain = np.clip(0.5 + 0.5 * _patch(rng, 0.3, 256)[: twigs.shape[0], : twigs.shape[1]], 0, 1)

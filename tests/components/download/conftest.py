@@ -68,9 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         if server.etag:
             self.send_header("ETag", server.etag)
         if request.status == 206:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-            )
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if request.status == 503:
             self.send_header("Retry-After", "0")
         self.send_header("Content-Length", str(len(body)))

@@ -17,9 +17,7 @@ from components.errors import StepError
 LIMIT = 10**9
 
 
-def make_tar(
-    path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w"
-) -> Path:
+def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for info, data in members:
             info.size = len(data) if info.isreg() else 0
@@ -37,9 +35,7 @@ def tar_other(name: str, kind: bytes, link: str = "") -> tuple[tarfile.TarInfo, 
     return info, b""
 
 
-def make_zip(
-    path: Path, *members: tuple[str, bytes], compress: int = zipfile.ZIP_DEFLATED
-) -> Path:
+def make_zip(path: Path, *members: tuple[str, bytes], compress: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", compress) as file:
         for name, data in members:
             file.writestr(zipfile.ZipInfo(name), data, compress)
@@ -56,14 +52,10 @@ def zip_link(path: Path, name: str, target: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["zip", "w:", "w:gz", "w:bz2", "w:xz"])
-def test_every_kind_of_archive_is_told_by_its_content(
-    tmp_path: Path, kind: str
-) -> None:
+def test_every_kind_of_archive_is_told_by_its_content(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "whatever"
     if kind == "zip":
-        make_zip(
-            path, ("a/", b""), ("a/b.txt", b"hello"), ("__MACOSX/a/._b.txt", b"junk")
-        )
+        make_zip(path, ("a/", b""), ("a/b.txt", b"hello"), ("__MACOSX/a/._b.txt", b"junk"))
     else:
         make_tar(
             path,
@@ -72,11 +64,9 @@ def test_every_kind_of_archive_is_told_by_its_content(
             mode=kind,
         )
     unpack(path, tmp_path / "out", max_bytes=LIMIT)
-    assert [
-        p.relative_to(tmp_path / "out").as_posix()
-        for p in (tmp_path / "out").rglob("*")
-        if p.is_file()
-    ] == ["a/b.txt"]
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()] == [
+        "a/b.txt"
+    ]
     assert (tmp_path / "out/a/b.txt").read_bytes() == b"hello"
 
 
@@ -191,9 +181,7 @@ HOSTILE: dict[str, tuple[Build, str]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_archive_is_refused_by_the_name_of_the_member(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_hostile_archive_is_refused_by_the_name_of_the_member(tmp_path: Path, kind: str) -> None:
     build, message = HOSTILE[kind]
     path = build(tmp_path / "hostile")
     with pytest.raises(StepError, match=message) as refused:
@@ -233,9 +221,7 @@ def test_a_link_inside_the_archive_becomes_the_file_that_it_means(
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz", "zip"])
-def test_a_damaged_archive_is_named_and_leaves_nothing(
-    tmp_path: Path, mode: str
-) -> None:
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path, mode: str) -> None:
     import random
 
     noise = random.Random(0).randbytes(200_000)
@@ -247,18 +233,14 @@ def test_a_damaged_archive_is_named_and_leaves_nothing(
         path.write_bytes(broken)
     else:
         make_tar(path, tar_file("a", noise), tar_file("b", noise), mode=mode)
-        path.write_bytes(
-            path.read_bytes()[:250_000] if mode == "w:" else path.read_bytes()[:-50_000]
-        )
+        path.write_bytes(path.read_bytes()[:250_000] if mode == "w:" else path.read_bytes()[:-50_000])
     with pytest.raises(StepError, match=r"cut.archive: is damaged"):
         unpack(path, tmp_path / "out", max_bytes=LIMIT)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = make_zip(
-        tmp_path / "a.zip", ("secret", b"x" * 100), compress=zipfile.ZIP_STORED
-    )
+    path = make_zip(tmp_path / "a.zip", ("secret", b"x" * 100), compress=zipfile.ZIP_STORED)
     raw = bytearray(path.read_bytes())
     raw[6] |= 1
     raw[raw.index(b"PK\x01\x02") + 8] |= 1

@@ -26,16 +26,20 @@ from segmodels.registry import create_model
 ADDRESS = "models:/segmentation@challenger"
 
 
-@pytest.fixture
-def registered(results) -> Path:
+@pytest.fixture(scope="module")
+def registered(module_results) -> Path:
     """The repository of a run whose challenger is a real, untrained ENet; the tracking store lies in it."""
+    results = module_results
     folder = results.models["unet"]
     history = (folder / "history.csv").read_bytes()
     classes = tuple(ClassInfo(name, (i, i, i)) for i, name in enumerate(("road", "sky", "pole")))
     model = create_model("enet", 3)
     save_model(folder, ModelConfig("enet", classes), model.state_dict())
     (folder / "history.csv").write_bytes(history)
-    only = {name: value if name in ("data", "validation") else {"unet": value["unet"]} for name, value in results.folders.items()}
+    only = {
+        name: value if name in ("data", "validation") else {"unet": value["unet"]}
+        for name, value in results.folders.items()
+    }
     step.run(results.params, **only, out=Path("outputs/register.json"), lineage=results.lineage)
     return results.root
 
@@ -74,7 +78,8 @@ many = model.predict(np.stack([image, image]))
 assert many.shape == (2, *image.shape[:2]) and (many[1] == expected).all()
 assert (model.predict(image.astype(np.int64)) == expected).all()
 text = open("image.txt").read()
-for rows in (pd.DataFrame({"image": [text, text]}), {"image": [text, text]}, [{"image": text}, {"image": text}], [text, text]):
+columns = {"image": [text, text]}
+for rows in (pd.DataFrame(columns), columns, [{"image": text}, {"image": text}], [text, text]):
     found = model.predict(rows)
     assert list(found.columns) == ["classes", "height", "width"] and len(found) == 2
     assert found.height[0] == image.shape[0] and found.width[1] == image.shape[1]
@@ -115,7 +120,7 @@ def test_the_model_loads_without_a_checkout_or_pickles_and_takes_rows_and_arrays
     assert all("==" in line for line in requirements) and any(line.startswith("torch==") for line in requirements)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served(registered: Path) -> Iterator[str]:
     """The address of the served challenger."""
     with socket.socket() as free:
@@ -161,6 +166,8 @@ def test_the_served_model_answers_encoded_images_and_arrays(served: str):
     assert (decoded(first["classes"]) == expected).all() and (first["height"], first["width"]) == (40, 60)
     assert decoded(second["classes"]).shape == (33, 47)
     assert np.array_equal(ask(served, {"inputs": image.tolist()})["predictions"], expected)
+    example = next(Path("mlartifacts").rglob("serving_input_example.json"))
+    assert len(ask(served, json.loads(example.read_text()))["predictions"]) == 1
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(served, {"dataframe_records": [{"image": "no image"}]})
     assert refused.value.code == 400 and "row 0" in refused.value.read().decode()

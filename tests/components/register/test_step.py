@@ -56,7 +56,9 @@ def test_every_model_gets_a_run_a_version_and_the_best_the_alias(results):
     assert run.info.status == "FINISHED"
     assert results.lineage.tags("enet").items() <= run.data.tags.items()
     assert run.data.tags["gate"] == "passed"
-    assert run.data.params["train.lr"] == "0.001" and run.data.params["model.architecture"] == "enet"
+    assert (
+        run.data.params["train.lr"] == str(results.params.train.lr) and run.data.params["model.architecture"] == "enet"
+    )
     assert run.data.metrics["miou"] == 0.42 and run.data.metrics["ms_per_image"] == 8.5
     assert run.data.metrics["iou/road"] == pytest.approx(0.62)
     assert [p.step for p in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5]
@@ -142,7 +144,9 @@ def test_with_mlflow_away_one_sentence_says_what_to_do_and_a_later_run_completes
 def test_a_missing_result_is_named_before_mlflow_is_asked(results, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (results.evaluations["enet"] / "metrics.json").unlink()
-    with pytest.raises(StepError, match="outputs/evaluation/enet/metrics.json: no such file; `python -m components eval"):
+    with pytest.raises(
+        StepError, match=r"outputs/evaluation/enet/metrics.json: no such file; `python -m components eval"
+    ):
         register(results)
 
 

@@ -41,7 +41,13 @@ class Page(HTMLParser):
 def registered(challenger: str | None = "unet") -> Path:
     versions = [
         {"key": "enet", "run_id": "r1", "version": None, "passed": False, "reason": "mIoU is 42.0 %, below the gate"},
-        {"key": "unet", "run_id": "r2", "version": "3" if challenger else None, "passed": bool(challenger), "reason": "low"},
+        {
+            "key": "unet",
+            "run_id": "r2",
+            "version": "3" if challenger else None,
+            "passed": bool(challenger),
+            "reason": "low",
+        },
     ]
     tags = {"params.hash": "0123456789abcdef", "git.commit": "c0ffee", "dvc.data.md5": "ab.dir", "image.digest": "none"}
     content = {"experiment": "segmentation", "tracking_uri": "sqlite:///mlflow.db", "model_name": "segmentation"}
@@ -71,7 +77,7 @@ def test_the_page_shows_every_model_class_picture_and_fact(results):
     for text in ("enet", "unet", "pole &amp; &lt;sign&gt;", "61.0", "363,791", "challenger", "c0ffee", "ab.dir", "CC0"):
         assert text in html, text
     assert "<sign>" not in html
-    assert html.count("<svg viewBox=\"0 0 520 300\"") == 3
+    assert html.count('<svg viewBox="0 0 420 280"') == 3
     # six images: image, truth and two models each; three pictures of each model
     assert len(Page(html).addresses) == 6 * 4 + 3 * 2
     assert "covers 0.05 % of train" in html and "with 1 warning." in html
@@ -117,23 +123,34 @@ def test_the_leader_board_is_sorted_by_miou(results):
 
 def test_many_models_stay_within_the_size(results):
     names = [f"model{i:02}" for i in range(24)]
-    models = {name: results.models["unet"] for name in names}
-    evaluations = {name: results.evaluations["enet"] for name in names}
+    models = dict.fromkeys(names, results.models["unet"])
+    evaluations = dict.fromkeys(names, results.evaluations["enet"])
     many = replace(results, models=models, evaluations=evaluations)
     result = step.run(many.params, **many.folders, registered=None, out=Path("reports"))
     html = result.html.read_text()
     assert all(name in html for name in names) and len(html) < 5_000_000
 
 
+def test_one_model_is_enough(results):
+    alone = replace(results, models={"unet": results.models["unet"]})
+    html = step.run(alone.params, **alone.folders, registered=None, out=Path("reports")).html.read_text()
+    assert "1 architecture compared" in html and 'class="best"' not in html
+
+
 def test_a_missing_result_is_named(results):
     (results.evaluations["enet"] / "speed.json").unlink()
-    with pytest.raises(StepError, match="outputs/evaluation/enet/speed.json: no such file"):
+    with pytest.raises(StepError, match=r"outputs/evaluation/enet/speed.json: no such file"):
         write(results, None)
 
 
 @pytest.mark.parametrize(
     ("high", "ticks"),
-    [(0.61, [0, 0.2, 0.4, 0.6, 0.8]), (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (2.4, [0, 0.5, 1, 1.5, 2, 2.5]), (0, [0, 0.2, 0.4, 0.6, 0.8, 1])],
+    [
+        (0.61, [0, 0.2, 0.4, 0.6, 0.8]),
+        (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (2.4, [0, 0.5, 1, 1.5, 2, 2.5]),
+        (0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
 )
 def test_ticks_are_round_and_enclose_the_values(high, ticks):
     found = charts.nice_ticks(0.0, high, 5)

@@ -29,9 +29,7 @@ KITTI = SHARED / "samples/kitti_road"
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 10)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-    ).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
     return path
 
 
@@ -42,9 +40,7 @@ def label(path: Path, ids: object, mode: str | None = None) -> Path:
     return path
 
 
-def own_data(
-    root: Path, count: int, ids: object = ((0, 1), (2, 255)), labels: str = "labels"
-) -> Path:
+def own_data(root: Path, count: int, ids: object = ((0, 1), (2, 255)), labels: str = "labels") -> Path:
     for i in range(count):
         picture(root / f"images/{i:03}.jpg", i)
         label(root / labels / f"{i:03}.png", ids)
@@ -53,9 +49,7 @@ def own_data(
 
 def only_label(out: Path) -> np.ndarray:
     info = DatasetInfo.read(out)
-    return read_label(
-        next(s for split in info.splits for s in samples(out, split)).label
-    )
+    return read_label(next(s for split in info.splits for s in samples(out, split)).label)
 
 
 def test_params_name_every_format() -> None:
@@ -84,9 +78,7 @@ def test_camvid_lists_with_the_original_prefix_are_understood(tmp_path: Path) ->
     for split in ("train", "val", "test"):
         picture(root / split / "a.jpg")
         label(root / f"{split}annot/a.png", [[0, 11], [3, 10]])
-        (root / f"{split}.txt").write_text(
-            f"/SegNet/CamVid/{split}/a.png /SegNet/CamVid/{split}annot/a.png\n"
-        )
+        (root / f"{split}.txt").write_text(f"/SegNet/CamVid/{split}/a.png /SegNet/CamVid/{split}annot/a.png\n")
     assert convert(tmp_path, out=tmp_path / "data") == "camvid"
     assert read_label(samples(tmp_path / "data", "val")[0].label).tolist() == [
         [0, 255],
@@ -97,12 +89,8 @@ def test_camvid_lists_with_the_original_prefix_are_understood(tmp_path: Path) ->
 def test_camvid_names_every_listed_file_that_is_missing(tmp_path: Path) -> None:
     root = tmp_path / "CamVid"
     (root / "trainannot").mkdir(parents=True)
-    (root / "train.txt").write_text(
-        "train/a.png trainannot/a.png\ntrain/b.png trainannot/b.png\n"
-    )
-    with pytest.raises(
-        DatasetError, match=r"(?s)train.txt:1: train/a.png.*train.txt:2: train/b.png"
-    ):
+    (root / "train.txt").write_text("train/a.png trainannot/a.png\ntrain/b.png trainannot/b.png\n")
+    with pytest.raises(DatasetError, match=r"(?s)train.txt:1: train/a.png.*train.txt:2: train/b.png"):
         convert(root, out=tmp_path / "data")
     assert not list(tmp_path.glob("data*"))
 
@@ -115,10 +103,7 @@ def test_kitti_road_reads_the_road_and_not_the_lane(tmp_path: Path) -> None:
     assert info.class_names == ["not road", "road"]
     for split in info.splits:
         for sample in samples(tmp_path / "data", split):
-            truth = read_image(
-                KITTI
-                / f"data_road/training/gt_image_2/{sample.id.replace('um_', 'um_road_')}.png"
-            )
+            truth = read_image(KITTI / f"data_road/training/gt_image_2/{sample.id.replace('um_', 'um_road_')}.png")
             ids = read_label(sample.label)
             assert ((ids == 1) == (truth[..., 2] == 255)).all()
             assert ((ids == 255) == (truth.max(axis=-1) == 0)).all()
@@ -149,9 +134,7 @@ def test_a_folder_with_images_and_labels_is_enough(tmp_path: Path) -> None:
 def test_every_split_gets_a_sample_as_soon_as_there_are_enough(count: int) -> None:
     for seed in range(20):
         splits = Splitting(seed).assign(f"{i}" for i in range(count)).values()
-        assert {"train", "val", "test"} - set(splits) == set(
-            ("test", "val")[: 3 - count] if count < 3 else ()
-        )
+        assert {"train", "val", "test"} - set(splits) == set(("test", "val")[: 3 - count] if count < 3 else ())
 
 
 def test_a_sample_stays_in_its_split_when_others_come() -> None:
@@ -164,23 +147,17 @@ def test_a_sample_stays_in_its_split_when_others_come() -> None:
     "image, mask",
     [("a", "a_mask"), ("a", "a_L"), ("a", "a-label"), ("a_image", "a_gt")],
 )
-def test_a_label_may_have_an_ending_of_its_own(
-    tmp_path: Path, image: str, mask: str
-) -> None:
+def test_a_label_may_have_an_ending_of_its_own(tmp_path: Path, image: str, mask: str) -> None:
     picture(tmp_path / f"mine/images/deep/{image}.png")
     label(tmp_path / f"mine/masks/deep/{mask}.png", [[0, 1]])
     convert(tmp_path / "mine", out=tmp_path / "data")
     assert samples(tmp_path / "data", "train")[0].id == f"deep_{image}"
 
 
-@pytest.mark.parametrize(
-    "layout", ["{split}/images {split}/labels", "images/{split} annotations/{split}"]
-)
+@pytest.mark.parametrize("layout", ["{split}/images {split}/labels", "images/{split} annotations/{split}"])
 def test_splits_that_a_folder_has_are_kept(tmp_path: Path, layout: str) -> None:
     for split in ("training", "validation"):
-        images, labels = (
-            tmp_path / "mine" / part for part in layout.format(split=split).split()
-        )
+        images, labels = (tmp_path / "mine" / part for part in layout.format(split=split).split())
         for i in range(3):
             picture(images / f"{split}{i}.png")
             label(labels / f"{split}{i}.png", [[0, 1]])
@@ -204,9 +181,7 @@ def test_colour_masks_follow_the_list_of_classes(tmp_path: Path) -> None:
         [[(0, 0, 0), (0, 255, 0)], [(9, 9, 9), (0, 255, 0)]],
         labels="masks",
     )
-    (root / "classes.txt").write_text(
-        "# mine\nsky 9 9 9\nvoid 0,0,0\n0 255 0 tall tree\n"
-    )
+    (root / "classes.txt").write_text("# mine\nsky 9 9 9\nvoid 0,0,0\n0 255 0 tall tree\n")
     convert(root, out=tmp_path / "data")
     info = DatasetInfo.read(tmp_path / "data")
     assert [(c.name, c.color) for c in info.classes] == [
@@ -232,9 +207,7 @@ def test_colour_masks_without_a_list_get_a_class_for_each_colour(
 def test_a_colour_that_no_class_has_is_named_with_its_place(tmp_path: Path) -> None:
     root = own_data(tmp_path / "mine", 1, [[(0, 0, 0), (0, 255, 1)]])
     (root / "classes.txt").write_text("sky 0 0 0\ntree 0 255 0\n")
-    with pytest.raises(
-        DatasetError, match=r"000.png: colour \(0, 255, 1\) at x=1, y=0"
-    ):
+    with pytest.raises(DatasetError, match=r"000.png: colour \(0, 255, 1\) at x=1, y=0"):
         convert(root, out=tmp_path / "data")
 
 
@@ -264,9 +237,7 @@ def test_an_id_outside_the_named_classes_is_left_to_the_validation(
     tmp_path: Path,
 ) -> None:
     root = own_data(tmp_path / "mine", 1, [[0, 37]])
-    (root / "classes.json").write_text(
-        json.dumps({"sky": [0, 0, 255], "road": [9, 9, 9]})
-    )
+    (root / "classes.json").write_text(json.dumps({"sky": [0, 0, 255], "road": [9, 9, 9]}))
     convert(root, out=tmp_path / "data")
     assert only_label(tmp_path / "data").tolist() == [[0, 37]]
 
@@ -297,9 +268,7 @@ def test_every_unreadable_label_is_named(tmp_path: Path) -> None:
 def test_labels_saved_as_jpeg_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "mine/images/a.jpg")
     picture(tmp_path / "mine/labels/a.jpg")
-    with pytest.raises(
-        DatasetError, match=r"labels/a.jpg: a .jpg file does not keep exact ids"
-    ):
+    with pytest.raises(DatasetError, match=r"labels/a.jpg: a .jpg file does not keep exact ids"):
         convert(tmp_path / "mine", out=tmp_path / "data")
 
 
@@ -307,10 +276,7 @@ def test_a_dataset_folder_is_taken_over_with_its_faults(tmp_path: Path) -> None:
     convert(own_data(tmp_path / "mine", 20), out=tmp_path / "first")
     missing = samples(tmp_path / "first", "train")[0].label
     missing.unlink()
-    assert (
-        convert(tmp_path / "first", out=tmp_path / "second", source={"path": "first"})
-        == "dataset"
-    )
+    assert convert(tmp_path / "first", out=tmp_path / "second", source={"path": "first"}) == "dataset"
     first, second = (
         DatasetInfo.read(tmp_path / "first"),
         DatasetInfo.read(tmp_path / "second"),
@@ -345,9 +311,7 @@ def test_a_failed_conversion_leaves_the_dataset_that_was_there(tmp_path: Path) -
     assert not (tmp_path / "data.part").exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["a 1 2 3\na 4 5 6\n", "a 1 2 3\nb 1 2 3\n", "\n", "a 1 2 300\n"]
-)
+@pytest.mark.parametrize("text", ["a 1 2 3\na 4 5 6\n", "a 1 2 3\nb 1 2 3\n", "\n", "a 1 2 300\n"])
 def test_a_bad_list_of_classes_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(DatasetError, match=r"classes.txt: "):
@@ -357,10 +321,6 @@ def test_a_bad_list_of_classes_is_named(tmp_path: Path, text: str) -> None:
 def test_lists_of_classes_with_a_header_or_tabs_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,r,g,b\nAnimal,64,128,64\n")
     (tmp_path / "b.txt").write_text("64 128 64\tAnimal\n")
-    (tmp_path / "c.json").write_text(
-        '{"classes": [{"name": "Animal", "color": [64, 128, 64]}]}'
-    )
+    (tmp_path / "c.json").write_text('{"classes": [{"name": "Animal", "color": [64, 128, 64]}]}')
     for name in ("a.csv", "b.txt", "c.json"):
-        assert class_files.read(tmp_path / name) == [
-            class_files.NamedClass("Animal", (64, 128, 64))
-        ]
+        assert class_files.read(tmp_path / name) == [class_files.NamedClass("Animal", (64, 128, 64))]

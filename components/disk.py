@@ -27,9 +27,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "what was there before is untouched"
             ) from None
         if error.errno in REFUSED:
-            raise StepError(
-                f"{where}: cannot be read or written ({error.strerror}); mend its permissions"
-            ) from None
+            raise StepError(f"{where}: cannot be read or written ({error.strerror}); mend its permissions") from None
         raise
 
 
@@ -42,7 +40,8 @@ def need_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StepError(
-            f"{what}: needs {human(size)}, but the disk of {folder} has {human(free)} left; free some space and run it again"
+            f"{what}: needs {human(size)}, but the disk of {folder} has {human(free)} left; "
+            "free some space and run it again"
         )
 
 

@@ -1,0 +1,28 @@
+"""`download` as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.task import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def download(
+    settings: str,
+    git_commit: str,
+    git_dirty: str,
+    image_digest: str,
+    data: dsl.Output[dsl.Dataset],
+) -> str:
+    """Fetches or generates the dataset folder; gives its hash, on which every later task's cache depends."""
+    from pathlib import Path
+
+    from components.download import step
+    from components.lineage import folder_md5
+    from components.task import task
+
+    with task(settings, git_commit, git_dirty, image_digest) as params:
+        result = step.run(params, out=Path(data.path))
+        print(result)
+        md5 = folder_md5(result.data)
+        data.metadata.update(name=result.name, format=result.format, md5=md5, **result.splits)
+    return md5

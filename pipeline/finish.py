@@ -1,0 +1,15 @@
+"""The task that runs last, whatever happened before."""
+
+from kfp import dsl
+
+from components.task import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finish(status: dsl.PipelineTaskFinalStatus) -> None:
+    """Says how the run ended, and why it failed."""
+    if status.state == "SUCCEEDED":
+        print("the run succeeded")
+    else:
+        reason = f": {status.error_message}" if status.error_message else ""
+        print(f"the run ended as {status.state}{reason}")
