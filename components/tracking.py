@@ -219,7 +219,9 @@ class Store:
         """
         parts = re.fullmatch(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))", address)
         if parts is None:
-            raise TrackingError(f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/NUMBER")
+            raise TrackingError(
+                f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/NUMBER"
+            )
         with self.calling():
             if parts["alias"]:
                 return self.client.get_model_version_by_alias(parts["name"], parts["alias"])

@@ -19,6 +19,7 @@ def compile_(args: argparse.Namespace) -> None:
     params, cluster = _params(args), _cluster(args)
     package.write(params, cluster, args.out, native=args.kubernetes_native, namespace=args.namespace)
     print(f"{args.out}: {', '.join(params.models)} on {cluster.image}")
+    _say_whether_cached(cluster)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,7 +27,9 @@ def run(args: argparse.Namespace) -> None:
 
     done = local.run(_params(args), args.out)
     reports = done.latest / "reports"
-    print(f"\n{reports / 'report.html'} and {reports / 'leaderboard.md'}; everything is in {done.latest}, log: {done.log}")
+    print(
+        f"\n{reports / 'report.html'} and {reports / 'leaderboard.md'}; everything is in {done.latest}, log: {done.log}"
+    )
 
 
 def submit(args: argparse.Namespace) -> None:
@@ -44,6 +47,7 @@ def submit(args: argparse.Namespace) -> None:
         token=token,
     )
     print(run)
+    _say_whether_cached(cluster)
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -69,8 +73,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _params(args: argparse.Namespace) -> Params:
     from components.params import Params
+    from segmodels.registry import model_info
 
-    return Params.read(args.params)
+    params = Params.read(args.params)
+    for key in params.models:
+        model_info(params.architecture(key))  # a wrong name is found here, not by a task an hour later
+    return params
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
@@ -82,14 +90,16 @@ def _cluster(args: argparse.Namespace) -> Cluster:
         "secret": args.secret,
         "cache_claim": args.cache_claim,
     }
-    cluster = Cluster(**{name: value for name, value in named.items() if value})
+    return Cluster(**{name: value for name, value in named.items() if value})
+
+
+def _say_whether_cached(cluster: Cluster) -> None:
     if cluster.digest is None:
         print(
             f"note: {cluster.image} names no digest, so nothing is cached: another image may stand behind that name "
             "tomorrow; --image NAME@sha256:… turns caching on",
             file=sys.stderr,
         )
-    return cluster
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (params.yaml)")
     pods = argparse.ArgumentParser(add_help=False)
-    pods.add_argument("--image", help="image of the tasks, best with its digest (SEGMODELS_IMAGE, or segmodels:VERSION)")
+    pods.add_argument(
+        "--image", help="image of the tasks, best with its digest (SEGMODELS_IMAGE, or segmodels:VERSION)"
+    )
     pods.add_argument("--tracking-uri", help="MLflow's address as the pods see it (http://mlflow:5000)")
     pods.add_argument("--secret", help="Kubernetes secret with AWS_… and MLFLOW_… keys, which become environment")
     pods.add_argument("--cache-claim", help="volume claim that keeps downloads and trainings between attempts")
@@ -107,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("compile", parents=[settings, pods], help="write the pipeline's IR YAML")
     command.set_defaults(command=compile_)
     command.add_argument("-o", "--out", type=Path, required=True, help="the file to write, .yaml")
-    command.add_argument("--kubernetes-native", action="store_true", help="write Pipeline and PipelineVersion resources")
+    command.add_argument(
+        "--kubernetes-native", action="store_true", help="write Pipeline and PipelineVersion resources"
+    )
 
     command = commands.add_parser("run", parents=[settings], help="run it on this machine, without a cluster")
     command.set_defaults(command=run)

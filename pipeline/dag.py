@@ -26,8 +26,8 @@ from components.params import Params, Resources, evaluate_settings, resources, t
 from components.register import component as register
 from components.report import component as report
 from components.task import IMAGE, arms, task_name
-from components.train.component import train
 from components.tracking import public_uri
+from components.train.component import train
 from components.validate.component import validate
 from pipeline.finish import finish
 

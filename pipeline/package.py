@@ -17,9 +17,7 @@ from pipeline.dag import NAME, Cluster, build
 PROBE_SECONDS = 5
 
 
-def write(
-    params: Params, cluster: Cluster, out: Path, *, native: bool = False, namespace: str | None = None
-) -> None:
+def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, namespace: str | None = None) -> None:
     """Compiles the pipeline to a file.
 
     Args:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segmodels.data.dataset import ClassInfo
-from segmodels.registry import UnknownModelError, create_model
+from segmodels.registry import UnknownModelError, create_model, on_meta
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "history.csv"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,7 +116,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[
     config = read_config(folder)
     path = Path(folder) / WEIGHTS_FILE
     try:
-        with torch.device("meta"):
+        with on_meta():
             model = config.build()
         model.load_state_dict(read_tensors(path), strict=True, assign=True)
     except (RuntimeError, UnknownModelError) as error:

@@ -21,9 +21,9 @@ from segmodels import visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet
-from segmodels.inference import augmented, full_resolution, monte_carlo
+from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo
 from segmodels.metrics import BoundaryF1, CalibrationError, class_accuracy, class_iou, confusion_matrix, scores
-from segmodels.registry import count_parameters
+from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
 
 # Test images whose predictions are kept, so that a report can show the same ones through every model.
@@ -59,7 +59,7 @@ def evaluate(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model, config = load_model(trained, device)
-    model.to(memory_format=torch.channels_last)
+    channels_last(model)
     info = DatasetInfo.read(data)
     if info.class_names != config.class_names:
         raise DatasetError(
@@ -90,13 +90,12 @@ def _measure(
     """Runs the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
     classes = len(config.classes)
     device = next(model.parameters()).device
-    decoded = Decoded(
-        data, split, size=settings.image_size or config.image_size, cache_gb=0.0, resize_labels=False
-    )
+    decoded = Decoded(data, split, size=settings.image_size or config.image_size, cache_gb=0.0, resize_labels=False)
     total = torch.zeros(classes, classes, dtype=torch.int64)
     boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
     image_miou: list[float] = []
-    for images, labels in EvaluationSet(decoded, settings.batch_size, config.mean, config.std):
+    batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
+    for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
         probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
         confidence, prediction = (x.cpu() for x in probs.max(1))
@@ -171,8 +170,8 @@ def _write_speed(part: Path, model: nn.Module, config: ModelConfig, size: tuple[
 
 
 def gflops(config: ModelConfig, size: tuple[int, int]) -> float:
-    """Floating-point operations (two for a multiply-add) of one image of (height, width), in 1e9; on the meta device."""
-    with torch.device("meta"):
+    """Floating-point operations (two for a multiply-add) of one image of (height, width), in 1e9."""
+    with on_meta():
         model = config.build().eval()
         image = torch.empty(1, config.in_channels, *size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -213,7 +212,8 @@ def _write_pictures(part: Path, config: ModelConfig, listed: Sequence[Sample], i
             [f"{sample.id}", "truth", f"prediction, mIoU {100 * image_miou[index]:.1f} %", "error"],
         )
         picture.save(part / "pictures" / f"{title}-{sample.id}.png")
-    kept = {listed[i].id for i in np.linspace(0, len(listed) - 1, min(KEPT_PREDICTIONS, len(listed))).round().astype(int)}
+    spread = np.linspace(0, len(listed) - 1, min(KEPT_PREDICTIONS, len(listed)))
+    kept = {listed[int(i)].id for i in spread.round()}
     for path in (part / "predictions").iterdir():
         if path.stem not in kept:
             path.unlink()

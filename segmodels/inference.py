@@ -42,7 +42,7 @@ class Predictor:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.model, self.config = load_model(folder, self.device)
-        self.model.to(memory_format=torch.channels_last)
+        channels_last(self.model)
         self.flip, self.scales, self.window, self.stride = flip, tuple(scales), window, stride
         self.image_size = image_size or self.config.image_size
         self._mean, self._std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
@@ -64,10 +64,13 @@ class Predictor:
         if self.image_size is not None:
             pixels = resize_image(pixels, self.image_size)
         batch = normalize(pixels, self._mean, self._std)[None].to(self.device, memory_format=torch.channels_last)
-        probs = augmented(
-            self.model, batch, flip=self.flip, scales=self.scales, window=self.window, stride=self.stride
-        )
+        probs = augmented(self.model, batch, flip=self.flip, scales=self.scales, window=self.window, stride=self.stride)
         return full_resolution(probs, image.shape[:2])[0]
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with its weights in channels-last order, in place; faster nearly everywhere."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def augmented(

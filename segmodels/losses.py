@@ -7,7 +7,7 @@ the training settings name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class WeightedSum(nn.Module):
 
 
 def build(
-    terms: Mapping[str, float],
+    terms: Mapping[Any, float],
     *,
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 IGNORE_INDEX = 255
 
@@ -33,30 +32,6 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     pairs = target.to(wide).clamp(max=num_classes).mul_(num_classes).add_(prediction.to(wide))
     counts = torch.bincount(pairs.flatten(), minlength=num_classes * (num_classes + 1))
     return counts[: num_classes**2].view(num_classes, num_classes)
-
-
-class ConfusionMatrix(Metric):
-    """Sums confusion matrices over batches and over processes.
-
-    Args:
-        num_classes: C.
-    """
-
-    full_state_update = False
-    matrix: Tensor
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Adds a batch of class ids; see `confusion_matrix`."""
-        self.matrix += confusion_matrix(prediction, target, self.num_classes)
-
-    def compute(self) -> Tensor:
-        """int64 `[C, C]`, rows truth, columns prediction."""
-        return self.matrix
 
 
 def scores(matrix: np.ndarray) -> dict[str, float]:
@@ -105,7 +80,7 @@ class BoundaryF1:
         """Adds one image: class ids `[H, W]` each; pixels that the target ignores are no boundary in either."""
         void = target == IGNORE_INDEX
         # Only classes of the image need their planes; C can be 150.
-        present = [c for c in torch.cat([target[~void].unique(), prediction[~void].unique()]).unique().tolist()]
+        present = torch.cat([target[~void].unique(), prediction[~void].unique()]).unique().tolist()
         if not present:
             return
         classes = torch.tensor(present, device=target.device)[:, None, None]

@@ -1,9 +1,9 @@
 """The registry: every architecture under its name, with what its paper says about it.
 
-    @register(paper=..., year=..., arxiv=..., parameters={11: 363_791})
-    class ENet(nn.Module): ...
+@register(paper=..., year=..., arxiv=..., parameters={11: 363_791})
+class ENet(nn.Module): ...
 
-    model = create_model("enet", num_classes=11)
+model = create_model("enet", num_classes=11)
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 class UnknownModelError(ValueError):
@@ -160,8 +162,26 @@ def count_parameters(model: nn.Module) -> int:
 
 def full_size(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The architecture on the meta device: its exact shapes and counts without its memory."""
-    with torch.device("meta"):
+    with on_meta():
         return create_model(name, num_classes, **options)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules that are built inside have shapes, but neither memory nor initial values."""
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Drawing numbers into tensors without memory does nothing, yet its first call imports the compiler: seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def nearest(name: str, known: Any) -> str:

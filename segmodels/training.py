@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -43,9 +43,12 @@ from segmodels.data.transforms import (
     resize_label,
     training_loader,
 )
-from segmodels.metrics import ConfusionMatrix, scores
+from segmodels.inference import channels_last
+from segmodels.layers.model import SegmentationModel
+from segmodels.metrics import scores
 from segmodels.progress import Progress
 from segmodels.settings import TrainSettings
+from segmodels.summed import ConfusionMatrix
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -54,7 +57,7 @@ class TrainingError(Exception):
     """Training cannot go on; the message says why and what to do."""
 
 
-class Interrupted(Exception):
+class TrainingInterrupted(Exception):  # noqa: N818 - not an error
     """Training was told to stop and has saved its state."""
 
 
@@ -108,7 +111,7 @@ def fit(
 
     Raises:
         TrainingError: The loss is not finite, or another process trains into the same state.
-        Interrupted: The process was told to stop (SIGTERM); calling again goes on.
+        TrainingInterrupted: The process was told to stop (SIGTERM); calling again goes on.
     """
     state = state or out.with_name(out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
@@ -275,7 +278,7 @@ class _Task(pl.LightningModule):
             average.to(self.device)
         self.loss_sum = self.loss_sum.to(self.device)
         if self.settings.channels_last:
-            self.network.to(memory_format=torch.channels_last)
+            channels_last(self.network)
         if self.settings.compile:
             self.forward_network = torch.compile(self.network, dynamic=False)
         self._previous = signal.signal(signal.SIGTERM, self._request_stop)
@@ -289,8 +292,9 @@ class _Task(pl.LightningModule):
         if hasattr(self, "_previous"):
             signal.signal(signal.SIGTERM, self._previous)
             del self._previous
-        if getattr(self, "progress", None):
-            self.progress.close()
+        progress: Progress | None = getattr(self, "progress", None)
+        if progress is not None:
+            progress.close()
 
     def on_train_epoch_start(self) -> None:
         self._epoch_images, self._tick = 0, time.monotonic()
@@ -307,11 +311,11 @@ class _Task(pl.LightningModule):
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(_mixed(self.seed, self.epoch, index, self.global_rank))
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         if index % accumulate == 0:
             optimizer.zero_grad()
         outputs = self.forward_network(images)
-        loss: Tensor = self.network.loss(outputs, target)
+        loss: Tensor = cast(SegmentationModel, self.network).loss(outputs, target)
         window = min(accumulate, self.steps - index // accumulate * accumulate)
         self.manual_backward(loss / window)
         if (index + 1) % accumulate == 0 or index + 1 == self.steps:
@@ -424,7 +428,7 @@ class _Task(pl.LightningModule):
     def _stop(self) -> None:
         if self._first:
             self._save()
-        raise Interrupted(
+        raise TrainingInterrupted(
             f"{self.name}: stopped in epoch {self.epoch + 1}, step {self.batch}; the state is saved, "
             "run the same command again to go on"
         )
@@ -505,8 +509,8 @@ def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
         log_every_n_steps=1,
     )
     # Lightning counts epochs from here; the rest of the state is restored by the task itself.
-    trainer.fit_loop.epoch_progress.current.processed = epoch
-    trainer.fit_loop.epoch_progress.current.completed = epoch
+    place: Any = trainer.fit_loop.epoch_progress.current
+    place.processed = place.completed = epoch
     return trainer
 
 

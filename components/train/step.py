@@ -13,7 +13,7 @@ from components.lineage import Lineage, collect, params_hash
 from components.lock import cache_folder
 from components.params import Params, train_settings
 from components.tracking import RunLogger
-from segmodels.training import Interrupted, Trained, TrainingError, fit
+from segmodels.training import Trained, TrainingError, TrainingInterrupted, fit
 
 # What a shell reports of a process that SIGTERM ended.
 EXIT_INTERRUPTED = 143
@@ -60,7 +60,7 @@ def run(
             signature=signature,
             on_epoch=on_epoch,
         )
-    except Interrupted as error:
+    except TrainingInterrupted as error:
         raise StepError(str(error), EXIT_INTERRUPTED) from None
     except (TrainingError, ValueError) as error:
         raise StepError(str(error)) from None

@@ -101,7 +101,7 @@ class Upsampling(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
-        return F.relu(F.max_unpool2d(self.main(x), indices, 2) + self.branch(x))
+        return F.relu(F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x))
 
 
 @register(

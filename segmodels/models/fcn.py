@@ -13,7 +13,7 @@ gradient reaches them alone, as in the original, which starts from ImageNet weig
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import bilinear_upsampling, crop
 from segmodels.registry import register
 
-_PAPER = dict(
+_PAPER: dict[str, Any] = dict(
     paper="Fully Convolutional Networks for Semantic Segmentation",
     authors="Long, Shelhamer, Darrell",
     venue="CVPR 2015 / TPAMI 2017",
@@ -33,7 +33,7 @@ _PAPER = dict(
     arxiv="1411.4038",
     differences=("From scratch the VGG16 convolutions are initialised by He's scheme; the original loads ImageNet's.",),
 )
-_RECIPE = dict(
+_RECIPE: dict[str, Any] = dict(
     optimizer="sgd", momentum=0.99, weight_decay=5e-4, batch_size=1, schedule="constant", warmup=0.0,
     class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
     augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),

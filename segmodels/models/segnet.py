@@ -14,6 +14,9 @@ Odd sizes: pooling rounds up and un-pooling returns to the encoder's size, as th
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,21 +25,21 @@ from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.registry import register
 
-_SEGNET = dict(
+_SEGNET: dict[str, Any] = dict(
     paper="SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",
     authors="Badrinarayanan, Kendall, Cipolla",
     venue="TPAMI 2017",
     year=2015,
     arxiv="1511.00561",
 )
-_BAYESIAN = dict(
+_BAYESIAN: dict[str, Any] = dict(
     paper="Bayesian SegNet: Model Uncertainty in Deep Convolutional Encoder-Decoder Architectures",
     authors="Kendall, Badrinarayanan, Cipolla",
     venue="BMVC 2017",
     year=2015,
     arxiv="1511.02680",
 )
-_RECIPE = dict(
+_RECIPE: dict[str, Any] = dict(
     optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", warmup=0.0,
     class_weights="median_frequency", loss={"cross_entropy": 1.0},
     augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
@@ -64,7 +67,7 @@ class _IndexedDecoder(SegmentationModel):
                 x = self.dropout(x)
         for number, stage in zip(range(len(pooled), 0, -1), self.decoder, strict=True):
             indices, size = pooled.pop()
-            x = stage(F.max_unpool2d(x, indices, 2, output_size=size))
+            x = stage(F.max_unpool2d(x, indices, [2, 2], output_size=size))
             if number >= 3:
                 x = self.dropout(x)
         return {"out": self.classifier(x)}
@@ -125,7 +128,9 @@ class SegNet(_IndexedDecoder):
     pins="Models/segnet_basic_train.prototxt of the authors",
     parameters={11: 1_416_587},
     published={"CamVid test mIoU, median-frequency weights": "47.7", "CamVid test mIoU, no weights": "46.3"},
-    differences=("The paper counts 1.425 M parameters and says that the convolutions have no bias; its file has them.",),
+    differences=(
+        "The paper counts 1.425 M parameters and says that the convolutions have no bias; its file has them.",
+    ),
     recipe=_RECIPE | dict(lr=0.1, batch_size=12),
     **_SEGNET,
 )
@@ -166,6 +171,6 @@ class SegNetBasic(_IndexedDecoder):
 def _convolutions(channels: list[int]) -> nn.Sequential:
     """3x3 convolutions from each width to the next, each with batch norm and ReLU."""
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

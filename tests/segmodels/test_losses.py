@@ -51,7 +51,9 @@ def test_weighted_cross_entropy_equals_torch() -> None:
     ours = losses.CrossEntropy(weight, label_smoothing=0.0)(LOGITS, target)
     torch.testing.assert_close(ours, F.cross_entropy(LOGITS, target, weight=weight, ignore_index=255))
     summed = losses.CrossEntropy(weight, reduction="sum")(LOGITS, target)
-    torch.testing.assert_close(summed, F.cross_entropy(LOGITS, target, weight=weight, ignore_index=255, reduction="sum"))
+    torch.testing.assert_close(
+        summed, F.cross_entropy(LOGITS, target, weight=weight, ignore_index=255, reduction="sum")
+    )
 
 
 def test_label_smoothing_equals_torch() -> None:
@@ -67,9 +69,7 @@ def test_focal_loss_without_its_exponent_is_cross_entropy() -> None:
 def test_lovasz_of_a_hard_prediction_is_one_minus_the_mean_iou() -> None:
     prediction = TARGET.roll(1, dims=2)
     hard = 1000.0 * F.one_hot(prediction, 4).permute(0, 3, 1, 2).float()
-    ious = [
-        ((prediction == c) & (TARGET == c)).sum() / ((prediction == c) | (TARGET == c)).sum() for c in range(4)
-    ]
+    ious = [((prediction == c) & (TARGET == c)).sum() / ((prediction == c) | (TARGET == c)).sum() for c in range(4)]
     torch.testing.assert_close(losses.LovaszSoftmax()(hard, TARGET), 1 - torch.stack(ious).mean())
 
 

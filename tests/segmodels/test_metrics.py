@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from segmodels import metrics
+from segmodels.summed import ConfusionMatrix
 
 
 @settings(max_examples=40, deadline=None)
@@ -28,7 +29,7 @@ def test_confusion_matrix_equals_torchmetrics(classes: int, seed: int, dtype: to
 
 
 def test_matrices_add_up_over_batches() -> None:
-    metric = metrics.ConfusionMatrix(3)
+    metric = ConfusionMatrix(3)
     prediction, target = torch.randint(0, 3, (4, 8, 8)), torch.randint(0, 3, (4, 8, 8))
     for i in range(4):
         metric.update(prediction[i], target[i])

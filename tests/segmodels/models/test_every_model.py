@@ -139,7 +139,10 @@ def test_export_keeps_batch_height_and_width_free(name: str) -> None:
     model = small(name).double().eval()
     auto = torch.export.Dim.AUTO
     program = torch.export.export(
-        model, (torch.randn(2, 3, 64, 80, dtype=torch.float64),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=True
+        model,
+        (torch.randn(2, 3, 64, 80, dtype=torch.float64),),
+        dynamic_shapes=({0: auto, 2: auto, 3: auto},),
+        strict=True,
     )
     images = torch.randn(1, 3, 49, 67, dtype=torch.float64)
     torch.testing.assert_close(program.module()(images)["out"], model(images)["out"])

@@ -1,0 +1,457 @@
+"""`segmodels list | info | train | predict | export`: the library on the command line.
+
+A command imports what it uses when it runs; `--help` imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from segmodels.registry import ModelInfo
+    from segmodels.settings import TrainSettings
+
+# The size at which lists compare architectures: CamVid's.
+LIST_SIZE = (360, 480)
+EXIT_INTERRUPTED = 143
+# What the user can mend, by module; a module that was not imported has raised nothing.
+_USERS = {
+    "segmodels.registry": ("UnknownModelError",),
+    "segmodels.checkpoint": ("CheckpointError",),
+    "segmodels.overrides": ("OverrideError",),
+    "segmodels.exporting": ("ExportError",),
+    "segmodels.training": ("TrainingError", "TrainingInterrupted"),
+    "segmodels.data.dataset": ("DatasetError",),
+}
+
+app = typer.Typer(
+    help="Semantic segmentation: architectures, training, prediction.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+class ExportFormat(StrEnum):
+    pt2 = "pt2"
+    onnx = "onnx"
+    torchscript = "torchscript"
+
+
+Options = Annotated[
+    list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="A keyword of the architecture.")
+]
+
+
+@app.command("list")
+def list_command(
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
+    time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine, too.")] = False,
+) -> None:
+    """All architectures: paper, parameters, GFLOPs and, asked to, milliseconds for a 360x480 image."""
+    from rich.table import Table
+
+    from segmodels.registry import count_parameters, full_size, list_models, model_info
+
+    height, width = LIST_SIZE
+    table = Table(caption=f"{classes} classes; one {height}x{width} image; a multiply-add is two operations", box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("paper", no_wrap=True, overflow="ellipsis", ratio=1)
+    for heading in ("year", "task", "parameters", "GFLOPs", *(["ms"] if time else [])):
+        table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
+    for name in list_models():
+        info = model_info(name)
+        row = [name, info.paper, str(info.year), info.task]
+        row += [f"{count_parameters(full_size(name, classes)):,}", f"{_gflops(name, classes):.1f}"]
+        if time:
+            row.append(f"{_milliseconds(name, classes):.0f}")
+        table.add_row(*row)
+    _console().print(table)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="An architecture; `segmodels list` has them.")],
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
+    option: Options = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One architecture: citation, keywords, exact number of parameters, published results, differences."""
+    from segmodels.registry import count_parameters, model_info
+
+    card = model_info(name)
+    chosen = _options(card, option)
+    parameters = count_parameters(_meta_model(name, classes, chosen))
+    content = _card(card, classes, chosen, parameters)
+    if as_json:
+        print(json.dumps(content, indent=2, default=str))
+    else:
+        _print_card(content)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
+    model: Annotated[str, typer.Option(help="The architecture.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Model folder or file to start from.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="A training setting, e.g. augment.crop=[192,256]."),
+    ] = None,
+    option: Options = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+) -> None:
+    """Trains an architecture. Interrupted, the same command goes on where it stopped."""
+    from segmodels.registry import model_info
+
+    card = model_info(model)
+    options = _options(card, option)
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weights": weights}
+    settings = _settings(card, setting or [], {k: v for k, v in given.items() if v is not None})
+    _may_replace(out, "model.json", "a model folder", overwrite)
+    _meta_model(model, 2, options)  # a bad keyword is told before data is converted
+    dataset = _dataset(data, out)
+    backbone = options.pop("backbone", None)
+
+    from segmodels.training import fit
+
+    result = fit(
+        dataset,
+        out,
+        architecture=model,
+        settings=settings,
+        options=options,
+        backbone=backbone,
+        seed=seed,
+        signature=_signature(settings, options, backbone, seed, dataset),
+    )
+    print(f"{model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {out}")
+    print(f"predict with it: segmodels predict IMAGES --model {out} --out predictions")
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, videos, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="The model folder.")],
+    out: Annotated[Path, typer.Option(help="Where the results go.")],
+    overlay: Annotated[bool, typer.Option(help="Write the image under the classes' colours, too.")] = True,
+    masks: Annotated[bool, typer.Option(help="Write class ids; of a video, a PNG for each frame.")] = True,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
+    scales: Annotated[str, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = "1",
+    window: Annotated[str | None, typer.Option(metavar="HxW", help="Predict in windows of this size.")] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict also what has its results.")] = False,
+) -> None:
+    """Predicts images, videos and folders of them.
+
+    a.jpg gives a.png (class ids, with the classes' colours as palette) and a.overlay.jpg; a.mp4 gives the folder
+    a.masks with a PNG for each frame, and a.overlay.mp4. Folders keep their structure. What has its results already
+    is skipped, so an interrupted command goes on.
+    """
+    from segmodels import predicting
+
+    if not (overlay or masks):
+        raise Refused("--no-overlay and --no-masks leave nothing to write")
+    factors, size = _scales(scales), _window(window)
+    found, problems = predicting.find_inputs(inputs, out)
+    jobs = predicting.plan(found, out, masks=masks, overlays=overlay)
+
+    import torch
+
+    from segmodels.inference import Predictor
+
+    predictor = Predictor(model, _device(device, torch.cuda.is_available()), flip=flip, scales=factors, window=size)
+    for problem in problems:
+        _complain(problem)
+    with _progress() as bar:
+        task = bar.add_task("", total=len(jobs), frames="")
+        frames = 0
+
+        def on_frame(job: predicting.Job) -> None:
+            nonlocal frames
+            frames += 1
+            bar.update(task, description=job.input.path.name, frames=f"{frames} frames")
+
+        def on_done(job: predicting.Job) -> None:
+            bar.update(task, advance=1, description=job.input.path.name)
+
+        outcome = predicting.run(
+            jobs, predictor, overwrite=overwrite, alpha=alpha, on_frame=on_frame, on_done=on_done, on_problem=_complain
+        )
+    failed = len(problems) + len(outcome.problems)
+    parts = [f"{outcome.written} written"]
+    parts += [f"{outcome.skipped} skipped since their results exist"] if outcome.skipped else []
+    parts += [f"{failed} failed"] if failed else []
+    print(f"{', '.join(parts)}; {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="The model folder.")],
+    format: Annotated[ExportFormat, typer.Option(help="The file's format.")],  # noqa: A002
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Writes a model as one file for other programs.
+
+    It takes normalised float32 batches of any size, [N, channels, H, W], gives the logits [N, classes, H, W], and
+    carries model.json (classes, mean, standard deviation). The file appears when it gives the model's own results.
+    """
+    from segmodels.exporting import export as write
+
+    checked = write(folder, out, format.value)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {checked}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command; what the user can mend is told as one sentence and gives the exit status 1."""
+    try:
+        app(list(args) if args is not None else None, prog_name="segmodels")
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        _complain(
+            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        )
+        return EXIT_INTERRUPTED if type(error).__name__ == "TrainingInterrupted" else 1
+    return 0
+
+
+def _is_users(error: Exception) -> bool:
+    if isinstance(error, Refused | OSError):
+        return True
+    kinds = (getattr(sys.modules[m], n) for m, names in _USERS.items() if m in sys.modules for n in names)
+    return isinstance(error, tuple(kinds))
+
+
+def _complain(problem: str) -> None:
+    print(f"error: {problem}", file=sys.stderr, flush=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Without a terminal rich takes 80 columns, which cuts names off.
+    return Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100")))
+
+
+def _progress() -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description} {task.fields[frames]}", markup=False),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+# Architectures
+
+
+def _options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Keywords of the architecture from `KEY=VALUE`; an unknown one is refused with the nearest name."""
+    from segmodels.overrides import parse
+    from segmodels.registry import UnknownModelError, nearest
+
+    chosen = parse(pairs or [])
+    for key in chosen:
+        if key not in card.options:
+            raise UnknownModelError(f"{card.name}: unknown keyword '{key}'{nearest(key, card.options)}")
+    return chosen
+
+
+def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """The architecture without memory; what its own checks refuse is the user's to mend."""
+    from segmodels.registry import full_size
+
+    try:
+        return full_size(name, classes, **options)
+    except (ValueError, TypeError) as error:
+        if _is_users(error):
+            raise
+        raise Refused(f"{name}: {error}") from None
+
+
+def _gflops(name: str, classes: int) -> float:
+    from segmodels.checkpoint import ModelConfig
+    from segmodels.data.dataset import ClassInfo
+    from segmodels.evaluation import gflops
+
+    config = ModelConfig(name, tuple(ClassInfo(str(i), (0, 0, 0)) for i in range(classes)))
+    return gflops(config, LIST_SIZE)
+
+
+def _milliseconds(name: str, classes: int) -> float:
+    import torch
+
+    from segmodels.evaluation import milliseconds
+    from segmodels.registry import create_model
+
+    model = create_model(name, classes).eval().to(memory_format=torch.channels_last)
+    if torch.cuda.is_available():
+        model.cuda()
+    return milliseconds(model, 3, LIST_SIZE, repeat=3)
+
+
+def _card(card: ModelInfo, classes: int, chosen: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "paper": card.paper,
+        "authors": card.authors,
+        "venue": card.venue,
+        "year": card.year,
+        "arxiv": card.arxiv or None,
+        "task": card.task,
+        "pinned_by": card.pins or None,
+        "options": card.options,
+        "backbones": list(card.backbones),
+        "chosen": dict(chosen),
+        "classes": classes,
+        "parameters": parameters,
+        "parameters_of_the_paper": {str(k): v for k, v in card.parameters.items()},
+        "published": dict(card.published),
+        "differences": list(card.differences),
+        "recipe": dict(card.recipe),
+    }
+
+
+def _print_card(card: Mapping[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    published = [f"{k}: {v}" for k, v in card["published"].items()]
+    chosen = "".join(f", {k}={v}" for k, v in card["chosen"].items())
+    rows = {
+        "paper": card["paper"],
+        "authors": card["authors"],
+        "appeared": card["venue"] + (f", arXiv {card['arxiv']}" if card["arxiv"] else ""),
+        "task": card["task"],
+        "pinned by": card["pinned_by"],
+        "parameters": f"{card['parameters']:,} ({card['classes']} classes{chosen})",
+        "keywords": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["options"].items()),
+        "backbones": ", ".join(card["backbones"]),
+        "published": "\n".join(published),
+        "differences": "\n".join(card["differences"]),
+        "recipe": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["recipe"].items()),
+    }
+    table = Table(title=card["name"], title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for heading, text in rows.items():
+        if text:
+            table.add_row(heading, Text(text))
+    _console().print(table)
+
+
+# Training
+
+
+def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
+    """The defaults, under the paper's recipe where asked for, under what the command line says."""
+    from segmodels.overrides import build, merge, parse
+    from segmodels.settings import TrainSettings
+
+    over = merge(parse(pairs), given)
+    build(TrainSettings, over)
+    base = dataclasses.asdict(TrainSettings())
+    if over.get("recipe") == "paper":
+        base = merge(base, dict(card.recipe))
+    return build(TrainSettings, merge(base, over))
+
+
+def _dataset(data: Path, out: Path) -> Path:
+    """The dataset folder: the given one, or what its layout converts to, next to the output."""
+    from segmodels.data.dataset import INFO_FILE
+    from segmodels.data.formats import convert
+
+    if not data.is_dir():
+        raise Refused(f"{data}: no such folder")
+    if (data / INFO_FILE).is_file():
+        return data
+    converted = out.with_name(out.name + ".data")
+    _may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{data}: read as {convert(data, out=converted)}, kept as {converted}", flush=True)
+    return converted
+
+
+def _may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
+    """Refuses to put a result in the place of something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / mark).is_file():
+        raise Refused(f"{folder}: exists and is not {kind}; choose another --out")
+    if not overwrite:
+        raise Refused(f"{folder}: is {kind} already; choose another --out, or --overwrite")
+
+
+def _signature(
+    settings: TrainSettings, options: Mapping[str, Any], backbone: str | None, seed: int, dataset: Path
+) -> str:
+    """Changes with the settings and the data's files, so that training goes on only with what it began with."""
+    files = sorted((str(p.relative_to(dataset)), p.stat().st_size) for p in dataset.rglob("*") if p.is_file())
+    content = [dataclasses.asdict(settings), dict(options), backbone, seed, files]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# Prediction
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        factors = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or min(factors) <= 0:
+        raise Refused(f"--scales is '{text}'; give factors above 0, for example 0.75,1,1.25")
+    return factors
+
+
+def _window(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) >= 32 for side in sides):
+        raise Refused(f"--window is '{text}'; give HxW of at least 32x32, for example 512x512")
+    return int(sides[0]), int(sides[-1])
+
+
+def _device(name: str, gpu: bool) -> str:
+    if name not in ("auto", "cpu", "cuda") and not name.removeprefix("cuda:").isdigit():
+        raise Refused(f"--device is '{name}'; give auto, cpu or cuda")
+    if name.startswith("cuda") and not gpu:
+        raise Refused(f"--device is '{name}', but there is no GPU that torch can use")
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The pipeline as it is compiled: its tasks, what Kubernetes and the cache are told, and what must not be in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp.compiler import Compiler
+
+from components.errors import StepError
+from components.lineage import params_hash
+from components.params import Params, Register, Validate
+from pipeline.dag import Cluster, build, settings_for
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden")
+ARMS = Params.read(Path(__file__).with_name("settings") / "arms.yaml")
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+PINNED = Cluster(image=f"registry.example/segmodels@{DIGEST}")
+
+
+def compiled(params: Params, cluster: Cluster | None, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's specification and that of its platform."""
+    Compiler().compile(build(params, cluster), str(folder / "pipeline.yaml"))
+    spec, *platform = yaml.safe_load_all((folder / "pipeline.yaml").read_text())
+    return spec, platform[0] if platform else {}
+
+
+def tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    """All tasks by name, those in the exit handler's group first."""
+    return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"] | {
+        "finish": spec["root"]["dag"]["tasks"]["finish"]
+    }
+
+
+def container(spec: dict[str, Any], task: str) -> dict[str, Any]:
+    return spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+
+
+def constants(task: dict[str, Any]) -> dict[str, Any]:
+    """The parameters whose values are fixed in the pipeline."""
+    given = task["inputs"]["parameters"]
+    return {name: value["runtimeValue"]["constant"] for name, value in given.items() if "runtimeValue" in value}
+
+
+def table(spec: dict[str, Any]) -> str:
+    """Every task with what it waits for and what it is given, a line each."""
+    lines = []
+    for name, task in tasks(spec).items():
+        needs = container(spec, name)["resources"]
+        gpu = needs.get("accelerator", {})
+        retry = task.get("retryPolicy", {})
+        lines.append(
+            f"{name}\n"
+            f"    after {', '.join(task.get('dependentTasks', ['-']))}\n"
+            f"    cpu {needs['resourceCpuLimit']}, memory {needs['resourceMemoryLimit']}, "
+            f"gpu {gpu.get('resourceCount', 0)} {gpu.get('resourceType', '')}".rstrip()
+            + f"\n    tried again {retry.get('maxRetryCount', 0)} times"
+            + (f" after {retry['backoffDuration']}, x{retry['backoffFactor']:g}" if retry else "")
+            + f"\n    cached {str(task['cachingOptions'].get('enableCache', False)).lower()}\n"
+        )
+    return "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def pinned(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    return compiled(ARMS, PINNED, tmp_path_factory.mktemp("pinned"))
+
+
+def test_tasks_their_order_resources_retries_and_caching(pinned):
+    assert table(pinned[0]) == (GOLDEN / "tasks.txt").read_text()
+
+
+def test_the_same_steps_and_architectures_as_dvc(tmp_path):
+    params = Params.read(ROOT / "params.yaml")
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    in_dvc = {
+        f"{stage}-{key}".replace("_", "-") if "foreach" in body or "matrix" in body else stage
+        for stage, body in stages.items()
+        for key in params.models
+    }
+    assert set(tasks(compiled(params, PINNED, tmp_path)[0])) == in_dvc | {"finish"}
+
+
+def test_a_fan_in_takes_the_typed_artifacts_of_every_arm(pinned):
+    inputs = pinned[0]["components"]["comp-register"]["inputDefinitions"]["artifacts"]
+    kinds = {name: spec["artifactType"]["schemaTitle"] for name, spec in inputs.items()}
+    assert kinds == {"data": "system.Dataset", "validation": "system.Artifact"} | {
+        f"{name}_{arm}": kind
+        for arm in ("segnet_basic", "enet", "u_net")
+        for name, kind in (("model", "system.Model"), ("evaluation", "system.Artifact"))
+    }
+
+
+def test_the_outputs_are_typed(pinned):
+    kinds = {
+        output["artifactType"]["schemaTitle"].removeprefix("system.")
+        for component in pinned[0]["components"].values()
+        for output in component.get("outputDefinitions", {}).get("artifacts", {}).values()
+    }
+    assert kinds == {"Dataset", "Model", "Metrics", "ClassificationMetrics", "HTML", "Markdown", "Artifact"}
+
+
+def test_every_task_is_given_the_code_and_the_image_and_the_arms_the_hash_of_data_and_weights(pinned):
+    for name, task in tasks(pinned[0]).items():
+        if name != "finish":
+            given = constants(task)
+            assert given["image_digest"] == DIGEST
+            assert re.fullmatch(r"[0-9a-f]{40}|unknown", given["git_commit"])
+        if name not in ("finish", "download"):
+            assert task["inputs"]["parameters"]["data_md5"]["taskOutputParameter"]["producerTask"] == "download"
+    weights = tasks(pinned[0])["evaluate-enet"]["inputs"]["parameters"]["model_sha256"]
+    assert weights["taskOutputParameter"] == {"outputParameterKey": "Output", "producerTask": "train-enet"}
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "touched"),
+    [
+        ("validate_", Validate(overlays=1), {"validate"}),
+        ("register_", Register(min_miou=0.5), set()),
+        ("resources", {}, set()),
+        ("seed", 7, {"download", "train-enet", "evaluate-enet"}),
+    ],
+)
+def test_a_setting_changes_the_cache_key_of_those_tasks_alone_that_read_it(section, value, touched):
+    changed = ARMS.model_copy(update={section: value})
+    steps = {"download": None, "validate": None, "train-enet": "enet", "evaluate-enet": "enet"}
+    different = {
+        name
+        for name, key in steps.items()
+        if settings_for(ARMS, name.partition("-")[0], key) != settings_for(changed, name.partition("-")[0], key)
+    }
+    assert different == touched
+
+
+@pytest.mark.parametrize("key", ARMS.models)
+@pytest.mark.parametrize("step", ["train", "register", "report"])
+def test_a_task_finds_the_run_of_its_model_with_the_settings_it_is_given(step, key):
+    given = Params.parse(json.loads(settings_for(ARMS, step, key if step == "train" else None)))
+    assert params_hash(given, key) == params_hash(ARMS, key)
+    assert given.register_.experiment == ARMS.register_.experiment
+
+
+def test_an_image_without_digest_caches_nothing(tmp_path):
+    spec, _ = compiled(ARMS, Cluster(image="segmodels:1.0"), tmp_path)
+    assert not any(task["cachingOptions"].get("enableCache") for task in tasks(spec).values())
+
+
+@pytest.mark.parametrize(
+    ("data", "enabled"),
+    [
+        ({"source": "https://example.org/a.zip"}, False),
+        ({"source": "https://example.org/a.zip", "sha256": "0" * 64}, True),
+        ({"source": "streets"}, True),
+    ],
+)
+def test_a_download_is_cached_where_its_content_is_pinned(data, enabled, tmp_path):
+    spec, _ = compiled(Params.parse({"data": data, "models": {"enet": {}}}), PINNED, tmp_path)
+    assert tasks(spec)["download"]["cachingOptions"].get("enableCache", False) is enabled
+
+
+@pytest.mark.parametrize("image", ["segmodels", "segmodels:latest", "registry.example:5000/team/segmodels"])
+def test_a_name_that_moves_is_refused(image):
+    with pytest.raises(StepError, match=f"image {image}: this name moves"):
+        Cluster(image=image)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "http://user:secret@mlflow:5000"])
+def test_a_tracking_address_that_pods_cannot_use_or_that_has_a_password_is_refused(uri):
+    with pytest.raises(StepError, match=r"^tracking address [^ ]+: ") as caught:
+        Cluster(tracking_uri=uri)
+    assert "secret@" not in str(caught.value)
+
+
+def test_credentials_are_named_and_never_written(tmp_path, monkeypatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "KF_PIPELINES_TOKEN"):
+        monkeypatch.setenv(name, "hunter2")
+    cluster = dataclasses.replace(PINNED, secret="credentials", cache_claim="cache")
+    _, platform = compiled(ARMS, cluster, tmp_path)
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    with_secret = {name for name, pod in pods.items() if "secretAsEnv" in pod}
+    assert with_secret == {
+        f"exec-{name}" for name in ("download", "train-segnet-basic", "train-enet", "train-u-net", "register")
+    }
+    assert "hunter2" not in (tmp_path / "pipeline.yaml").read_text()
+
+
+def test_pods_get_the_image_the_tracking_address_and_the_id_of_their_run(pinned):
+    spec, platform = pinned
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name in tasks(spec):
+        assert container(spec, name)["image"] == PINNED.image
+    for name in ("train-enet", "register"):
+        assert {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"} in container(spec, name)["env"]
+        assert pods[f"exec-{name}"]["fieldPathAsEnv"][0]["name"] == "KFP_RUN_ID"
+
+
+def test_gpus_are_tolerated_and_workers_share_memory(pinned):
+    pods = pinned[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert pods["exec-train-u-net"]["tolerations"][0]["key"] == "amd.com/gpu"
+    assert pods["exec-train-u-net"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+    assert "tolerations" not in pods["exec-train-enet"] and "emptyDirMounts" not in pods["exec-train-enet"]
+
+
+def test_a_cache_claim_keeps_trainings_between_attempts(tmp_path):
+    spec, platform = compiled(ARMS, dataclasses.replace(PINNED, cache_claim="cache"), tmp_path)
+    assert {"name": "SEGMODELS_CACHE", "value": "/cache"} in container(spec, "train-enet")["env"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert pods["exec-train-enet"]["pvcMount"][0]["mountPath"] == "/cache"
+
+
+def test_two_keys_with_one_name_are_refused():
+    params = Params.parse({"models": {"enet-a": {"architecture": "enet"}, "enet_a": {"architecture": "enet"}}})
+    with pytest.raises(StepError, match="'enet-a' and 'enet_a' have the same name in a pipeline"):
+        build(params)
+
+
+def test_resources_that_kubernetes_would_refuse_are_named():
+    params = Params.parse({"models": {"enet": {}}, "resources": {"enet": {"memory": "16 gigabytes"}}})
+    with pytest.raises(StepError, match="resources of enet: "):
+        build(params, PINNED)
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in (ROOT / "conf/preset").glob("*.yaml")))
+@pytest.mark.parametrize("dataset", sorted(p.stem for p in (ROOT / "conf/dataset").glob("*.yaml")))
+def test_every_preset_compiles(preset, dataset, tmp_path):
+    from dvc.utils.hydra import compose_and_dump
+
+    compose_and_dump(
+        tmp_path / "params.yaml",
+        str(ROOT / "conf"),
+        None,
+        "config",
+        str(ROOT / "conf"),
+        [f"preset={preset}", f"dataset={dataset}", *(["data.source=mine"] if dataset == "folder" else [])],
+    )
+    params = Params.read(tmp_path / "params.yaml")
+    spec, _ = compiled(params, PINNED, tmp_path)
+    assert len(tasks(spec)) == 2 * len(params.models) + 5
