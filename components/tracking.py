@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -73,7 +72,7 @@ class Store:
     """One experiment in MLflow.
 
     Args:
-        experiment: Its name; created where it does not exist and a run is looked for.
+        experiment: Its name; created where it does not exist. None for who only looks at registered versions.
         retries: How often a request to a server is repeated, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set.
         timeout: Seconds a request may take, unless `MLFLOW_HTTP_REQUEST_TIMEOUT` is set.
 
@@ -81,9 +80,8 @@ class Store:
         TrackingError: MLflow does not answer; found out within seconds.
     """
 
-    def __init__(self, experiment: str, *, retries: int = 3, timeout: int = 60) -> None:
+    def __init__(self, experiment: str | None, *, retries: int = 3, timeout: int = 60) -> None:
         self.uri = tracking_uri()
-        self.experiment = experiment
         self._patience = {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
             "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
@@ -93,12 +91,9 @@ class Store:
                 mlflow = _import_mlflow()
                 self.client: MlflowClient = mlflow.MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
-
-    @cached_property
-    def experiment_id(self) -> str:
-        """The experiment's id; it is created where it does not exist."""
-        with _one_at_a_time(self.uri), self.calling():
-            return self._experiment_id()
+            if experiment is not None:
+                with self.calling():
+                    self.experiment_id = self._experiment_id(experiment)
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -115,18 +110,18 @@ class Store:
             except _mlflow_errors() as error:
                 raise TrackingError(_reason(error)) from error
 
-    def _experiment_id(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment)
+    def _experiment_id(self, experiment: str) -> str:
+        found = self.client.get_experiment_by_name(experiment)
         if found is None:
             try:
-                return str(self.client.create_experiment(self.experiment, artifact_location=self._artifacts()))
+                return str(self.client.create_experiment(experiment, artifact_location=self._artifacts()))
             except _mlflow_errors():
-                found = self.client.get_experiment_by_name(self.experiment)  # another process was faster
+                found = self.client.get_experiment_by_name(experiment)  # another process was faster
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
-                f"experiment '{self.experiment}' was deleted; restore it with `mlflow experiments restore "
+                f"experiment '{experiment}' was deleted; restore it with `mlflow experiments restore "
                 f"--experiment-id {found.experiment_id}` or set another register.experiment"
             )
         return str(found.experiment_id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import TextIOBase
 from pathlib import Path
+from typing import TextIO
 
 from components.__main__ import DATA, EVALUATION, MODELS, REGISTERED, REPORTS, VALIDATION
 from components.errors import StepError
@@ -68,9 +69,8 @@ def run(params: Params, out: Path = OUT) -> LocalRun:
             with redirect_stdout(console):
                 pipeline()
         except RuntimeError as error:
-            if console.error is None:
-                raise StepError(f"{_plain(str(error))} ({log} has all that was printed)") from None
-            raise StepError(f"{console.error} (task {console.failed}; {log} has all that was printed)") from None
+            said = console.error or _plain(str(error))
+            raise StepError(f"{said} (task {console.failed}; {log} has all that was printed)") from None
     return LocalRun(folder, _link(params, folder, out / LATEST), log)
 
 
@@ -78,20 +78,17 @@ class Console(TextIOBase):
     """What kfp prints goes to the log; the terminal gets the tasks' names and what their steps say.
 
     Attributes:
-        error: The first sentence with which a step ended, without `error:`.
+        error: The sentence with which the first step failed, without `error:`, or the last line that it printed.
         failed: The task that said it.
     """
 
     _LOGGED = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (.*)")
 
-    def __init__(self, terminal: TextIOBase, log: TextIOBase) -> None:
-        self.error: str | None = None
-        self.failed = ""
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self.error, self.failed = "", ""
         self._terminal, self._log = terminal, log
-        self._line = ""
-        self._task = ""
-        self._streams = False
-        self._skips = False
+        self._line, self._last, self._task = "", "", ""
+        self._streams, self._skips = False, False
 
     def writable(self) -> bool:
         return True
@@ -114,6 +111,8 @@ class Console(TextIOBase):
             if started:
                 self._task = started[1]
                 self._say(self._task)
+            if logged[1].endswith("finished with status FAILURE") and not self.error:
+                self.error, self.failed = self._last, self._task
             self._streams = logged[1].startswith("Streamed logs")
         elif self._streams and line.strip():
             self._step(line.removeprefix("    "))
@@ -125,8 +124,9 @@ class Console(TextIOBase):
         elif line.startswith("[KFP Executor"):
             self._skips = line.endswith("Got executor_input:")
         else:
-            if line.startswith("error: ") and self.error is None:
+            if line.startswith("error: ") and not self.error:
                 self.error, self.failed = line.removeprefix("error: "), self._task
+            self._last = line
             self._say(f"    {line}")
 
     def _say(self, line: str) -> None:

@@ -30,7 +30,7 @@ def describe(address: str) -> str:
     if uri.startswith("sqlite:///") and not path.is_file():
         raise StepError(f"{path}: no such store; `register` writes it, or set MLFLOW_TRACKING_URI")
     try:
-        store = Store("")
+        store = Store(None)
         version = store.find(address)
         with store.calling():
             run = store.client.get_run(version.run_id)

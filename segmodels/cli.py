@@ -41,6 +41,7 @@ app = typer.Typer(
     help="Semantic segmentation: architectures, training, prediction.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # rich's help costs a third of a second in imports
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -66,25 +67,21 @@ def list_command(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
     time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine, too.")] = False,
 ) -> None:
-    """All architectures: paper, parameters, GFLOPs and, asked to, milliseconds for a 360x480 image."""
-    from rich.table import Table
+    """The architectures, with parameters and GFLOPs.
 
+    GFLOPs, and milliseconds where asked for, are those of one 360x480 image; a multiply-add is two operations.
+    """
     from segmodels.registry import count_parameters, full_size, list_models, model_info
 
-    height, width = LIST_SIZE
-    table = Table(caption=f"{classes} classes; one {height}x{width} image; a multiply-add is two operations", box=None)
-    table.add_column("name", no_wrap=True)
-    table.add_column("paper", no_wrap=True, overflow="ellipsis", ratio=1)
-    for heading in ("year", "task", "parameters", "GFLOPs", *(["ms"] if time else [])):
-        table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
+    rows = []
     for name in list_models():
-        info = model_info(name)
-        row = [name, info.paper, str(info.year), info.task]
-        row += [f"{count_parameters(full_size(name, classes)):,}", f"{_gflops(name, classes):.1f}"]
+        card = model_info(name)
+        row = [name, card.paper, str(card.year), card.task, f"{count_parameters(full_size(name, classes)):,}"]
+        row.append(f"{_gflops(name, classes):.1f}")
         if time:
             row.append(f"{_milliseconds(name, classes):.0f}")
-        table.add_row(*row)
-    _console().print(table)
+        rows.append(row)
+    _print_table(["name", "paper", "year", "task", "parameters", "GFLOPs", *(["ms"] if time else [])], rows)
 
 
 @app.command()
@@ -94,7 +91,10 @@ def info(
     option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One architecture: citation, keywords, exact number of parameters, published results, differences."""
+    """The card of an architecture.
+
+    Citation, what pins it, keywords, the exact number of parameters, published results, known differences.
+    """
     from segmodels.registry import count_parameters, model_info
 
     card = model_info(name)
@@ -124,7 +124,11 @@ def train(
     option: Options = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
 ) -> None:
-    """Trains an architecture. Interrupted, the same command goes on where it stopped."""
+    """Trains an architecture on labelled images.
+
+    Interrupted, the same command goes on where it stopped. DATA is a dataset folder, or any folder whose layout is
+    known; that is converted first, to OUT.data.
+    """
     from segmodels.registry import model_info
 
     card = model_info(model)
@@ -166,7 +170,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict also what has its results.")] = False,
 ) -> None:
-    """Predicts images, videos and folders of them.
+    """Predicts images and videos.
 
     a.jpg gives a.png (class ids, with the classes' colours as palette) and a.overlay.jpg; a.mp4 gives the folder
     a.masks with a PNG for each frame, and a.overlay.mp4. Folders keep their structure. What has its results already
@@ -217,7 +221,7 @@ def export(
     format: Annotated[ExportFormat, typer.Option(help="The file's format.")],  # noqa: A002
     out: Annotated[Path, typer.Option(help="The file to write.")],
 ) -> None:
-    """Writes a model as one file for other programs.
+    """Writes a model as one file.
 
     It takes normalised float32 batches of any size, [N, channels, H, W], gives the logits [N, classes, H, W], and
     carries model.json (classes, mean, standard deviation). The file appears when it gives the model's own results.
@@ -245,8 +249,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _is_users(error: Exception) -> bool:
     if isinstance(error, Refused | OSError):
         return True
-    kinds = (getattr(sys.modules[m], n) for m, names in _USERS.items() if m in sys.modules for n in names)
-    return isinstance(error, tuple(kinds))
+    kinds = tuple(getattr(sys.modules[m], n) for m, names in _USERS.items() if m in sys.modules for n in names)
+    return isinstance(error, kinds)
 
 
 def _complain(problem: str) -> None:
@@ -258,6 +262,22 @@ def _console() -> Console:
 
     # Without a terminal rich takes 80 columns, which cuts names off.
     return Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100")))
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A row a line: the second column gets what the others leave, and is cut off there."""
+    from rich.table import Table
+
+    console, gap = _console(), 2
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    widths[1] = max(10, min(widths[1], console.width - sum(widths) + widths[1] - gap * len(widths)))
+    table = Table(box=None, padding=(0, gap, 0, 0))
+    for heading, width in zip(headings, widths, strict=True):
+        left = heading in ("name", "paper", "task")
+        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis", justify="left" if left else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
 
 
 def _progress() -> Any:
@@ -286,6 +306,9 @@ def _options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, Any]:
     for key in chosen:
         if key not in card.options:
             raise UnknownModelError(f"{card.name}: unknown keyword '{key}'{nearest(key, card.options)}")
+        default = card.options[key]
+        if isinstance(default, int | float) and not isinstance(chosen[key], int | float):
+            raise Refused(f"{card.name}: {key} is {json.dumps(chosen[key])}; its default is {json.dumps(default)}")
     return chosen
 
 
