@@ -39,7 +39,8 @@ camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-a
 	@$(RUN) dvc exp run --set-param dataset=camvid --set-param data.source="$(or $(DATA),../shared/data/camvid)"
 
 test: setup ## all tests
-	@$(RUN) python -m pytest -n $(JOBS) $(TESTS)
+	@# One thread a worker: the workers share the cores.
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) $(TESTS)
 
 lint: setup ## ruff, mypy, import rules
 	@$(RUN) ruff check .

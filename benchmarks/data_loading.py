@@ -79,7 +79,7 @@ class Ours:
 def main() -> None:
     """Prints images a second."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
     common.header("torch", "torchvision", "pillow")
@@ -121,7 +121,13 @@ def _row(root: Path, crop: tuple[int, int], images: int, epochs: int) -> str:
             Image.open(sample.image).load()
             Image.open(sample.label).load()
 
-    works = {"decoding": decode, "plain": lambda: list(plain), "ours": kept.run, "first": first, "not kept": decoding.run}
+    works = {
+        "decoding": decode,
+        "plain": lambda: list(plain),
+        "ours": kept.run,
+        "first": first,
+        "not kept": decoding.run,
+    }
     rates = {name: images / s for name, s in common.medians(common.interleaved(works, epochs)).items()}
     cells = [f"{rates['decoding']:.0f}", f"{rates['plain']:.0f}"]
     cells += [f"{rates[n]:.0f} ({rates[n] / rates['plain']:.1f}x)" for n in ("ours", "first", "not kept")]

@@ -1,6 +1,6 @@
 """How soon the command lines answer, and what they import: `python benchmarks/startup.py`.
 
-Each `--help` runs in a process of its own, beside an empty Python and the peers' own. Ends with an error when one of
+Each `--help` runs in a process of its own, beside an empty Python and DVC's. Ends with an error when one of
 ours imports a heavy package.
 """
 
@@ -14,10 +14,8 @@ from functools import partial
 import _common as common
 
 STEPS = ("download", "validate", "train", "evaluate", "register", "report")
-HEAVY = frozenset(
-    "torch torchvision torchmetrics lightning timm mlflow great_expectations pandas pyarrow boto3 kfp dvc matplotlib "
-    "scipy onnx onnxruntime av sklearn numpy".split()
-)
+HEAVY = {"torch", "torchvision", "torchmetrics", "lightning", "timm", "mlflow", "great_expectations", "pandas",
+         "pyarrow", "boto3", "kfp", "dvc", "matplotlib", "scipy", "onnx", "onnxruntime", "av", "numpy"}  # fmt: skip
 SEGMODELS = ("-c", "import sys; from segmodels.cli import main; sys.exit(main())")
 OURS: dict[str, tuple[str, ...]] = {
     "python -m components": ("-m", "components", "--help"),
@@ -29,7 +27,6 @@ OURS: dict[str, tuple[str, ...]] = {
 PEERS: dict[str, tuple[str, ...]] = {
     "an empty Python": ("-c", "pass"),
     "dvc": ("-m", "dvc", "--help"),
-    "mlflow": ("-m", "mlflow", "--help"),
 }
 
 
@@ -45,14 +42,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    common.header("typer", "dvc", "mlflow")
+    common.header("typer", "dvc")
 
     def start(command: tuple[str, ...]) -> None:
         subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
 
-    times = common.interleaved({name: partial(start, command) for name, command in OURS.items()}, repeats)
-    # The peers take seconds: two turns are enough to see it.
-    times |= common.interleaved({name: partial(start, command) for name, command in PEERS.items()}, min(2, repeats))
+    times = common.interleaved({name: partial(start, command) for name, command in (OURS | PEERS).items()}, repeats)
     guilty = []
     print("| `--help` of | ms | packages | heavy ones |\n|---|---|---|---|")
     for name, seconds in common.medians(times).items():

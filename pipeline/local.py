@@ -53,13 +53,13 @@ def run(params: Params, out: Path = OUT) -> LocalRun:
 
     from pipeline.dag import build
 
+    pipeline = build(params)
     name = f"{datetime.now():%Y%m%d-%H%M%S}"
     folder = out / name
     folder.mkdir(parents=True)
     log = folder / "log.txt"
     # Tasks are processes that inherit the environment: their MLflow runs name this one.
     os.environ |= {"KFP_RUN_ID": f"local-{name}", "PYTHONUNBUFFERED": "1"}
-    pipeline = build(params)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder))
     with log.open("w") as file, warnings.catch_warnings():
         # kfp warns that the image is not used and that resources have no effect here.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -18,14 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from torch import nn
 
     from segmodels.registry import ModelInfo
     from segmodels.settings import TrainSettings
 
-# The size at which lists compare architectures: CamVid's.
-LIST_SIZE = (360, 480)
 EXIT_INTERRUPTED = 143
 # What the user can mend, by module; a module that was not imported has raised nothing.
 _USERS = {
@@ -47,7 +43,7 @@ app = typer.Typer(
 )
 
 
-class Refused(Exception):
+class CommandError(Exception):
     """What was asked for cannot be done; the message says why."""
 
 
@@ -66,22 +62,15 @@ Options = Annotated[
 def list_command(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
     time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine, too.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, as in the README.")] = False,
 ) -> None:
     """The architectures, with parameters and GFLOPs.
 
     GFLOPs, and milliseconds where asked for, are those of one 360x480 image; a multiply-add is two operations.
     """
-    from segmodels.registry import count_parameters, full_size, list_models, model_info
+    from segmodels.cards import print_list
 
-    rows = []
-    for name in list_models():
-        card = model_info(name)
-        row = [name, card.paper, str(card.year), card.task, f"{count_parameters(full_size(name, classes)):,}"]
-        row.append(f"{_gflops(name, classes):.1f}")
-        if time:
-            row.append(f"{_milliseconds(name, classes):.0f}")
-        rows.append(row)
-    _print_table(["name", "paper", "year", "task", "parameters", "GFLOPs", *(["ms"] if time else [])], rows)
+    print_list(classes, timed=time, markdown=markdown)
 
 
 @app.command()
@@ -95,16 +84,13 @@ def info(
 
     Citation, what pins it, keywords, the exact number of parameters, published results, known differences.
     """
+    from segmodels.cards import print_card
     from segmodels.registry import count_parameters, model_info
 
     card = model_info(name)
     chosen = _options(card, option)
     parameters = count_parameters(_meta_model(name, classes, chosen))
-    content = _card(card, classes, chosen, parameters)
-    if as_json:
-        print(json.dumps(content, indent=2, default=str))
-    else:
-        _print_card(content)
+    print_card(card, classes, chosen, parameters, as_json=as_json)
 
 
 @app.command()
@@ -179,7 +165,7 @@ def predict(
     from segmodels import predicting
 
     if not (overlay or masks):
-        raise Refused("--no-overlay and --no-masks leave nothing to write")
+        raise CommandError("--no-overlay and --no-masks leave nothing to write")
     factors, size = _scales(scales), _window(window)
     found, problems = predicting.find_inputs(inputs, out)
     jobs = predicting.plan(found, out, masks=masks, overlays=overlay)
@@ -247,7 +233,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _is_users(error: Exception) -> bool:
-    if isinstance(error, Refused | OSError):
+    if isinstance(error, CommandError | OSError):
         return True
     kinds = tuple(getattr(sys.modules[m], n) for m, names in _USERS.items() if m in sys.modules for n in names)
     return isinstance(error, kinds)
@@ -255,29 +241,6 @@ def _is_users(error: Exception) -> bool:
 
 def _complain(problem: str) -> None:
     print(f"error: {problem}", file=sys.stderr, flush=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Without a terminal rich takes 80 columns, which cuts names off.
-    return Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100")))
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A row a line: the second column gets what the others leave, and is cut off there."""
-    from rich.table import Table
-
-    console, gap = _console(), 2
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
-    widths[1] = max(10, min(widths[1], console.width - sum(widths) + widths[1] - gap * len(widths)))
-    table = Table(box=None, padding=(0, gap, 0, 0))
-    for heading, width in zip(headings, widths, strict=True):
-        left = heading in ("name", "paper", "task")
-        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis", justify="left" if left else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, highlight=False)
 
 
 def _progress() -> Any:
@@ -308,7 +271,7 @@ def _options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, Any]:
             raise UnknownModelError(f"{card.name}: unknown keyword '{key}'{nearest(key, card.options)}")
         default = card.options[key]
         if isinstance(default, int | float) and not isinstance(chosen[key], int | float):
-            raise Refused(f"{card.name}: {key} is {json.dumps(chosen[key])}; its default is {json.dumps(default)}")
+            raise CommandError(f"{card.name}: {key} is {json.dumps(chosen[key])}; its default is {json.dumps(default)}")
     return chosen
 
 
@@ -321,78 +284,7 @@ def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Modul
     except (ValueError, TypeError) as error:
         if _is_users(error):
             raise
-        raise Refused(f"{name}: {error}") from None
-
-
-def _gflops(name: str, classes: int) -> float:
-    from segmodels.checkpoint import ModelConfig
-    from segmodels.data.dataset import ClassInfo
-    from segmodels.evaluation import gflops
-
-    config = ModelConfig(name, tuple(ClassInfo(str(i), (0, 0, 0)) for i in range(classes)))
-    return gflops(config, LIST_SIZE)
-
-
-def _milliseconds(name: str, classes: int) -> float:
-    import torch
-
-    from segmodels.evaluation import milliseconds
-    from segmodels.registry import create_model
-
-    model = create_model(name, classes).eval().to(memory_format=torch.channels_last)
-    if torch.cuda.is_available():
-        model.cuda()
-    return milliseconds(model, 3, LIST_SIZE, repeat=3)
-
-
-def _card(card: ModelInfo, classes: int, chosen: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "paper": card.paper,
-        "authors": card.authors,
-        "venue": card.venue,
-        "year": card.year,
-        "arxiv": card.arxiv or None,
-        "task": card.task,
-        "pinned_by": card.pins or None,
-        "options": card.options,
-        "backbones": list(card.backbones),
-        "chosen": dict(chosen),
-        "classes": classes,
-        "parameters": parameters,
-        "parameters_of_the_paper": {str(k): v for k, v in card.parameters.items()},
-        "published": dict(card.published),
-        "differences": list(card.differences),
-        "recipe": dict(card.recipe),
-    }
-
-
-def _print_card(card: Mapping[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    published = [f"{k}: {v}" for k, v in card["published"].items()]
-    chosen = "".join(f", {k}={v}" for k, v in card["chosen"].items())
-    rows = {
-        "paper": card["paper"],
-        "authors": card["authors"],
-        "appeared": card["venue"] + (f", arXiv {card['arxiv']}" if card["arxiv"] else ""),
-        "task": card["task"],
-        "pinned by": card["pinned_by"],
-        "parameters": f"{card['parameters']:,} ({card['classes']} classes{chosen})",
-        "keywords": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["options"].items()),
-        "backbones": ", ".join(card["backbones"]),
-        "published": "\n".join(published),
-        "differences": "\n".join(card["differences"]),
-        "recipe": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["recipe"].items()),
-    }
-    table = Table(title=card["name"], title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for heading, text in rows.items():
-        if text:
-            table.add_row(heading, Text(text))
-    _console().print(table)
+        raise CommandError(f"{name}: {error}") from None
 
 
 # Training
@@ -417,7 +309,7 @@ def _dataset(data: Path, out: Path) -> Path:
     from segmodels.data.formats import convert
 
     if not data.is_dir():
-        raise Refused(f"{data}: no such folder")
+        raise CommandError(f"{data}: no such folder")
     if (data / INFO_FILE).is_file():
         return data
     converted = out.with_name(out.name + ".data")
@@ -432,9 +324,9 @@ def _may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / mark).is_file():
-        raise Refused(f"{folder}: exists and is not {kind}; choose another --out")
+        raise CommandError(f"{folder}: exists and is not {kind}; choose another --out")
     if not overwrite:
-        raise Refused(f"{folder}: is {kind} already; choose another --out, or --overwrite")
+        raise CommandError(f"{folder}: is {kind} already; choose another --out, or --overwrite")
 
 
 def _signature(
@@ -455,7 +347,7 @@ def _scales(text: str) -> tuple[float, ...]:
     except ValueError:
         factors = ()
     if not factors or min(factors) <= 0:
-        raise Refused(f"--scales is '{text}'; give factors above 0, for example 0.75,1,1.25")
+        raise CommandError(f"--scales is '{text}'; give factors above 0, for example 0.75,1,1.25")
     return factors
 
 
@@ -464,15 +356,15 @@ def _window(text: str | None) -> tuple[int, int] | None:
         return None
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdigit() and int(side) >= 32 for side in sides):
-        raise Refused(f"--window is '{text}'; give HxW of at least 32x32, for example 512x512")
+        raise CommandError(f"--window is '{text}'; give HxW of at least 32x32, for example 512x512")
     return int(sides[0]), int(sides[-1])
 
 
 def _device(name: str, gpu: bool) -> str:
     if name not in ("auto", "cpu", "cuda") and not name.removeprefix("cuda:").isdigit():
-        raise Refused(f"--device is '{name}'; give auto, cpu or cuda")
+        raise CommandError(f"--device is '{name}'; give auto, cpu or cuda")
     if name.startswith("cuda") and not gpu:
-        raise Refused(f"--device is '{name}', but there is no GPU that torch can use")
+        raise CommandError(f"--device is '{name}', but there is no GPU that torch can use")
     return name
 
 

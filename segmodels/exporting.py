@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,10 +81,9 @@ def export(folder: Path, out: Path, kind: Format) -> str:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # each exporter has its own way to say that it knows no such operator
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        others = "pt2" if kind != "pt2" else "onnx"
+        other = "pt2" if kind != "pt2" else "onnx"
         raise ExportError(
-            f"{config.architecture} cannot be written as {kind} ({reason}); try --format {others}"
+            f"{config.architecture} cannot be written as {kind} ({_first_sentence(error)}); try {other}"
         ) from None
     finally:
         part.unlink(missing_ok=True)
@@ -147,9 +147,7 @@ def _check(network: Logits, run: Run, channels: int) -> None:
         try:
             given = run(images)
         except Exception as error:
-            raise ExportError(
-                f"its file does not take {height}x{width} images ({str(error).strip().splitlines()[-1]})"
-            ) from None
+            raise ExportError(f"its file does not take {height}x{width} images ({_first_sentence(error)})") from None
         if given.shape != wanted.shape:
             raise ExportError(f"its file gives {list(given.shape)} for {list(images.shape)}")
         distance = (given - wanted).abs().mean() / wanted.abs().mean().clamp(min=1e-6)
@@ -159,6 +157,12 @@ def _check(network: Logits, run: Run, channels: int) -> None:
 
 def _description(config: ModelConfig) -> str:
     return json.dumps(dataclasses.asdict(config))
+
+
+def _first_sentence(error: Exception) -> str:
+    """Exporters explain themselves over pages, in colour."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return re.split(r"\.\s|\n", text)[0] if text else type(error).__name__
 
 
 @contextlib.contextmanager

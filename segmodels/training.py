@@ -505,6 +505,8 @@ def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        # Each device sees a part of the batch; norms are those of the whole.
+        sync_batchnorm=torch.cuda.device_count() > 1,
         benchmark=settings.augment.crop is not None,
         log_every_n_steps=1,
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.fixture(scope="module")
-def module_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def module_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The same for results that the tests of a file share."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         yield maker(tmp_path_factory.mktemp("projects"), monkeypatch)
 

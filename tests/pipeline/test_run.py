@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from components.task import arms, for_each
 from components.train.component import train
 from components.validate.component import validate
 from pipeline.dag import settings_for
+from pipeline.local import Console
 from pipeline.trace import describe
 
 SAME = (
@@ -195,6 +197,26 @@ def test_a_step_that_fails_ends_the_run_with_its_sentence(project):
     assert done.stderr.startswith("error: data.source: missing.zip: no such file or folder")
     assert "(task download; " in done.stderr and len(done.stderr.splitlines()) == 1
     assert "    the run ended as FAILED" in done.stdout and "validate" not in done.stdout
+
+
+def test_a_step_that_crashes_is_quoted_with_its_last_line():
+    printed = """12:00:00.000 - INFO - Executing task '\033[96mtrain-unet\033[0m'
+12:00:00.001 - INFO - Streamed logs:
+
+    [KFP Executor 2030-01-01 12:00:00,100 INFO]: Got executor_input:
+    {
+        "inputs": "error: none"
+    }
+    Traceback (most recent call last):
+    MemoryError: 12 GB
+12:00:01.000 - ERROR - Task '\033[96mtrain-unet\033[0m' finished with status \033[91mFAILURE\033[0m
+"""
+    terminal, log = io.StringIO(), io.StringIO()
+    console = Console(terminal, log)
+    console.write(printed)
+    assert (console.failed, console.error) == ("train-unet", "MemoryError: 12 GB")
+    assert terminal.getvalue() == "train-unet\n    Traceback (most recent call last):\n    MemoryError: 12 GB\n"
+    assert "executor_input" in log.getvalue() and "\033" not in log.getvalue()
 
 
 def test_an_image_that_knows_its_commit_is_believed(project, monkeypatch):

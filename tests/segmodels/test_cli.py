@@ -1,0 +1,198 @@
+"""The command line: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segmodels.checkpoint import ModelConfig, read_config, save_model
+from segmodels.cli import main
+from segmodels.data.dataset import ClassInfo, DatasetInfo, read_image, read_label, samples
+
+Run = Callable[..., tuple[int, str, str]]
+CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process; gives its exit status, its output and its errors."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*args: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(arg) for arg in args])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "unet"
+    torch.manual_seed(0)
+    config = ModelConfig("unet", CLASSES, {"width": 4})
+    save_model(folder, config, config.build().state_dict())
+    return folder
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from segmodels.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'numpy', 'torchvision', 'lightning', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in ("list", "info", "train", "predict", "export"))
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_list_has_every_architecture_in_a_hundred_columns(run: Run) -> None:
+    from segmodels.registry import list_models
+
+    status, out, _ = run("list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list_models()
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+    row = next(line for line in out.splitlines() if line.startswith("enet")).split()
+    assert row[-2:] == ["363,791", "2.5"]
+
+
+def test_info_prints_exact_parameters_for_any_number_of_classes(run: Run) -> None:
+    for classes, count in ((11, 363_791), (19, 364_311)):
+        status, out, _ = run("info", "enet", "--classes", classes, "--json")
+        card = json.loads(out)
+        assert status == 0
+        assert card["parameters"] == count
+    assert card["arxiv"] == "1606.02147"
+    assert card["published"]["CamVid test mIoU"] == "51.3"
+    assert card["options"] == {"stage": "full", "width": 1.0}
+    assert json.loads(run("info", "unet", "-o", "width=32", "--json")[1])["parameters"] < 10_000_000
+
+
+def test_info_for_reading_has_citation_and_differences(run: Run) -> None:
+    _, out, _ = run("info", "unet")
+    for text in ("Ronneberger", "MICCAI 2015", "1505.04597", "31,032,395", "padding = ", "padded"):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("info", "ent"), "error: unknown architecture 'ent'; did you mean 'enet'?"),
+        (("info", "enet", "-o", "widht=2"), "error: enet: unknown keyword 'widht'; did you mean 'width'?"),
+        (("info", "enet", "-o", "width=wide"), 'error: enet: width is "wide"; its default is 1.0'),
+        (("info", "enet", "-o", "stage=third"), "error: enet: stage is 'third'"),
+        (
+            ("train", "DATA", "--model", "unte", "--out", "m"),
+            "error: unknown architecture 'unte'; did you mean 'unet'?",
+        ),
+        (("train", "DATA", "--model", "unet", "--out", "m", "-s", "augment.flpi=1"), "did you mean 'flip'?"),
+        (
+            ("train", "DATA", "--model", "unet", "--out", "m", "-s", "lr=fast"),
+            'error: lr is "fast"; it must be a number',
+        ),
+        (("train", "absent", "--model", "unet", "--out", "m"), "error: absent: no such folder"),
+        (("train", "DATA", "--model", "unet", "--out", "DATA"), "exists and is not a model folder"),
+        (("predict", "DATA", "--model", "absent", "--out", "p"), "error: absent/model.json: no such file"),
+        (("predict", "DATA", "--model", "MODEL", "--out", "p", "--window", "9"), "error: --window is '9'"),
+        (("predict", "DATA", "--model", "MODEL", "--out", "p", "--scales", "1,x"), "error: --scales is '1,x'"),
+        (("predict", "DATA", "--model", "MODEL", "--out", "p", "--device", "tpu"), "error: --device is 'tpu'"),
+        (("export", "absent", "--format", "pt2", "--out", "x"), "error: absent/model.json: no such file"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    args: tuple[str, ...],
+    message: str,
+    run: Run,
+    dataset: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"DATA": str(dataset), "MODEL": str(model)}
+    status, _, err = run(*[places.get(arg, arg) for arg in args])
+    assert status == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_takes_a_plain_folder_and_predict_takes_its_model(run: Run, dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for kind in ("images", "labels"):
+        (own / kind).mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        for sample in samples(dataset, split):
+            Image.open(sample.image).save(own / "images" / f"{split}{sample.id}.png")
+            Image.open(sample.label).save(own / "labels" / f"{split}{sample.id}.png")
+    out = tmp_path / "models" / "unet"
+    command = ("train", own, "--model", "unet", "--out", out, "-o", "width=4", "--epochs", 1, "-s", "precision=32")
+    status, text, err = run(*command, "-s", "augment.crop=[32, 48]")
+    assert (status, err) == (0, "")
+    assert "best validation mIoU" in text
+    config = read_config(out)
+    assert (config.architecture, config.options) == ("unet", {"width": 4})
+    assert DatasetInfo.read(out.with_name("unet.data")).num_classes == 3
+    assert sorted(p.name for p in out.parent.iterdir()) == ["unet", "unet.data"]
+
+    status, _, err = run(*command)
+    assert status == 1
+    assert "is a model folder already" in err
+
+    status, text, _ = run("predict", own / "images", "--model", out, "--out", tmp_path / "predictions")
+    assert status == 0
+    assert text.startswith("17 written;")
+
+
+def test_the_papers_recipe_lies_under_the_command_line() -> None:
+    from segmodels.cli import _settings
+    from segmodels.registry import model_info
+
+    settings = _settings(model_info("enet"), ["recipe=paper", "augment.flip=0.5"], {"epochs": 3})
+    assert (settings.optimizer, settings.lr, settings.class_weights, settings.epochs) == ("adam", 5e-4, "enet", 3)
+    assert (settings.augment.flip, settings.augment.color) == (0.5, 0.0)
+
+
+def test_predict_goes_on_past_what_cannot_be_read(run: Run, dataset: Path, model: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    image = read_image(dataset / "val" / "images" / "000.png")
+    for name in ("a.png", "c.png"):
+        Image.fromarray(image).save(photos / name)
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:500])
+    status, text, err = run("predict", photos, tmp_path / "absent.jpg", "--model", model, "--out", out)
+    assert status == 1
+    assert text.startswith("2 written, 2 failed")
+    assert err.count("error: ") == err.count("\n") == 2
+    assert "absent.jpg: no such file" in err
+    assert "b.png: cannot be read as an image" in err
+    assert sorted(p.name for p in out.iterdir()) == ["a.overlay.jpg", "a.png", "c.overlay.jpg", "c.png"]
+
+    status, text, _ = run("predict", photos / "a.png", "--model", model, "--out", out)
+    assert (status, text.split(";")[0]) == (0, "0 written, 1 skipped since their results exist")
+
+    config = read_config(model)
+    from segmodels.inference import Predictor
+
+    assert np.array_equal(read_label(out / "a.png"), Predictor(model, "cpu").predict(image))
+    assert Image.open(out / "a.png").getpalette()[:9] == [c for entry in config.palette for c in entry]
+
+
+def test_predict_options_change_what_is_written(run: Run, dataset: Path, model: Path, tmp_path: Path) -> None:
+    image = dataset / "val" / "images" / "000.png"
+    extra = ("--flip", "--scales", "0.8,1", "--window", "32x40", "--no-overlay", "--device", "cpu")
+    status, _, err = run("predict", image, "--model", model, "--out", tmp_path, *extra)
+    assert (status, err) == (0, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["000.png"]
+    assert read_label(tmp_path / "000.png").shape == read_image(image).shape[:2]
+    assert run("predict", image, "--model", model, "--out", tmp_path, "--no-overlay", "--no-masks")[0] == 1

@@ -1,0 +1,31 @@
+"""What the README prints is what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_architectures_is_the_registrys() -> None:
+    table = README.split("<!-- segmodels list --markdown -->")[1].split("<!-- end -->")[0].strip()
+    command = [sys.executable, "-m", "segmodels.cli", "list", "--markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+    assert table == printed
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.-]+)\)", README))))
+def test_linked_files_exist_and_are_small(path: str) -> None:
+    assert (ROOT / path).stat().st_size < 300_000
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z]+)\b", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
