@@ -70,9 +70,7 @@ def main() -> None:
 
 def _print(args: argparse.Namespace, results: dict[str, Any]) -> None:
     common.header("torch")
-    print(
-        f"{args.model} {args.options}, trained at {args.height}x{args.width}; CamVid test, 233 images at 360x480, flipped"
-    )
+    print(f"{args.model} {args.options}, trained at {args.height}x{args.width}; CamVid test, with flip")
     print(f"{'weights':14} {'mIoU':>6} {'pixel':>6} {'minutes':>8}   IoU of each class")
     for name, (matrix, speed) in results.items():
         s = scores(matrix)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from segmodels.settings import EvaluateSettings, TrainSettings
+from segmodels.settings import EvaluateSettings, TrainSettings, merge
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -178,15 +177,15 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
     if own.get("recipe", base["recipe"]) == "paper":
         from segmodels.registry import model_info
 
-        base = _merge(base, dict(model_info(params.architecture(key)).recipe))
-    return _settings(TrainSettings, _merge(base, own), f"{source}: models.{key}.train")
+        base = merge(base, dict(model_info(params.architecture(key)).recipe))
+    return _settings(TrainSettings, merge(base, own), f"{source}: models.{key}.train")
 
 
 def evaluate_settings(params: Params, key: str, source: str = "params") -> EvaluateSettings:
     """How `key` is evaluated: the section `evaluate` under its own entry."""
     base = dataclasses.asdict(params.evaluate)
     own = base.pop("models").get(key, {})
-    return _settings(EvaluateSettings, _merge(base, own), f"{source}: evaluate.models.{key}")
+    return _settings(EvaluateSettings, merge(base, own), f"{source}: evaluate.models.{key}")
 
 
 def resources(params: Params, key: str) -> Resources:
@@ -202,15 +201,6 @@ def _settings(kind: type[T], values: dict[str, Any], where: str) -> T:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise ParamsError(f"{where}: {_explain(error, kind)}") from None
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, nested sections merged; losses and transforms are replaced as a whole."""
-    merged = dict(base)
-    for name, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(base.get(name), dict) and name not in ("loss", "extra")
-        merged[name] = _merge(base[name], value) if nested else value
-    return merged
 
 
 def _explain(error: ValidationError, root: Any) -> str:

@@ -292,8 +292,8 @@ def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Modul
 
 def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
     """The defaults, under the paper's recipe where asked for, under what the command line says."""
-    from segmodels.overrides import build, merge, parse
-    from segmodels.settings import TrainSettings
+    from segmodels.overrides import build, parse
+    from segmodels.settings import TrainSettings, merge
 
     over = merge(parse(pairs), given)
     build(TrainSettings, over)

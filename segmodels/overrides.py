@@ -11,8 +11,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from segmodels.registry import nearest
 
 T = TypeVar("T")
-# Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
-_REPLACED = ("loss", "extra")
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
@@ -41,15 +39,6 @@ def parse(pairs: Iterable[str]) -> dict[str, Any]:
                 raise OverrideError(f"'{pair}': {section} has a value of its own already")
         place[key] = _value(text.strip())
     return found
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, nested sections merged; losses and extra transforms are replaced as a whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(base.get(key), dict) and key not in _REPLACED
-        merged[key] = merge(base[key], value) if nested else value
-    return merged
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,8 @@ Optimizer = Literal["adamw", "adam", "sgd", "rmsprop"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
 ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet"]
 LossTerm = Literal["cross_entropy", "focal", "dice", "lovasz", "ohem"]
+# Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
+_REPLACED = ("loss", "extra")
 # An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
 _FORBID = {"extra": "forbid"}
 
@@ -164,6 +167,15 @@ class EvaluateSettings:
         _check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
         _check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
         _check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, nested sections merged; losses and extra transforms are replaced as a whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), dict) and key not in _REPLACED
+        merged[key] = merge(base[key], value) if nested else value
+    return merged
 
 
 def _check(good: bool, message: str) -> None:

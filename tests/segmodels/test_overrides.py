@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from segmodels.overrides import OverrideError, build, merge, parse
-from segmodels.settings import TrainSettings
+from segmodels.overrides import OverrideError, build, parse
+from segmodels.settings import TrainSettings, merge
 
 
 def settings(*pairs: str) -> TrainSettings:
