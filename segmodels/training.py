@@ -281,12 +281,15 @@ class _Task(pl.LightningModule):
             channels_last(self.network)
         if self.settings.compile:
             self.forward_network = torch.compile(self.network, dynamic=False)
-        self._previous = signal.signal(signal.SIGTERM, self._request_stop)
         self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
         self.progress = Progress(self.name, self.settings.epochs, self.steps, self.epoch) if self._first else None
         if self.history and self._first:
             print(f"{self.name}: goes on after epoch {self.epoch}, step {self.batch} of {self.steps}", flush=True)
         self._tick = time.monotonic()
+
+    def on_train_start(self) -> None:
+        # Not before: Lightning has now installed its own handler, which would end the process without saving.
+        self._previous = signal.signal(signal.SIGTERM, self._request_stop)
 
     def teardown(self, stage: str) -> None:
         if hasattr(self, "_previous"):
@@ -305,7 +308,7 @@ class _Task(pl.LightningModule):
         if index < self.batch:
             return  # done before the interruption
         accumulate = self.settings.accumulate
-        if self.stop_requested and index % accumulate == 0:
+        if index % accumulate == 0 and self._must_stop():
             self._stop()
         images, target = batch
         if self.settings.channels_last:
@@ -355,7 +358,7 @@ class _Task(pl.LightningModule):
         self.val_loss, self.val_images = 0.0, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        if self.stop_requested and not self.trainer.sanity_checking:
+        if self._must_stop():
             self._stop()
         images, labels = batch
         network = self._average[0].eval() if self._average else self.network
@@ -413,7 +416,7 @@ class _Task(pl.LightningModule):
                 self.on_epoch(row)
         if self.settings.early_stop is not None and self.since_best >= self.settings.early_stop:
             self.trainer.should_stop = True
-        if self.stop_requested and self.epoch < self.settings.epochs:
+        if self._must_stop() and self.epoch < self.settings.epochs:
             self._stop()
 
     # State
@@ -424,6 +427,12 @@ class _Task(pl.LightningModule):
 
     def _request_stop(self, *_: Any) -> None:
         self.stop_requested = True
+
+    def _must_stop(self) -> bool:
+        """Whether any process was told to stop; all of them stop at the same step."""
+        if self.trainer.world_size == 1:
+            return self.stop_requested
+        return bool(self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False))
 
     def _stop(self) -> None:
         if self._first:

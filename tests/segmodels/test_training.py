@@ -63,7 +63,7 @@ def test_it_learns(dataset: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stop", "moment"),
-    [("SIGKILL", "mid-epoch"), ("SIGKILL", "second epoch"), ("SIGTERM", "second epoch"), ("SIGTERM", "validation")],
+    [("SIGKILL", "mid-epoch"), ("SIGKILL", "second epoch"), ("SIGTERM", "within a step"), ("SIGTERM", "validation")],
 )
 def test_killed_and_run_again_it_ends_with_the_same_bytes(
     stop: str, moment: str, dataset: Path, undisturbed: Path, tmp_path: Path
@@ -185,6 +185,7 @@ def ready():
     time.sleep(1)  # the signal comes here
 
 original_step, original_val = training._Task.training_step, training._Task.validation_step
+original_update = training._Task._update
 
 def training_step(self, batch, index):
     if (moment, self.epoch, index) in (("mid-epoch", 0, 3), ("second epoch", 1, 2)):
@@ -196,7 +197,13 @@ def validation_step(self, batch, index):
         ready()
     return original_val(self, batch, index)
 
+def _update(self, optimizer):
+    if moment == "within a step" and self.updates == 7:
+        ready()
+    return original_update(self, optimizer)
+
 training._Task.training_step, training._Task.validation_step = training_step, validation_step
+training._Task._update = _update
 fields["augment"] = AugmentSettings(**fields["augment"])
 settings = TrainSettings(**fields)
 training.fit(Path(data), Path(out), architecture="unet", settings=settings,
