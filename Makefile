@@ -12,6 +12,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 TESTS ?= tests
+BENCHMARKS ?= confusion_matrix data_loading startup streets training_speed
 JOBS ?= 2
 
 .PHONY: help setup repro camvid test lint format bench lock clean
@@ -53,7 +54,7 @@ format: setup ## put the code into shape
 	@$(RUN) ruff format .
 
 bench: setup ## every figure of speed that the README prints, with its peer
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(RUN) python "$$script"; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) python benchmarks/$$name.py; done
 
 lock: ## resolve requirements.lock anew
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras \
