@@ -177,7 +177,11 @@ class Store:
                 self.client.delete_logged_model(broken.model_id)
             mlflow = _import_mlflow()
             # MLflow advises type hints that only fit rows, not arrays; a filter would be overruled by its own.
-            with warnings.catch_warnings(record=True), mlflow.start_run(run_id=run.id, log_system_metrics=False):
+            with (
+                warnings.catch_warnings(record=True),
+                _no_bytecode(),
+                mlflow.start_run(run_id=run.id, log_system_metrics=False),
+            ):
                 return str(mlflow.pyfunc.log_model(**arguments).model_uri)
 
     def version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
@@ -413,6 +417,16 @@ def _import_mlflow() -> Any:
     for noisy in ("mlflow", "alembic"):  # they tell about tables and type hints
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return mlflow
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow imports the model's script from the folder that it then uploads: keep `__pycache__` out of it."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _mlflow_errors() -> tuple[type[Exception], ...]:

@@ -48,6 +48,8 @@ def environment(root: Path) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     safe = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+    # A process that loads the model may cache bytecode beside it; what was logged has none.
+    safe["PYTHONDONTWRITEBYTECODE"] = "1"
     return {**clean, **safe, "MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
 
 
