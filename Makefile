@@ -37,7 +37,7 @@ repro: setup ## the main job: data, training, evaluation, registration, report
 	@$(RUN) dvc repro
 
 camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-address
-	@$(RUN) dvc exp run --set-param dataset=camvid --set-param data.source="$(or $(DATA),../shared/data/camvid)"
+	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(or $(DATA),../shared/data/camvid)"
 
 test: setup ## all tests
 	@# One thread a worker: the workers share the cores.
