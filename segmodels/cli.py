@@ -29,7 +29,7 @@ _USERS = {
     "segmodels.checkpoint": ("CheckpointError",),
     "segmodels.overrides": ("OverrideError",),
     "segmodels.exporting": ("ExportError",),
-    "segmodels.training": ("TrainingError", "TrainingInterrupted"),
+    "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
 }
 

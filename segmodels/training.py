@@ -8,17 +8,14 @@ average and the position; it is written to a temporary name and renamed.
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +23,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -46,19 +43,13 @@ from segmodels.data.transforms import (
 from segmodels.inference import channels_last
 from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
+from segmodels.optimization import learning_rate, move_average, optimizer_for
 from segmodels.progress import Progress
+from segmodels.resume import ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
 from segmodels.summed import ConfusionMatrix
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
-
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says why and what to do."""
-
-
-class TrainingInterrupted(Exception):  # noqa: N818 - not an error
-    """Training was told to stop and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ def fit(
     """
     state = state or out.with_name(out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
-    with _locked(state / "lock"), warnings.catch_warnings():
+    with locked(state / "lock"), warnings.catch_warnings():
         # Lightning advises more workers, a logger and other products; the settings have decided.
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -128,7 +119,7 @@ def fit(
             image_size=settings.image_size,
         )
         torch.manual_seed(seed)
-        task = _Task(config, settings, data, seed, name or architecture, _State(state, signature), on_epoch)
+        task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
         started = time.monotonic()
         if task.epoch < settings.epochs:
             _trainer(settings, task.epoch).fit(task)
@@ -142,43 +133,6 @@ def fit(
         return trained
 
 
-class _State:
-    """The resume state: `state.pt`, replaced as a whole, and the best weights so far."""
-
-    def __init__(self, folder: Path, signature: str) -> None:
-        self.folder, self.signature = folder, signature
-
-    def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none that belongs to these settings."""
-        path = self.folder / "state.pt"
-        if not path.is_file():
-            return None
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["signature"] != self.signature:
-            print("the saved state belongs to other settings or other data; training begins anew", flush=True)
-            return None
-        return saved
-
-    def save(self, content: dict[str, Any]) -> None:
-        temporary = self.folder / "state.pt.part"
-        torch.save(content | {"signature": self.signature}, temporary)
-        os.replace(temporary, self.folder / "state.pt")
-
-    def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        path = self.best(epoch)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
-
-    def best(self, epoch: int) -> Path:
-        return self.folder / f"best-{epoch}.safetensors"
-
-    def forget_but(self, epoch: int) -> None:
-        """Removes best weights that `state.pt` no longer names."""
-        for path in self.folder.glob("best-*.safetensors"):
-            if path != self.best(epoch):
-                path.unlink()
-
-
 class _Task(pl.LightningModule):
     """The network, its data, its optimiser and its place in the run."""
 
@@ -189,7 +143,7 @@ class _Task(pl.LightningModule):
         data: Path,
         seed: int,
         name: str,
-        state: _State,
+        state: ResumeState,
         on_epoch: OnEpoch | None,
     ) -> None:
         super().__init__()
@@ -243,31 +197,7 @@ class _Task(pl.LightningModule):
     # Optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        s = self.settings
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                # With nothing loaded every layer is new, and none is newer than another.
-                new = bool(s.weights) and name in self.new
-                groups.setdefault((new, parameter.ndim > 1), []).append(parameter)
-        listed = [
-            {
-                "params": parameters,
-                "weight_decay": s.weight_decay if decay else 0.0,
-                "factor": s.new_layer_lr if new else 1.0,
-            }
-            for (new, decay), parameters in groups.items()
-        ]
-        optimizer: torch.optim.Optimizer
-        if s.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(listed, lr=s.lr)
-        elif s.optimizer == "adam":
-            optimizer = torch.optim.Adam(listed, lr=s.lr)
-        elif s.optimizer == "sgd":
-            optimizer = torch.optim.SGD(listed, lr=s.lr, momentum=s.momentum)
-        else:
-            optimizer = torch.optim.RMSprop(listed, lr=s.lr, momentum=s.momentum)
-        return optimizer
+        return optimizer_for(self.network, self.settings, self.new)
 
     def on_fit_start(self) -> None:
         if self._optimizer_state is not None:
@@ -344,7 +274,7 @@ class _Task(pl.LightningModule):
         optimizer.step()
         self.updates += 1
         if self._average and s.ema:
-            _average(self._average[0], self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
+            move_average(self._average[0], self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
 
     def _rate(self) -> float:
         """The learning rate of the next update, a function of how many came before."""
@@ -471,22 +401,6 @@ class _Task(pl.LightningModule):
 _POSITION = ("epoch", "batch", "updates", "loss_count", "best_miou", "best_epoch", "since_best")
 
 
-def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float:
-    """The rate of update number `update` (from 0) when an epoch has `per_epoch` updates."""
-    total = settings.epochs * per_epoch
-    warm = round(settings.warmup * total)
-    if update < warm:
-        return settings.lr * (update + 1) / (warm + 1)
-    done = (update - warm) / max(total - warm, 1)
-    if settings.schedule == "poly":
-        return settings.lr * (1 - min(done, 1.0)) ** settings.power
-    if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    if settings.schedule == "step":
-        return settings.lr * settings.step_factor ** (update // per_epoch // settings.step_epochs)
-    return settings.lr
-
-
 def precision_for(settings: TrainSettings) -> str:
     """Lightning's name for the precision; `auto` is bf16 where the hardware multiplies it fast."""
     named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -551,16 +465,6 @@ def _optimizer(task: _Task) -> torch.optim.Optimizer:
     return optimizer
 
 
-@torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * network; counters are copied."""
-    ours, theirs = average.state_dict(), network.state_dict()
-    floating = [k for k, v in ours.items() if v.is_floating_point()]
-    torch._foreach_lerp_([ours[k] for k in floating], [theirs[k] for k in floating], 1 - decay)
-    for key in ours.keys() - set(floating):
-        ours[key].copy_(theirs[key])
-
-
 def _frequencies(data: Decoded, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels of each class, labelled pixels of the images it occurs in, all labelled pixels."""
     counts, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
@@ -578,18 +482,3 @@ def _mixed(*parts: int) -> int:
 
 def _fields(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        yield  # a further process of a run that holds the lock already
-        return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainingError(
-                f"{path.parent}: another process trains here; wait for it, or give this run a folder of its own"
-            ) from None
-        yield

@@ -13,7 +13,8 @@ from components.lineage import Lineage, collect, params_hash
 from components.lock import cache_folder
 from components.params import Params, train_settings
 from components.tracking import RunLogger
-from segmodels.training import Trained, TrainingError, TrainingInterrupted, fit
+from segmodels.resume import TrainingError, TrainingInterrupted
+from segmodels.training import Trained, fit
 
 # What a shell reports of a process that SIGTERM ended.
 EXIT_INTERRUPTED = 143

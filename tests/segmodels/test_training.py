@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from segmodels.checkpoint import load_model
+from segmodels.optimization import learning_rate
+from segmodels.resume import TrainingError
 from segmodels.settings import AugmentSettings, TrainSettings
-from segmodels.training import TrainingError, fit, learning_rate, precision_for
+from segmodels.training import fit, precision_for
 
 SETTINGS = TrainSettings(
     epochs=3,

@@ -1,0 +1,65 @@
+"""Keeping resolution in a network that was made for classification.
+
+"Rethinking Atrous Convolution" (Chen et al., 2017), section 3.1: where the stride would exceed the wanted one it
+becomes 1, and every later convolution is dilated by what is missing, so that each sees what it was trained to see.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def dilate(body: nn.Module, strides: tuple[int, ...], output_stride: int, in_channels: int = 3) -> tuple[int, ...]:
+    """Changes a network of stages that follow each other, in place.
+
+    Args:
+        body: Its children run one after the other; a child may have branches.
+        strides: Of its feature maps.
+        output_stride: 8 or 16.
+        in_channels: Channels of the input.
+
+    Returns:
+        The strides of the changed network's feature maps.
+    """
+    rate = 1
+    for child, stride in _strides(body, in_channels):
+        for module in child.modules():
+            _set(module, rate, reduces=stride > output_stride)
+        rate = max(1, stride // output_stride)
+    return tuple(min(s, output_stride) for s in strides)
+
+
+def _strides(body: nn.Module, in_channels: int) -> list[tuple[nn.Module, int]]:
+    """Each child of the network and the stride of what it gives, seen on an image."""
+    side, seen = 256, []
+    hooks = [
+        child.register_forward_hook(lambda m, _, out: seen.append((m, round(side / out.shape[-1]))))
+        for child in body.children()
+    ]
+    parameter = next(body.parameters())
+    was_training = body.training
+    try:
+        with torch.no_grad():
+            body.eval()(torch.zeros(1, in_channels, side, side, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        body.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _set(module: nn.Module, rate: int, *, reduces: bool) -> None:
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return
+    if isinstance(module, nn.Conv2d):
+        if reduces:
+            module.stride = (1, 1)
+        if rate > 1:
+            high, wide = module.kernel_size
+            module.dilation = (rate, rate)
+            module.padding = (rate * (high // 2), rate * (wide // 2))
+    elif reduces and module.stride not in (1, (1, 1)):
+        module.stride = 1
+        if module.kernel_size in (2, (2, 2)):  # an even window without stride would shift the map by half a pixel
+            module.kernel_size = 1

@@ -1,0 +1,174 @@
+"""The backbones' interface, and the function that finds one by its name."""
+
+from __future__ import annotations
+
+import warnings
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segmodels.backbones.dilation import dilate
+from segmodels.registry import UnknownModelError, nearest
+
+# Their convolutions and pools are valid ones; padded, their maps have the sizes that their strides say.
+_VALID = ("inception_", "googlenet")
+
+
+class Backbone(nn.Module):
+    """An encoder.
+
+    `forward(images [N, in_channels, H, W])` gives a list of feature maps, finest first; map i is
+    `[N, channels[i], H', W']` with H' about H / strides[i].
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Stride of each map.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def last(self, stride: int) -> int:
+        """Index of the deepest map whose stride is at most `stride`."""
+        return max(i for i, s in enumerate(self.strides) if s <= stride)
+
+
+class TimmBackbone(Backbone):
+    """A network of timm that gives feature maps."""
+
+    def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.body, strided = _create(name, output_stride, in_channels, options)
+        self.channels = tuple(self.body.feature_info.channels())
+        self.strides = tuple(self.body.feature_info.reduction())
+        if name.startswith(_VALID):
+            _pad_valid(self.body)
+        if max(self.strides) > output_stride and not strided:
+            if not name.startswith((*_VALID, "vgg", "densenet")):
+                raise UnknownModelError(f"backbone {name}: is not dilatable; it takes output_stride 32 only")
+            self.strides = dilate(self.body, self.strides, output_stride, in_channels)
+        self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.body(images)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+class GoogLeNet(Backbone):
+    """torchvision's GoogLeNet (Szegedy et al., CVPR 2015, with batch norm), which timm has not."""
+
+    def __init__(self, output_stride: int, in_channels: int) -> None:
+        super().__init__()
+        from torchvision.models import googlenet
+
+        net = googlenet(weights=None, aux_logits=False, init_weights=False)
+        if in_channels != 3:
+            net.conv1.conv = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.body = nn.Sequential(*list(net.children())[:-3])
+        # The maps before each reduction, and the last one.
+        self.taps, self.channels, self.strides = (0, 3, 6, 12, 15), (64, 192, 480, 832, 1024), (2, 4, 8, 16, 32)
+        _pad_valid(self.body)
+        if output_stride < 32:
+            self.strides = dilate(self.body, self.strides, output_stride, in_channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], images
+        for number, layer in enumerate(self.body):
+            x = layer(x)
+            if number in self.taps:
+                maps.append(x)
+        return maps
+
+
+class Plain(Backbone):
+    """A network whose maps all have one stride (ViT): they are resized to strides 4, 8, 16 and 32, the last kept."""
+
+    def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        import timm
+
+        body = timm.create_model(
+            name, in_chans=in_channels, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True, **options
+        )
+        depth = len(body.blocks)
+        self.body, self.indices = body, [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.channels = (body.embed_dim,) * 4
+        self.strides = tuple(min(s, output_stride) for s in (4, 8, 16, 32))
+        self.stride = int(body.patch_embed.patch_size[0])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.body.forward_intermediates(images, indices=self.indices, intermediates_only=True)
+        sizes = [[-(-side // stride) for side in images.shape[-2:]] for stride in self.strides]
+        return [
+            F.interpolate(m, size=size, mode="bilinear", align_corners=False)
+            for m, size in zip(maps, sizes, strict=True)
+        ]
+
+
+def create_backbone(name: str, *, output_stride: int = 32, in_channels: int = 3, **options: Any) -> Backbone:
+    """Builds an encoder.
+
+    Args:
+        name: timm's or torchvision's name: `resnet50`, `vgg16_bn`, `densenet121`, `res2net50_26w_4s`, `resnest50d`,
+            `xception65`, `inception_v3`, `googlenet`, `vit_base_patch16_224` and every other one with feature maps.
+        output_stride: Largest stride of its maps: 8, 16 or 32. Below 32 later convolutions are dilated.
+        in_channels: Channels of the input.
+        **options: timm's own keywords of this network.
+
+    Raises:
+        UnknownModelError: There is no such network, it gives no feature maps, or it cannot be dilated.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride is {output_stride}; it is 8, 16 or 32")
+    if name == "googlenet":
+        return GoogLeNet(output_stride, in_channels)
+    if name.startswith(("vit_", "deit_", "test_vit")):
+        return Plain(name, output_stride, in_channels, options)
+    return TimmBackbone(name, output_stride, in_channels, options)
+
+
+def _create(name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> tuple[nn.Module, bool]:
+    """timm's network, and whether it has taken the output stride itself."""
+    import timm
+
+    if not timm.is_model(name):
+        raise UnknownModelError(f"unknown backbone '{name}'{nearest(name, timm.list_models())}")
+    given: dict[str, Any] = dict(features_only=True, in_chans=in_channels, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if output_stride == 32:
+                return timm.create_model(name, **given), True
+            try:
+                return timm.create_model(name, **given, output_stride=output_stride), True
+            except (AssertionError, TypeError):
+                return timm.create_model(name, **given), False
+        except (RuntimeError, AttributeError, AssertionError) as error:
+            raise UnknownModelError(f"backbone {name}: gives no feature maps ({error})") from None
+
+
+def _pad_valid(body: nn.Module) -> None:
+    for module in list(body.modules()):
+        if isinstance(module, nn.MaxPool2d) and module.kernel_size in (2, (2, 2)):
+            continue
+        if type(module).__name__ in ("InceptionB", "InceptionD"):  # Inception v3 pools by a function, without padding
+            module._forward = MethodType(_reduction, module)
+            module.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            size = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
+            padding = tuple(int(k) // 2 for k in size)
+            module.padding = padding  # type: ignore[assignment]
+
+
+
+
+def _reduction(block: Any, x: Tensor) -> list[Tensor]:
+    """Inception v3's reductions (Szegedy et al., CVPR 2016, figure 10) with a pool that can be padded."""
+    if hasattr(block, "branch3x3"):
+        return [block.branch3x3(x), block.branch3x3dbl_3(block.branch3x3dbl_2(block.branch3x3dbl_1(x))), block.pool(x)]
+    deep = block.branch7x7x3_1(x)
+    for layer in (block.branch7x7x3_2, block.branch7x7x3_3, block.branch7x7x3_4):
+        deep = layer(deep)
+    return [block.branch3x3_2(block.branch3x3_1(x)), deep, block.pool(x)]

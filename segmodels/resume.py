@@ -1,0 +1,79 @@
+"""The state from which an interrupted training goes on: replaced as a whole, written by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 - not an error
+    """Training was told to stop and has saved its state."""
+
+
+class ResumeState:
+    """The resume state: `state.pt`, replaced as a whole, and the best weights so far."""
+
+    def __init__(self, folder: Path, signature: str) -> None:
+        self.folder, self.signature = folder, signature
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None where there is none that belongs to these settings."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return None
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["signature"] != self.signature:
+            print("the saved state belongs to other settings or other data; training begins anew", flush=True)
+            return None
+        return saved
+
+    def save(self, content: dict[str, Any]) -> None:
+        temporary = self.folder / "state.pt.part"
+        torch.save(content | {"signature": self.signature}, temporary)
+        os.replace(temporary, self.folder / "state.pt")
+
+    def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        path = self.best(epoch)
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+    def best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.safetensors"
+
+    def forget_but(self, epoch: int) -> None:
+        """Removes best weights that `state.pt` no longer names."""
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != self.best(epoch):
+                path.unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file while the body runs.
+
+    Raises:
+        TrainingError: Another process holds it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield  # a further process of a run that holds the lock already
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrainingError(
+                f"{path.parent}: another process trains here; wait for it, or give this run a folder of its own"
+            ) from None
+        yield
