@@ -185,6 +185,10 @@ def evaluate_settings(params: Params, key: str, source: str = "params") -> Evalu
     """How `key` is evaluated: the section `evaluate` under its own entry."""
     base = dataclasses.asdict(params.evaluate)
     own = base.pop("models").get(key, {})
+    if own.get("recipe", base["recipe"]) == "paper":
+        from segmodels.registry import model_info
+
+        base = merge(base, dict(model_info(params.architecture(key)).testing))
     return _settings(EvaluateSettings, merge(base, own), f"{source}: evaluate.models.{key}")
 
 

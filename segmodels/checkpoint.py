@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segmodels.data.dataset import ClassInfo
+from segmodels.layers.model import SegmentationModel
 from segmodels.registry import UnknownModelError, create_model, on_meta
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "history.csv"
@@ -67,9 +68,8 @@ class ModelConfig:
             self.architecture,
             len(self.classes),
             in_channels=self.in_channels,
-            backbone=self.backbone,
             weights=weights,
-            **self.options,
+            **{**self.options, **({"backbone": self.backbone} if self.backbone else {})},
         )
 
 
@@ -136,6 +136,8 @@ def load_weights(model: nn.Module, source: Path | str) -> set[str]:
     path = Path(source)
     tensors = read_tensors(path / WEIGHTS_FILE if path.is_dir() else path)
     own = model.state_dict()
+    if isinstance(model, SegmentationModel):
+        tensors = model.translate(tensors)
     fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:
         raise CheckpointError(f"{source}: none of its {len(tensors)} tensors fits this model; is it the same network?")

@@ -21,7 +21,7 @@ from segmodels import visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet
-from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo
+from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo, refined
 from segmodels.metrics import BoundaryF1, CalibrationError, class_accuracy, class_iou, confusion_matrix, scores
 from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
@@ -98,6 +98,9 @@ def _measure(
     for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
         probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
+        if settings.crf is not None:
+            here = decoded.samples[len(image_miou) : len(image_miou) + len(labels)]
+            probs = refined(probs, [read_image(sample.image) for sample in here], settings.crf)
         confidence, prediction = (x.cpu() for x in probs.max(1))
         prediction = prediction.to(torch.uint8)
         calibration.update(confidence, prediction, labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from segmodels.checkpoint import load_model
 from segmodels.data.transforms import normalize, resize_image
+from segmodels.layers.crf import dense_crf
+from segmodels.settings import CRFSettings
 
 
 class Predictor:
@@ -25,6 +28,7 @@ class Predictor:
         window: (height, width) of a sliding window; None predicts whole images.
         stride: (rows, columns) from window to window.
         image_size: (height, width) given to the network; None takes the model's own.
+        crf: A fully connected CRF that refines the probabilities.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Predictor:
         window: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
         image_size: tuple[int, int] | None = None,
+        crf: CRFSettings | Mapping[str, Any] | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,6 +50,7 @@ class Predictor:
         channels_last(self.model)
         self.flip, self.scales, self.window, self.stride = flip, tuple(scales), window, stride
         self.image_size = image_size or self.config.image_size
+        self.crf = CRFSettings(**crf) if isinstance(crf, Mapping) else crf
         self._mean, self._std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
@@ -65,7 +71,7 @@ class Predictor:
             pixels = resize_image(pixels, self.image_size)
         batch = normalize(pixels, self._mean, self._std)[None].to(self.device, memory_format=torch.channels_last)
         probs = augmented(self.model, batch, flip=self.flip, scales=self.scales, window=self.window, stride=self.stride)
-        return full_resolution(probs, image.shape[:2])[0]
+        return refined(full_resolution(probs, image.shape[:2]), [image], self.crf)[0]
 
 
 def channels_last(model: nn.Module) -> nn.Module:
@@ -134,6 +140,20 @@ def full_resolution(probs: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(probs.shape[-2:]) == tuple(size):
         return probs
     return F.interpolate(probs, tuple(size), mode="bilinear", align_corners=False)
+
+
+def refined(probs: Tensor, images: Sequence[np.ndarray], crf: CRFSettings | None) -> Tensor:
+    """Probabilities after a fully connected CRF; as they are where there is none.
+
+    Args:
+        probs: `[N, C, H, W]`.
+        images: The N images, RGB uint8 `[H, W, 3]`.
+        crf: Its settings.
+    """
+    if crf is None:
+        return probs
+    colors = torch.stack([torch.tensor(image) for image in images]).permute(0, 3, 1, 2).to(probs.device)
+    return dense_crf(probs.clamp(min=1e-6).log(), colors.float(), crf)
 
 
 @torch.no_grad()

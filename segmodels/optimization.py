@@ -19,19 +19,17 @@ def optimizer_for(network: nn.Module, s: TrainSettings, new_layers: Set[str]) ->
         s: Optimiser, rates, momentum, weight decay (not of norms and biases).
         new_layers: Names of parameters that `weights` did not fill; they learn at `new_layer_lr` times the rate.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
+            factor = next((f for start, f in s.lr_factors.items() if name.startswith(start)), 1.0)
             # With nothing loaded every layer is new, and none is newer than another.
-            new = bool(s.weights) and name in new_layers
-            groups.setdefault((new, parameter.ndim > 1), []).append(parameter)
+            if s.weights and name in new_layers:
+                factor *= s.new_layer_lr
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     listed = [
-        {
-            "params": parameters,
-            "weight_decay": s.weight_decay if decay else 0.0,
-            "factor": s.new_layer_lr if new else 1.0,
-        }
-        for (new, decay), parameters in groups.items()
+        {"params": parameters, "weight_decay": s.weight_decay if decay else 0.0, "factor": factor}
+        for (factor, decay), parameters in groups.items()
     ]
     optimizer: torch.optim.Optimizer
     if s.optimizer == "adamw":

@@ -40,9 +40,13 @@ class ModelInfo:
         arxiv: arXiv identifier, empty where there is none.
         pins: What fixes the configuration (the authors' file, a table of the paper).
         parameters: Number of classes -> exact number of learnable parameters of the default configuration.
+        variants: Other configurations whose numbers are known: keywords, and number of classes -> parameters.
         published: Name of a benchmark -> the published figure.
         differences: How the default differs from the original, and why; one sentence each.
         recipe: The paper's own training recipe, as keys of the training settings.
+        testing: The paper's own way to test, as keys of the evaluation settings.
+        small: Keywords that make it small, for tests and first tries.
+        onnx: Why it cannot be written as ONNX; empty where it can.
         backbones: Names that `backbone=` takes; empty where the paper leaves no choice.
         task: `semantic`.
         builder: The class or function that builds it.
@@ -58,9 +62,13 @@ class ModelInfo:
     arxiv: str = ""
     pins: str = ""
     parameters: Mapping[int, int] = field(default_factory=dict)
+    variants: tuple[tuple[Mapping[str, Any], Mapping[int, int]], ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    testing: Mapping[str, Any] = field(default_factory=dict)
+    small: Mapping[str, Any] = field(default_factory=dict)
+    onnx: str = ""
     backbones: tuple[str, ...] = ()
     task: str = "semantic"
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ Schedule = Literal["poly", "cosine", "step", "constant"]
 ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet"]
 LossTerm = Literal["cross_entropy", "focal", "dice", "lovasz", "ohem"]
 # Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
-_REPLACED = ("loss", "extra")
+_REPLACED = ("loss", "extra", "lr_factors")
 # An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
 _FORBID = {"extra": "forbid"}
 
@@ -59,6 +59,7 @@ class TrainSettings:
         momentum: Of `sgd` and `rmsprop`.
         weight_decay: Not applied to norms and biases.
         new_layer_lr: Factor on the rate of layers that `weights` did not fill.
+        lr_factors: Beginning of parameters' names -> factor on their rate.
         schedule: `poly` (1 - t)^power, `cosine`, `step` (x step_factor every step_epochs epochs) or `constant`.
         warmup: Fraction of all steps over which the rate rises linearly.
         clip: Largest norm of the gradient; None does not clip.
@@ -92,6 +93,7 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     new_layer_lr: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)
     schedule: Schedule = "poly"
     power: float = 0.9
     step_epochs: int = 100
@@ -136,10 +138,40 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CRFSettings:
+    """The fully connected CRF after a model: its two Gaussian kernels and how long it is iterated.
+
+    Attributes:
+        bilateral_weight: Of the kernel of position and colour.
+        bilateral_xy: Its standard deviation in pixels.
+        bilateral_rgb: Its standard deviation in steps of 0..255.
+        spatial_weight: Of the kernel of position alone.
+        spatial_xy: Its standard deviation in pixels.
+        iterations: Mean-field iterations.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    bilateral_weight: float = 4.0
+    bilateral_xy: float = 50.0
+    bilateral_rgb: float = 5.0
+    spatial_weight: float = 3.0
+    spatial_xy: float = 3.0
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("bilateral_xy", "bilateral_rgb", "spatial_xy"):
+            value = getattr(self, name)
+            _check(value > 0, f"crf.{name} is {value}; a standard deviation is above 0")
+        _check(self.iterations >= 1, f"crf.iterations is {self.iterations}; it is at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """How a model is evaluated; labels always keep their full resolution.
 
     Attributes:
+        recipe: `paper` takes the paper's own way to test for everything that is not set here.
         flip: Averages the prediction of the image and of its mirror image.
         scales: Factors on the image's size whose predictions are averaged.
         window: (height, width) of a sliding window; None predicts whole images.
@@ -147,11 +179,13 @@ class EvaluateSettings:
         image_size: (height, width) given to the network; None takes the model's own.
         batch_size: Images at a time.
         mc_samples: Monte-Carlo dropout passes that are averaged (Bayesian SegNet); 0 is a plain pass.
+        crf: A fully connected CRF refines the probabilities; None leaves them as they are.
         boundary_px: Tolerance of the boundary F1 in pixels.
     """
 
     __pydantic_config__ = _FORBID
 
+    recipe: Literal["default", "paper"] = "default"
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     window: tuple[int, int] | None = None
@@ -159,6 +193,7 @@ class EvaluateSettings:
     image_size: tuple[int, int] | None = None
     batch_size: int = 4
     mc_samples: int = 0
+    crf: CRFSettings | None = None
     boundary_px: int = 3
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +21,14 @@ ALIAS = "challenger"
 GATE_TAG = "gate"
 PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[2] / "segmodels"
-SERVING_KEYS = ("flip", "scales", "window", "stride", "image_size")  # what is served predicts as it was evaluated
+SERVING_KEYS = (
+    "flip",
+    "scales",
+    "window",
+    "stride",
+    "image_size",
+    "crf",
+)  # what is served predicts as it was evaluated
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
 # A grey PNG of 32 x 32 pixels.
 EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAGElEQVR42mNsYMAPmBhGFYwqGFUwQhUAAJe+AMD8WknZAAAAAElFTkSuQmCC"
@@ -222,7 +230,8 @@ def _register(
         run.log_dataset(str(dataset["name"]), lineage.data_md5, source)
         known = {name: value for name, value in lineage.tags(model.key).items() if name not in run.tags}
         run.set_tags({**known, tracking.MODEL_TAG: model.sha256, GATE_TAG: reason})
-        serving = {name: getattr(evaluate_settings(params, model.key), name) for name in SERVING_KEYS}
+        as_evaluated = dataclasses.asdict(evaluate_settings(params, model.key))
+        serving = {name: as_evaluated[name] for name in SERVING_KEYS}
         number = _version(store, run, model, settings.model_name, warnings, serving) if passed else None
         run.set_status("FINISHED")
         versions.append(Version(model.key, run.id, number, passed, reason))

@@ -6,6 +6,9 @@ becomes 1, and every later convolution is dilated by what is missing, so that ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -63,3 +66,55 @@ def _set(module: nn.Module, rate: int, *, reduces: bool) -> None:
         module.stride = 1
         if module.kernel_size in (2, (2, 2)):  # an even window without stride would shift the map by half a pixel
             module.kernel_size = 1
+
+
+class OutputStride:
+    """The dilations of a network that works at one output stride in training and at another in evaluation.
+
+    DeepLab v3 trains at 16 and tests at 8 (section 3.3): the weights stay, strides and dilations change.
+
+    Args:
+        model: The network; the dilations of its parts are those of training.
+        at_test: The same network with the dilations of evaluation; its weights are not looked at.
+    """
+
+    def __init__(self, model: nn.Module, at_test: nn.Module) -> None:
+        theirs = dict(at_test.named_modules())
+        self.settings: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.layers: dict[str, tuple[nn.Module, nn.Module]] = {}
+        for name, ours in model.named_modules():
+            if name not in theirs or any(True for _ in ours.children()):
+                continue
+            if type(ours) is not type(theirs[name]):  # a pool that has become another pool
+                self.layers[name] = (ours, theirs[name])
+            elif _geometry(ours) != _geometry(theirs[name]):
+                self.settings[name] = (_geometry(ours), _geometry(theirs[name]))
+
+    def apply(self, model: nn.Module, training: bool) -> None:
+        """Gives the network the dilations of training or of evaluation."""
+        for name, settings in self.settings.items():
+            for key, value in settings[0 if training else 1].items():
+                setattr(model.get_submodule(name), key, value)
+        for name, layers in self.layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layers[0 if training else 1])
+
+
+def set_multi_grid(stage: nn.Module, factors: Sequence[int], rate: int) -> None:
+    """Dilates the units of a ResNet's last stage by `rate` times their factor (DeepLab v3, section 3.1.2).
+
+    Args:
+        stage: Its children are the units.
+        factors: One for each unit.
+        rate: The dilation that the stage has at its output stride.
+    """
+    for unit, factor in zip(stage.children(), factors, strict=True):
+        for module in unit.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                module.dilation = module.padding = (rate * factor, rate * factor)
+
+
+def _geometry(layer: nn.Module) -> dict[str, Any]:
+    """What of a convolution or a pool depends on the stride."""
+    keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    return {key: getattr(layer, key) for key in keys if hasattr(layer, key)}

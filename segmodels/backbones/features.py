@@ -41,8 +41,8 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
         super().__init__()
         self.body, strided = _create(name, output_stride, in_channels, options)
-        self.channels = tuple(self.body.feature_info.channels())
-        self.strides = tuple(self.body.feature_info.reduction())
+        described: Any = self.body.feature_info
+        self.channels, self.strides = tuple(described.channels()), tuple(described.reduction())
         if name.startswith(_VALID):
             _pad_valid(self.body)
         if max(self.strides) > output_stride and not strided:
@@ -154,14 +154,14 @@ def _pad_valid(body: nn.Module) -> None:
         if isinstance(module, nn.MaxPool2d) and module.kernel_size in (2, (2, 2)):
             continue
         if type(module).__name__ in ("InceptionB", "InceptionD"):  # Inception v3 pools by a function, without padding
-            module._forward = MethodType(_reduction, module)
+            setattr(module, "_forward", MethodType(_reduction, module))  # noqa: B010 - for the type checker
             module.pool = nn.MaxPool2d(3, stride=2, padding=1)
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             size = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
             padding = tuple(int(k) // 2 for k in size)
             module.padding = padding  # type: ignore[assignment]
-
-
+            if isinstance(module, nn.MaxPool2d):
+                module.ceil_mode = False
 
 
 def _reduction(block: Any, x: Tensor) -> list[Tensor]:

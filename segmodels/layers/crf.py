@@ -12,47 +12,17 @@ Random Fields as Recurrent Neural Networks" (Zheng et al., ICCV 2015) trains the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from segmodels.layers.permutohedral import PermutohedralLattice
+from segmodels.settings import CRFSettings
 
 Normalization = Literal["symmetric", "after", "none"]
 # Values of pixels `[N * H * W, C]` to their filtered values.
 Filter = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CRFSettings:
-    """The kernels of equation 3 and how long they are iterated.
-
-    Attributes:
-        bilateral_weight: w(1), of the kernel of position and colour.
-        bilateral_xy: Its standard deviation in pixels (theta alpha).
-        bilateral_rgb: Its standard deviation in steps of 0..255 (theta beta).
-        spatial_weight: w(2), of the kernel of position alone.
-        spatial_xy: Its standard deviation in pixels (theta gamma).
-        iterations: Mean-field iterations; DeepLab takes 10.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic, not a field
-
-    bilateral_weight: float = 4.0
-    bilateral_xy: float = 67.0
-    bilateral_rgb: float = 3.0
-    spatial_weight: float = 3.0
-    spatial_xy: float = 3.0
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("bilateral_xy", "bilateral_rgb", "spatial_xy"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"crf.{name} is {getattr(self, name)}; a standard deviation is above 0")
-        if self.iterations < 1:
-            raise ValueError(f"crf.iterations is {self.iterations}; it is at least 1")
 
 
 def dense_crf(

@@ -11,3 +11,11 @@ def he_normal(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def gaussian(layer: nn.Conv2d, std: float) -> nn.Conv2d:
+    """Weights from a normal distribution around zero, biases zero: how Caffe's users began a new layer."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

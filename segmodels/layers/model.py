@@ -1,6 +1,10 @@
-"""What every semantic architecture has in common: its training objective."""
+"""What every semantic architecture has in common: its training objective, and how foreign weights are named."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,7 +17,15 @@ class SegmentationModel(nn.Module):
     `forward(images [N, 3, H, W])` returns a dict with `"out"`, logits `[N, C, H, W]`, and in training mode whatever
     else the paper's objective needs. `criterion(logits, target)` is given by the trainer; `loss` applies it as the
     paper does.
+
+    Attributes:
+        aux_weight: Factor on the loss of each output whose key begins with `aux`.
+        renames: Pattern -> replacement, one after the other: how the names of weights that others published become
+            the names here.
     """
+
+    aux_weight: float = 0.4
+    renames: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,4 +42,16 @@ class SegmentationModel(nn.Module):
             A scalar; zero, with zero gradients, where the whole target is void.
         """
         loss: Tensor = self.criterion(outputs["out"], target)
+        for name, logits in outputs.items():
+            if name.startswith("aux"):
+                loss = loss + self.aux_weight * self.criterion(logits, target)
         return loss
+
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights under the names that they have here."""
+        translated = {}
+        for name, tensor in tensors.items():
+            for pattern, replacement in self.renames.items():
+                name = re.sub(pattern, replacement, name)
+            translated[name] = tensor
+        return translated

@@ -29,10 +29,10 @@ class PermutohedralLattice:
     def __init__(self, features: Tensor) -> None:
         images, points, d = features.shape
         self.points = images * points
-        features = features.detach().reshape(-1, d)
-        corners, weights = _simplex(features)
+        features = features.detach()
+        nearest, rank, weights = _simplex(features.reshape(-1, d).T)
         image = torch.arange(images, device=features.device).repeat_interleave(points)
-        keys, steps = _pack(corners, image, images)
+        keys, steps = _keys(nearest, rank, image)
         if torch.compiler.is_exporting():
             # As many vertices as corners: their true number would depend on the content of the images.
             unique, self.vertex = _ranked(keys.flatten())
@@ -69,9 +69,7 @@ class PermutohedralLattice:
         """Splat, blur, slice; `reverse` blurs the axes in the opposite order, which is the transposed operator."""
         values = values.contiguous()
         weights, entry_weights = self.weights.to(values.dtype), self._entry_weights.to(values.dtype)
-        lattice = F.embedding_bag(
-            self._entries, values, self._starts, mode="sum", per_sample_weights=entry_weights
-        )
+        lattice = F.embedding_bag(self._entries, values, self._starts, mode="sum", per_sample_weights=entry_weights)
         # A row of zeros stands for every vertex that no point has touched.
         lattice = F.pad(lattice, (0, 0, 0, 1))
         for ahead, behind in reversed(self.neighbours) if reverse else self.neighbours:
@@ -98,59 +96,71 @@ class _Filter(torch.autograd.Function):
         return ctx.lattice._filter(gradients[0], reverse=True), None
 
 
-def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The corners `[P, d + 1, d + 1]` (integer) of the simplex around each point and its weights `[P, d + 1]`."""
-    points, d = features.shape
-    device = features.device
+def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The simplex of the lattice around each point.
+
+    Args:
+        features: Positions `[d, P]`.
+
+    Returns:
+        The simplex's corner of remainder 0, `[d + 1, P]`; the rank of each coordinate's distance to it, `[d + 1, P]`;
+        the point's barycentric weights of the corners of remainder 0..d, `[P, d + 1]`.
+    """
+    d = features.shape[0]
     # Section 3.1: onto the hyperplane x . 1 = 0, scaled so that the blur's variance becomes the kernel's.
-    axis = torch.arange(d, device=device, dtype=features.dtype)
+    axis = torch.arange(d, device=features.device, dtype=features.dtype)[:, None]
     scaled = features * ((d + 1) * (2 / 3) ** 0.5 / torch.sqrt((axis + 1) * (axis + 2)))
-    suffix = F.pad(scaled.flip(1).cumsum(1).flip(1), (0, 1))
-    elevated = suffix - F.pad(axis + 1, (1, 0)) * F.pad(scaled, (1, 0))
+    later = F.pad(scaled.flip(0).cumsum(0).flip(0), (0, 0, 0, 1))
+    elevated = later - F.pad(axis + 1, (0, 0, 1, 0)) * F.pad(scaled, (0, 0, 1, 0))
 
     # The nearest point whose coordinates are multiples of d + 1, and the order of the distances to it.
     nearest = torch.round(elevated / (d + 1)) * (d + 1)
     difference = elevated - nearest
-    rank = torch.argsort(torch.argsort(difference, dim=1, descending=True, stable=True), dim=1)
+    rank = torch.zeros_like(difference, dtype=torch.long)
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            less = difference[i] < difference[j]
+            rank[i] += less
+            rank[j] += ~less
     # Rounding may have left the hyperplane; as many coordinates as it is off move by one multiple.
-    off = (nearest.sum(1, keepdim=True) / (d + 1)).round().long()
-    rank = rank + off
-    low, high = rank < 0, rank > d
-    rank = rank + (d + 1) * (low.long() - high.long())
-    nearest = nearest + (d + 1) * (low.to(nearest.dtype) - high.to(nearest.dtype))
+    rank += (nearest.sum(0) / (d + 1)).round().long()
+    move = (rank < 0).long() - (rank > d).long()
+    rank += (d + 1) * move
+    nearest += (d + 1) * move
 
-    # Barycentric coordinates from the sorted differences (proposition 4.1 of the paper).
-    ordered = torch.zeros_like(elevated).scatter_(1, rank, elevated - nearest) / (d + 1)
-    weights = torch.cat([1 + ordered[:, -1:] - ordered[:, :1], (ordered[:, :-1] - ordered[:, 1:]).flip(1)], 1)
-
-    # Corner k has remainder k: k is added everywhere, and d + 1 taken from the k coordinates of highest rank.
-    corner = torch.arange(d + 1, device=device)
-    canonical = corner[:, None] - (d + 1) * (corner[None, :] > d - corner[:, None]).long()
-    return nearest.long()[:, None, :] + canonical[:, rank].transpose(0, 1), weights
+    # Barycentric coordinates from the sorted distances (proposition 4.1).
+    distance = torch.zeros_like(elevated).scatter_(0, rank, (elevated - nearest) / (d + 1))
+    weights = torch.cat([1 + distance[-1:] - distance[:1], (distance[:-1] - distance[1:]).flip(0)])
+    return nearest.long(), rank, weights.T.contiguous()
 
 
-def _pack(corners: Tensor, image: Tensor, images: int) -> tuple[Tensor, list[Tensor]]:
-    """One integer for each corner `[P, d + 1]`, and what to add to it for a step along each axis.
+def _keys(nearest: Tensor, rank: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """One integer for each corner of each simplex, and what to add to it for a step along each axis.
 
-    The last coordinate is left out: it is minus the sum of the others.
+    Args:
+        nearest: The corner of remainder 0, `[d + 1, P]`.
+        rank: Of each coordinate, `[d + 1, P]`.
+        image: Which image each point is of, `[P]`.
+
+    Returns:
+        Keys `[P, d + 1]`, and the step along each of the d + 1 axes.
     """
-    d = corners.shape[-1] - 1
-    coordinates = corners[..., :d]
-    # A step changes a coordinate by d at most; with that margin no neighbour spills into the next coordinate.
-    low = coordinates.amin((0, 1)) - d
-    span = coordinates.amax((0, 1)) + d + 1 - low
+    d = nearest.shape[0] - 1
+    # Corners and steps each change a coordinate by d at most; with that margin none spills into the next one. The
+    # last coordinate is minus the sum of the others and has no place in the key.
+    low = nearest[:d].amin(1) - 2 * d
+    span = nearest[:d].amax(1) + 2 * d + 1 - low
     strides = [torch.ones_like(span[0])]
-    for size in span[:-1].unbind():
+    for size in span.unbind():
         strides.append(strides[-1] * size)
-    stride = torch.stack(strides)
-    keys = ((coordinates - low) * stride).sum(-1) + (image * (stride[-1] * span[-1]))[:, None]
-    steps = []
-    for axis in range(d + 1):
-        step = torch.ones_like(stride)
-        if axis < d:
-            step[axis] = -d
-        steps.append((step * stride).sum())
-    return keys, steps
+    stride = torch.stack(strides[:-1])
+    # Corner k adds k to all coordinates and takes d + 1 from the k coordinates of highest rank.
+    by_rank = torch.zeros_like(rank).scatter_(0, rank, F.pad(stride, (0, 1))[:, None].expand_as(rank))
+    taken = F.pad(by_rank.flip(0)[:-1], (0, 0, 1, 0)).cumsum(0)
+    corner = torch.arange(d + 1, device=rank.device)[:, None]
+    first = ((nearest[:d] - low[:, None]) * stride[:, None]).sum(0) + image * strides[-1]
+    steps = [stride.sum() - (d + 1) * stride[axis] for axis in range(d)] + [stride.sum()]
+    return (first + corner * stride.sum() - (d + 1) * taken).T.contiguous(), steps
 
 
 def _ranked(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def resize(x: Tensor, size: torch.Size | tuple[int, ...], *, align_corners: bool = False) -> Tensor:
+    """Bilinear interpolation to `size`'s last two dimensions."""
+    return F.interpolate(x, size=tuple(size[-2:]), mode="bilinear", align_corners=align_corners)
+
+
+def shrink_labels(target: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """Class ids `[N, H, W]` at `size`'s last two dimensions, each that of one pixel of its cell."""
+    return F.interpolate(target[:, None].float(), size=tuple(size[-2:]), mode="nearest")[:, 0].long()
 
 
 def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:

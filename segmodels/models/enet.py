@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
-from segmodels.layers.resize import crop, pad_to_multiple
+from segmodels.layers.resize import crop, pad_to_multiple, shrink_labels
 from segmodels.registry import register
 
 # Stages 2 and 3: what the middle convolution of each bottleneck is.
@@ -106,6 +106,7 @@ class Upsampling(nn.Module):
 
 @register(
     "enet",
+    small=dict(width=0.5),
     paper="ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation",
     authors="Paszke, Chaurasia, Kim, Culurciello",
     venue="arXiv 2016",
@@ -181,8 +182,7 @@ class ENet(SegmentationModel):
         if "encoder" not in outputs:
             return super().loss(outputs, target)
         score = outputs["encoder"]
-        small = F.interpolate(target[:, None].to(score.dtype), size=score.shape[-2:], mode="nearest")[:, 0].long()
-        loss: Tensor = self.criterion(score, small)
+        loss: Tensor = self.criterion(score, shrink_labels(target, score.shape))
         return loss
 
 

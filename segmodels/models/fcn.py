@@ -13,16 +13,19 @@ gradient reaches them alone, as in the original, which starts from ImageNet weig
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.backbones.vgg import VGG16_STAGES, scaled
+from segmodels.backbones import create_backbone
+from segmodels.backbones.vgg import VGG16_STAGES, classifier_as_convolutions, from_torchvision, scaled
+from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
-from segmodels.layers.resize import bilinear_upsampling, crop
+from segmodels.layers.resize import bilinear_upsampling, crop, resize
 from segmodels.registry import register
 
 _PAPER: dict[str, Any] = dict(
@@ -42,6 +45,7 @@ _RECIPE: dict[str, Any] = dict(
 
 @register(
     "fcn32s",
+    small=dict(width=0.04),
     defaults=dict(stride=32),
     pins="voc-fcn32s/train.prototxt of the authors",
     parameters={21: 136_152_917},
@@ -51,6 +55,7 @@ _RECIPE: dict[str, Any] = dict(
 )
 @register(
     "fcn16s",
+    small=dict(width=0.04),
     defaults=dict(stride=16),
     pins="voc-fcn16s/train.prototxt of the authors; start it from fcn32s (`weights=`) as they do",
     parameters={21: 134_815_994},
@@ -60,6 +65,7 @@ _RECIPE: dict[str, Any] = dict(
 )
 @register(
     "fcn8s",
+    small=dict(width=0.04),
     defaults=dict(stride=8),
     pins="voc-fcn8s/train.prototxt of the authors; start it from fcn16s (`weights=`) as they do",
     parameters={21: 134_489_759, 11: 134_348_929, 19: 134_456_985},
@@ -73,6 +79,7 @@ _RECIPE: dict[str, Any] = dict(
 )
 @register(
     "fcn8s_atonce",
+    small=dict(width=0.04),
     defaults=dict(stride=8, at_once=True),
     pins="voc-fcn8s-atonce/train.prototxt of the authors",
     parameters={21: 134_490_527},
@@ -162,6 +169,68 @@ class FCN(SegmentationModel):
         pool3 = self.scale_pool3(pools[2]) if self.at_once else pools[2]
         score = score + crop(self.score_pool3(pool3), 9, score.shape)
         return {"out": crop(self.upscore8(score), 31, images.shape)}
+
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named = from_torchvision(super().translate(tensors), self, ["conv"])
+        return classifier_as_convolutions(named, "fc6", "fc7")
+
+
+@register(
+    "fcn",
+    small=dict(backbone="test_resnet"),
+    pins="torchvision's fcn_resnet50 and fcn_resnet101, the form in which the idea lives on: no skips, but stride 8",
+    parameters={},
+    backbones=("resnet50", "resnet101", "any dilatable backbone"),
+    published={"COCO val2017 with VOC labels, mIoU, ResNet-50 (torchvision)": "60.5"},
+    recipe=dict(
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=16, schedule="poly", power=0.9,
+        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        augment=dict(scale=(0.5, 2.0), crop=(480, 480), flip=0.5, color=0.0),
+    ),
+    **_PAPER | dict(differences=("This is not a network of the paper: see fcn32s, fcn16s and fcn8s.",)),
+)  # fmt: skip
+class DilatedFCN(SegmentationModel):
+    """A small convolutional head on a dilated encoder.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the input.
+        backbone: The encoder.
+        output_stride: 8, 16 or 32.
+        aux: An auxiliary head on the last but one stage.
+        dropout: Probability before the classifier.
+    """
+
+    aux_weight = 0.5
+    renames: ClassVar = {r"^backbone\.(?!body\.)": "backbone.body."}
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        backbone: str = "resnet50",
+        output_stride: int = 8,
+        aux: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels)
+        middle, deep = self.backbone.channels[-2:]
+        self.classifier = _head(deep, num_classes, dropout)
+        self.aux_classifier = _head(middle, num_classes, dropout) if aux else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(images)
+        outputs = {"out": resize(self.classifier(features[-1]), images.shape)}
+        if self.training and self.aux_classifier is not None:
+            outputs["aux"] = resize(self.aux_classifier(features[-2]), images.shape)
+        return outputs
+
+
+def _head(before: int, classes: int, dropout: float) -> nn.Sequential:
+    head = nn.Sequential(*conv_bn_relu(before, before // 4), nn.Dropout(dropout), nn.Conv2d(before // 4, classes, 1))
+    return head.apply(he_normal)
 
 
 class _Scale(nn.Module):

@@ -14,13 +14,13 @@ Odd sizes: pooling rounds up and un-pooling returns to the encoder's size, as th
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.backbones.vgg import VGG16_STAGES, scaled
+from segmodels.backbones.vgg import convolutions, from_torchvision, vgg16_stages
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.registry import register
@@ -75,6 +75,7 @@ class _IndexedDecoder(SegmentationModel):
 
 @register(
     "segnet",
+    small=dict(width=0.08),
     pins="Models/segnet_train.prototxt of the authors",
     parameters=_SEGNET_COUNTS,
     published={
@@ -87,6 +88,7 @@ class _IndexedDecoder(SegmentationModel):
 )
 @register(
     "bayesian_segnet",
+    small=dict(width=0.08),
     defaults=dict(dropout=0.5),
     pins="Models/bayesian_segnet_train.prototxt of the authors",
     parameters={11: 29_449_355},
@@ -107,24 +109,28 @@ class SegNet(_IndexedDecoder):
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__()
-        stages = [[scaled(width, c) for c in stage] for stage in VGG16_STAGES]
+        stages = vgg16_stages(width)
         self.norm = nn.Identity()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels = in_channels
         for stage in stages:
-            self.encoder.append(_convolutions([channels, *stage]))
+            self.encoder.append(convolutions([channels, *stage], batch_norm=True))
             channels = stage[-1]
         below = [stages[0][0], *[stage[-1] for stage in stages[:-1]]]
         for stage, out in zip(stages[:0:-1], below[:0:-1], strict=True):
-            self.decoder.append(_convolutions([*stage, out]))
-        self.decoder.append(_convolutions([stages[0][-1], stages[0][0]]))
+            self.decoder.append(convolutions([*stage, out], batch_norm=True))
+        self.decoder.append(convolutions([stages[0][-1], stages[0][0]], batch_norm=True))
         self.classifier = nn.Conv2d(stages[0][0], num_classes, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.apply(he_normal)
 
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return from_torchvision(super().translate(tensors), self, ["encoder"])
+
 
 @register(
     "segnet_basic",
+    small=dict(width=8),
     pins="Models/segnet_basic_train.prototxt of the authors",
     parameters={11: 1_416_587},
     published={"CamVid test mIoU, median-frequency weights": "47.7", "CamVid test mIoU, no weights": "46.3"},
@@ -136,6 +142,7 @@ class SegNet(_IndexedDecoder):
 )
 @register(
     "bayesian_segnet_basic",
+    small=dict(width=8),
     defaults=dict(dropout=0.5),
     pins="Models/bayesian_segnet_basic_train.prototxt of the authors",
     parameters={11: 1_416_587},
@@ -166,11 +173,3 @@ class SegNetBasic(_IndexedDecoder):
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.dropout = nn.Dropout(dropout)
         self.apply(he_normal)
-
-
-def _convolutions(channels: list[int]) -> nn.Sequential:
-    """3x3 convolutions from each width to the next, each with batch norm and ReLU."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)

@@ -32,6 +32,7 @@ _BORDER = 92
 
 @register(
     "unet",
+    small=dict(width=6),
     paper="U-Net: Convolutional Networks for Biomedical Image Segmentation",
     authors="Ronneberger, Fischer, Brox",
     venue="MICCAI 2015",

@@ -1,0 +1,150 @@
+"""What the DeepLab papers, ParseNet and CRF-as-RNN fix beyond the number of parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from segmodels.layers.crf import dense_crf
+from segmodels.models.deeplabv1 import DeepLabV1
+from segmodels.models.parsenet import L2Norm
+from segmodels.registry import create_model
+from segmodels.settings import CRFSettings
+
+
+def small(name: str, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, 4, **{"backbone": "test_resnet", **options})
+
+
+def test_largefov_works_at_stride_8_and_compares_labels_of_that_size() -> None:
+    model = DeepLabV1(4, width=0.04).train()
+    outputs = model(torch.randn(1, 3, 321, 321))
+    assert outputs["score"].shape[-2:] == (41, 41)
+    target = torch.full((1, 321, 321), 2)
+    expected = F.cross_entropy(outputs["score"], torch.full((1, 41, 41), 2))
+    torch.testing.assert_close(model.loss(outputs, target), expected)
+
+
+def test_deeplabv2_takes_the_maximum_over_three_scales_and_trains_each() -> None:
+    model = small("deeplabv2").train()
+    outputs = model(torch.randn(2, 3, 64, 96))
+    assert {"scale 0.5", "scale 0.75", "scale 1.0", "fused", "out"} == set(outputs)
+    full = outputs["scale 1.0"]
+    assert (outputs["fused"] >= full - 1e-6).all()
+    target = torch.randint(0, 4, (2, 64, 96))
+    with torch.no_grad():
+        single = small("deeplabv2", scales=(1.0,)).train()
+        assert set(single(torch.randn(2, 3, 64, 96))) == {"scale 1.0", "fused", "out"}
+    assert model.loss(outputs, target) > 0
+
+
+def test_deeplabv2_on_vgg_has_a_branch_of_fc6_fc7_and_fc8_for_each_rate() -> None:
+    model = create_model("deeplabv2", 4, backbone="vgg16", width=0.04).eval()
+    assert [branch[0].dilation[0] for branch in model.classifier] == [6, 12, 18, 24]
+    assert model(torch.randn(1, 3, 49, 65))["out"].shape == (1, 4, 49, 65)
+
+
+def test_deeplabv2_with_frozen_norm_moves_no_statistics() -> None:
+    model = small("deeplabv2", frozen_norm=True).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [m.running_mean.clone() for m in norms]
+    model(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(a, m.running_mean) for a, m in zip(before, norms, strict=True))
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+
+
+def test_deeplabv3_trains_at_stride_16_and_tests_at_8_with_the_multi_grid() -> None:
+    model = create_model("deeplabv3", 4, backbone="resnet50", channels=16).train()
+    stage, pyramid = model.backbone.body.layer4, model.classifier[0]
+
+    def state() -> tuple[list[int], list[int], int]:
+        map_size = model.backbone(torch.randn(1, 3, 64, 64))[-1].shape[-1]
+        return [u.conv2.dilation[0] for u in stage], [pyramid.convs[i][0].dilation[0] for i in (1, 2, 3)], map_size
+
+    with torch.no_grad():
+        assert state() == ([2, 4, 8], [6, 12, 18], 4)
+        model.eval()
+        assert state() == ([4, 8, 16], [12, 24, 36], 8)
+        model.train()
+        assert state() == ([2, 4, 8], [6, 12, 18], 4)
+
+
+def test_deeplabv3_keeps_its_weights_when_the_stride_changes_in_networks_that_pool() -> None:
+    model = small("deeplabv3", channels=8)
+    names = list(model.state_dict())
+    assert list(model.eval().state_dict()) == names
+    images = torch.randn(1, 3, 64, 64)
+    once = model(images)["out"]
+    model.train().eval()
+    torch.testing.assert_close(model(images)["out"], once)
+
+
+def test_parsenet_normalises_each_place_and_scales_each_channel() -> None:
+    layer = L2Norm(3)
+    x = torch.tensor([[[[3.0]], [[4.0]], [[0.0]]]])
+    torch.testing.assert_close(layer(x).flatten(), torch.tensor([6.0, 8.0, 0.0]))
+
+
+def test_parsenet_sees_the_whole_image_at_every_place() -> None:
+    model = create_model("parsenet", 3, width=0.05, dropout=0.0).eval()
+    # fc6 sees 224 pixels; far beyond it, only the pooled half can carry a change.
+    images = torch.randn(1, 3, 32, 800, requires_grad=True)
+    model(images)["out"][..., 0].sum().backward()
+    assert images.grad is not None
+    assert images.grad[..., 700:].abs().sum() > 0
+
+
+def test_crfasrnn_begins_as_the_authors_file_says_and_iterates_more_in_testing() -> None:
+    model = create_model("crfasrnn", 3, width=0.04)
+    torch.testing.assert_close(model.spatial.data, 3 * torch.eye(3))
+    torch.testing.assert_close(model.bilateral.data, 5 * torch.eye(3))
+    torch.testing.assert_close(model.compatibility.data, -torch.eye(3))
+    assert (model.train_iterations, model.test_iterations) == (5, 10)
+
+
+def test_crfasrnn_starts_as_a_plain_crf_after_fcn8s() -> None:
+    model = create_model("crfasrnn", 3, width=0.04, test_iterations=4).double().eval()
+    for layer in (model.score_fr, model.score_pool4, model.score_pool3):
+        nn.init.normal_(layer.weight)
+    images = torch.randn(1, 3, 40, 48, dtype=torch.float64)
+    unary = super(type(model), model).forward(images)["out"]
+    colors = images * torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1) * 255
+    settings = CRFSettings(
+        bilateral_weight=5, bilateral_xy=160, bilateral_rgb=3, spatial_weight=3, spatial_xy=3, iterations=4
+    )
+    expected = dense_crf(unary, colors, settings, normalization="after")
+    torch.testing.assert_close(model(images)["out"].softmax(1), expected)
+
+
+def test_imagenet_weights_under_torchvisions_names_fill_the_trunk() -> None:
+    from torchvision.models import vgg16, vgg16_bn
+
+    plain = vgg16(weights=None, init_weights=False).state_dict()
+    for name, place in (
+        ("deeplabv1", "trunk.vgg.stages.4.4.weight"),
+        ("parsenet", "trunk.vgg.stages.4.4.weight"),
+        ("fcn8s", "conv5_3.weight"),
+    ):
+        with torch.device("meta"):
+            model = create_model(name, 4)
+        translated = model.translate(plain)
+        assert translated[place] is plain["features.28.weight"]
+    assert translated["fc6.weight"].shape == (4096, 512, 7, 7)
+    normed = vgg16_bn(weights=None, init_weights=False).state_dict()
+    with torch.device("meta"):
+        segnet = create_model("segnet", 4)
+    translated = segnet.translate(normed)
+    filled = [k for k, v in segnet.state_dict().items() if k in translated and translated[k].shape == v.shape]
+    assert len([k for k in filled if k.startswith("encoder.") and k.endswith("running_mean")]) == 13
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_deeplabv3plus_refines_at_stride_4(separable: bool) -> None:
+    model = small("deeplabv3plus", channels=16, separable=separable).eval()
+    seen: list[int] = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    model(torch.randn(1, 3, 64, 64))
+    assert seen == [16]

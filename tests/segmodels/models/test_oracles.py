@@ -1,0 +1,111 @@
+"""Independent implementations with the same weights give the same output, to 1e-5 in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmodels.registry import create_model
+
+IMAGES = (2, 3, 65, 97)
+
+
+def same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Weights and statistics of no special value: batch norm that is the identity would hide a missing one."""
+    torch.manual_seed(0)
+    model = model.double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def load(ours: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Fills our network with published names; every tensor must find its place."""
+    ours = ours.double().eval()
+    ours.load_state_dict(ours.translate(tensors), strict=True)
+    return ours
+
+
+def images() -> Tensor:
+    return torch.randn(*IMAGES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("depth", ["resnet50", "resnet101"])
+def test_fcn_is_torchvisions(depth: str) -> None:
+    from torchvision.models import segmentation
+
+    theirs = randomised(getattr(segmentation, f"fcn_{depth}")(weights=None, weights_backbone=None, aux_loss=True))
+    ours = load(create_model("fcn", 21, backbone=depth, aux=True), theirs.state_dict())
+    with torch.no_grad():
+        same(ours(images())["out"], theirs(images())["out"])
+        for model in (ours, theirs):  # in training mode, but for what is random or differs by batch
+            model.train()
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.Dropout):
+                    module.eval()
+        same(ours(images())["aux"], theirs(images())["aux"])
+
+
+@pytest.mark.parametrize("depth", ["resnet50", "resnet101"])
+def test_deeplabv3_is_torchvisions(depth: str) -> None:
+    from torchvision.models import segmentation
+
+    theirs = randomised(getattr(segmentation, f"deeplabv3_{depth}")(weights=None, weights_backbone=None, aux_loss=True))
+    form = {"output_stride": 8, "test_output_stride": None, "multi_grid": None, "rates": (12, 24, 36), "aux": True}
+    ours = load(create_model("deeplabv3", 21, backbone=depth, **form), theirs.state_dict())
+    with torch.no_grad():
+        same(ours(images())["out"], theirs(images())["out"])
+
+
+def test_deeplabv3plus_is_that_of_segmentation_models_pytorch() -> None:
+    import segmentation_models_pytorch as smp
+
+    theirs = randomised(smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=21, encoder_output_stride=16))
+    form = {"norm_between": False, "encoder_conv": True, "decoder_convs": 1}
+    ours = create_model("deeplabv3plus", 21, backbone="resnet50", **form).double().eval()
+    ours.load_state_dict(translated_from_smp(theirs.state_dict()), strict=True)
+    # Three habits differ: corners aligned, all convolutions of a dilated stage dilated alike, no stride there.
+    theirs.decoder.up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+    theirs.segmentation_head[1] = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+    first = ours.backbone.body.layer4[0].conv2
+    first.dilation = first.padding = (2, 2)
+    square = images()[..., :64, :96]
+    with torch.no_grad():
+        same(ours(square)["out"], theirs(square))
+
+
+def translated_from_smp(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    import re
+
+    names = (
+        (r"^encoder\.", "backbone.body."),
+        (r"^decoder\.aspp\.0\.convs\.0\.", "encoder.0.convs.0."),
+        (r"^decoder\.aspp\.0\.convs\.([123])\.0\.0\.", r"encoder.0.convs.\1.0."),
+        (r"^decoder\.aspp\.0\.convs\.([123])\.0\.1\.", r"encoder.0.convs.\1.1."),
+        (r"^decoder\.aspp\.0\.convs\.([123])\.1\.", r"encoder.0.convs.\1.2."),
+        (r"^decoder\.aspp\.0\.convs\.4\.", "encoder.0.convs.4.project."),
+        (r"^decoder\.aspp\.0\.project\.", "encoder.0.project."),
+        (r"^decoder\.aspp\.1\.([01])\.", r"encoder.1.\1."),
+        (r"^decoder\.aspp\.2\.", "encoder.1.2."),
+        (r"^decoder\.block1\.", "reduce."),
+        (r"^decoder\.block2\.0\.([01])\.", r"decoder.0.\1."),
+        (r"^decoder\.block2\.1\.", "decoder.0.2."),
+        (r"^segmentation_head\.0\.", "classifier."),
+    )
+    translated = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        translated[name] = tensor
+    return translated
