@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segmodels.data.dataset import ClassInfo
 from segmodels.layers.model import SegmentationModel
+from segmodels.pretrained import WeightsError, locate
 from segmodels.registry import UnknownModelError, create_model, on_meta
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "history.csv"
@@ -125,7 +126,12 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[
 
 
 def load_weights(model: nn.Module, source: Path | str) -> set[str]:
-    """Fills a model from a model folder, a safetensors file or a tensor-only checkpoint.
+    """Fills a model with weights; what has another name or shape stays as it is.
+
+    Args:
+        model: An architecture.
+        source: A model folder, a safetensors file, a tensor-only checkpoint, an address of either, `imagenet`, or
+            torchvision's name of an entry (`segmodels.pretrained.locate`).
 
     Returns:
         The names of parameters that the source did not fill, because it has none of that name and shape.
@@ -133,11 +139,17 @@ def load_weights(model: nn.Module, source: Path | str) -> set[str]:
     Raises:
         CheckpointError: The source cannot be read or has nothing that fits.
     """
-    path = Path(source)
-    tensors = read_tensors(path / WEIGHTS_FILE if path.is_dir() else path)
+    try:
+        found = locate(source, model)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
+    if isinstance(found, Path):
+        tensors = read_tensors(found / WEIGHTS_FILE if found.is_dir() else found)
+        if isinstance(model, SegmentationModel):
+            tensors = model.translate(tensors)
+    else:
+        tensors = found
     own = model.state_dict()
-    if isinstance(model, SegmentationModel):
-        tensors = model.translate(tensors)
     fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:
         raise CheckpointError(f"{source}: none of its {len(tensors)} tensors fits this model; is it the same network?")

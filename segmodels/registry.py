@@ -39,8 +39,9 @@ class ModelInfo:
         year: When it appeared.
         arxiv: arXiv identifier, empty where there is none.
         pins: What fixes the configuration (the authors' file, a table of the paper).
-        parameters: Number of classes -> exact number of learnable parameters of the default configuration.
+        parameters: Number of classes -> exact number of parameters of the default configuration in inference.
         variants: Other configurations whose numbers are known: keywords, and number of classes -> parameters.
+        training_parameters: The same, of training: with auxiliary heads.
         published: Name of a benchmark -> the published figure.
         differences: How the default differs from the original, and why; one sentence each.
         recipe: The paper's own training recipe, as keys of the training settings.
@@ -63,6 +64,7 @@ class ModelInfo:
     pins: str = ""
     parameters: Mapping[int, int] = field(default_factory=dict)
     variants: tuple[tuple[Mapping[str, Any], Mapping[int, int]], ...] = ()
+    training_parameters: tuple[tuple[Mapping[str, Any], Mapping[int, int]], ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -163,9 +165,15 @@ def create_model(
     return model
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Learnable weights, the fixed bilinear kernels among them; running statistics are not counted."""
-    return sum(p.numel() for p in model.parameters())
+def count_parameters(model: nn.Module, *, training: bool = False) -> int:
+    """Weights, fixed bilinear kernels among them; running statistics are not counted.
+
+    Args:
+        model: An architecture.
+        training: Counts what inference does not use, too: auxiliary heads.
+    """
+    apart = () if training else getattr(model, "training_only", ())
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(tuple(apart)))
 
 
 def full_size(name: str, num_classes: int, **options: Any) -> nn.Module:

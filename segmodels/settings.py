@@ -28,6 +28,8 @@ class AugmentSettings:
         crop: (height, width) of the training crops; None trains on whole images.
         flip: Probability of a left-right flip.
         color: Strength in 0..1 of brightness, contrast and saturation; hue takes a quarter of it.
+        focus: `anywhere` crops at random; `objects` and `proposals` lay the crop around an object of the label and
+            scale it to the crop's size (DeconvNet's two stages of training).
         extra: Further joint transforms of `torchvision.transforms.v2`, name -> keywords, applied before the crop.
     """
 
@@ -37,6 +39,7 @@ class AugmentSettings:
     crop: tuple[int, int] | None = None
     flip: float = 0.5
     color: float = 0.2
+    focus: Literal["anywhere", "objects", "proposals"] = "anywhere"
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

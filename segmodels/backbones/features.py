@@ -40,6 +40,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
         super().__init__()
+        self.name, self.options = name, {"in_chans": in_channels, **options}
         self.body, strided = _create(name, output_stride, in_channels, options)
         described: Any = self.body.feature_info
         self.channels, self.strides = tuple(described.channels()), tuple(described.reduction())

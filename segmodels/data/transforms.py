@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class Augmentation:
         scale: Range of the random factor on the image's size, drawn log-uniformly.
         flip: Probability of a left-right flip.
         color: Strength in 0..1: brightness, contrast and saturation factors in 1 ± color, hue ± color / 4 of a turn.
+        focus: `anywhere`, or what the crop is laid around and scaled to: `objects`, `proposals` (see `focus_box`).
         extra: Joint transforms of `torchvision.transforms.v2`, name -> keywords, applied to the whole sample first.
     """
 
@@ -43,6 +44,7 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     color: float = 0.0
+    focus: Literal["anywhere", "objects", "proposals"] = "anywhere"
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -189,8 +191,12 @@ def augment(
     Returns:
         float32 `[3, h, w]` and int64 `[h, w]`, padded with the mean colour and 255 where the scaled image is smaller.
     """
+    out_h, out_w = how.crop or (label.shape[0], label.shape[1])
+    if how.focus != "anywhere":
+        top, left, bottom, right = focus_box(label, rng, loose=how.focus == "proposals")
+        image = resize_image(image[:, top:bottom, left:right], (out_h, out_w))
+        label = resize_label(label[top:bottom, left:right], (out_h, out_w))
     height, width = label.shape
-    out_h, out_w = how.crop or (height, width)
     factor = math.exp(rng.uniform(math.log(how.scale[0]), math.log(how.scale[1])))
     # The window of the source that becomes the output, or the whole side where the output is larger.
     src_h, src_w = min(height, round(out_h / factor)), min(width, round(out_w / factor))
@@ -210,6 +216,41 @@ def augment(
     full[:, y : y + size[0], x : x + size[1]] = pixels
     target[y : y + size[0], x : x + size[1]] = label
     return full, target
+
+
+def focus_box(label: Tensor, rng: np.random.Generator, *, loose: bool) -> tuple[int, int, int, int]:
+    """A window (top, left, bottom, right) around a random object of a label.
+
+    An object is a connected region of one class. DeconvNet (Noh et al., ICCV 2015, section 4.1) trains first on
+    windows 1.2 times as large as an object, the object in the middle, then on proposals that merely overlap objects.
+
+    Args:
+        label: uint8 `[H, W]`.
+        rng: Where the randomness comes from.
+        loose: Shifts and stretches the window, as a proposal is.
+
+    Returns:
+        The window; the whole image where nothing is labelled.
+    """
+    from scipy import ndimage
+
+    ids = label.numpy()
+    present = np.unique(ids[ids != IGNORE_INDEX])
+    if not len(present):
+        return 0, 0, ids.shape[0], ids.shape[1]
+    regions, _ = ndimage.label(ids == rng.choice(present))
+    found = ndimage.find_objects(regions)
+    rows, columns = found[int(rng.integers(len(found)))]
+    window = []
+    for side, length in ((rows, ids.shape[0]), (columns, ids.shape[1])):
+        size = (side.stop - side.start) * 1.2
+        middle = (side.start + side.stop) / 2
+        if loose:
+            size, middle = size * rng.uniform(0.8, 1.6), middle + size * rng.uniform(-0.3, 0.3)
+        size = max(size, 16)
+        window.append((max(0, round(middle - size / 2)), min(length, round(middle + size / 2))))
+    (top, bottom), (left, right) = window
+    return top, left, bottom, right
 
 
 def joint_transforms(named: Mapping[str, Mapping[str, Any]]) -> JointTransforms | None:

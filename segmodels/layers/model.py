@@ -20,11 +20,16 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         aux_weight: Factor on the loss of each output whose key begins with `aux`.
+        training_only: Beginnings of the names of parameters that inference does not use: auxiliary heads.
+        imagenet: torchvision's name of the weights that `weights="imagenet"` stands for; empty where the encoder is a
+            backbone of timm.
         renames: Pattern -> replacement, one after the other: how the names of weights that others published become
             the names here.
     """
 
     aux_weight: float = 0.4
+    training_only: ClassVar[tuple[str, ...]] = ("aux",)
+    imagenet: ClassVar[str] = ""
     renames: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:

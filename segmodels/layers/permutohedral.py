@@ -33,8 +33,8 @@ class PermutohedralLattice:
         nearest, rank, weights = _simplex(features.reshape(-1, d).T)
         image = torch.arange(images, device=features.device).repeat_interleave(points)
         keys, steps = _keys(nearest, rank, image)
-        if torch.compiler.is_exporting():
-            # As many vertices as corners: their true number would depend on the content of the images.
+        if torch.compiler.is_exporting() or features.is_meta:
+            # As many vertices as corners: their true number depends on the content of the images.
             unique, self.vertex = _ranked(keys.flatten())
         else:
             unique, self.vertex = torch.unique(keys.flatten(), return_inverse=True)

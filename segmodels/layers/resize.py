@@ -31,6 +31,9 @@ def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     """The central window of `size`'s last two dimensions."""
     height, width = size[-2], size[-1]
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    if torch.compiler.is_exporting():  # As in `crop`.
+        rows = torch.arange(height, device=x.device) + top
+        return x[..., rows[:, None], torch.arange(width, device=x.device) + left]
     return x[..., top : top + height, left : left + width]
 
 

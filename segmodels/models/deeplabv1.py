@@ -126,5 +126,7 @@ class DeepLabV1(SegmentationModel):
         loss: Tensor = self.criterion(outputs["score"], shrink_labels(target, outputs["score"].shape))
         return loss
 
+    imagenet = "VGG16_Weights.IMAGENET1K_V1"
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return from_torchvision(super().translate(tensors), self, ["trunk.vgg"])

@@ -132,6 +132,8 @@ class DeepLabV2(SegmentationModel):
         scores = [score for name, score in outputs.items() if name != "out"]
         return torch.stack([self.criterion(score, shrink_labels(target, score.shape)) for score in scores]).sum()
 
+    imagenet = "VGG16_Weights.IMAGENET1K_V1"
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return from_torchvision(super().translate(tensors), self, ["backbone"])
 

@@ -40,6 +40,8 @@ from segmodels.registry import on_meta, register
     parameters={21: 58_630_997, 19: 58_630_483},
     variants=(
         ({"backbone": "resnet50"}, {21: 39_638_869, 19: 39_638_355}),
+    ),
+    training_parameters=(
         ({"backbone": "resnet50", "aux": True}, {21: 42_004_074}),
         ({"aux": True}, {21: 60_996_202}),
     ),

@@ -170,6 +170,8 @@ class FCN(SegmentationModel):
         score = score + crop(self.score_pool3(pool3), 9, score.shape)
         return {"out": crop(self.upscore8(score), 31, images.shape)}
 
+    imagenet = "VGG16_Weights.IMAGENET1K_V1"
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named = from_torchvision(super().translate(tensors), self, ["conv"])
         return classifier_as_convolutions(named, "fc6", "fc7")

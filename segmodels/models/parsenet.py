@@ -79,5 +79,7 @@ class ParseNet(SegmentationModel):
         x = torch.cat([self.norm_local(local), self.norm_global(pool6)], dim=1)
         return {"out": resize(self.classifier(x), images.shape)}
 
+    imagenet = "VGG16_Weights.IMAGENET1K_V1"
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return from_torchvision(super().translate(tensors), self, ["trunk.vgg"])

@@ -124,6 +124,8 @@ class SegNet(_IndexedDecoder):
         self.dropout = nn.Dropout(dropout)
         self.apply(he_normal)
 
+    imagenet = "VGG16_BN_Weights.IMAGENET1K_V1"
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return from_torchvision(super().translate(tensors), self, ["encoder"])
 

@@ -38,17 +38,18 @@ def published() -> list[Any]:
     found = []
     for name in list_models():
         info = model_info(name)
-        for options, counts in (({}, info.parameters), *info.variants):
-            shown = "-".join(f"{k}={v}" for k, v in options.items())
-            found += [pytest.param(name, c, options, n, id=f"{name}-{c}-{shown}") for c, n in counts.items()]
+        known = [(False, *pair) for pair in (({}, info.parameters), *info.variants)]
+        for training, options, counts in known + [(True, *pair) for pair in info.training_parameters]:
+            shown = "-".join([*(f"{k}={v}" for k, v in options.items()), *["training"] * training])
+            found += [pytest.param(name, c, options, training, n, id=f"{name}-{c}-{shown}") for c, n in counts.items()]
     return found
 
 
-@pytest.mark.parametrize(("name", "classes", "options", "count"), published())
+@pytest.mark.parametrize(("name", "classes", "options", "training", "count"), published())
 def test_full_width_has_the_published_number_of_parameters(
-    name: str, classes: int, options: dict[str, Any], count: int
+    name: str, classes: int, options: dict[str, Any], training: bool, count: int
 ) -> None:
-    assert count_parameters(full_size(name, classes, **options)) == count
+    assert count_parameters(full_size(name, classes, **options), training=training) == count
 
 
 @every_model
@@ -148,5 +149,5 @@ def test_export_keeps_batch_height_and_width_free(name: str) -> None:
         dynamic_shapes=({0: auto, 2: auto, 3: auto},),
         strict=True,
     )
-    images = torch.randn(1, 3, 49, 67, dtype=torch.float64)
+    images = torch.randn(1, 3, 75, 131, dtype=torch.float64)
     torch.testing.assert_close(program.module()(images)["out"], model(images)["out"])
