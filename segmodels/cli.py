@@ -1,4 +1,4 @@
-"""`segmodels list | info | train | predict | export`: the library on the command line.
+"""`segmodels list | info | train | predict | tune-crf | export`: the library on the command line.
 
 A command imports what it uses when it runs; `--help` imports neither torch nor numpy.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from segmodels.registry import ModelInfo
-    from segmodels.settings import TrainSettings
+    from segmodels.settings import CRFSettings, TrainSettings
 
 EXIT_INTERRUPTED = 143
 # What the user can mend, by module; a module that was not imported has raised nothing.
@@ -61,12 +61,13 @@ Options = Annotated[
 @app.command("list")
 def list_command(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
-    time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine, too.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, as in the README.")] = False,
 ) -> None:
-    """The architectures, with parameters and GFLOPs.
+    """The architectures, with parameters, GFLOPs and milliseconds.
 
-    GFLOPs, and milliseconds where asked for, are those of one 360x480 image; a multiply-add is two operations.
+    GFLOPs and milliseconds are those of one 360x480 image; a multiply-add is two operations. Those of 11 classes are
+    known beforehand, and `segmodels info` tells on which machine the milliseconds were taken.
     """
     from segmodels.cards import print_list
 
@@ -82,15 +83,16 @@ def info(
 ) -> None:
     """The card of an architecture.
 
-    Citation, what pins it, keywords, the exact number of parameters, published results, known differences.
+    Citation, what pins it, keywords, the exact number of parameters, GFLOPs, milliseconds, published results, known
+    differences, the paper's recipe.
     """
-    from segmodels.cards import print_card
-    from segmodels.registry import count_parameters, model_info
+    from segmodels.cards import figures, print_card
+    from segmodels.registry import model_info
 
     card = model_info(name)
     chosen = _options(card, option)
-    parameters = count_parameters(_meta_model(name, classes, chosen))
-    print_card(card, classes, chosen, parameters, as_json=as_json)
+    _meta_model(name, classes, chosen)  # a bad keyword is told as what it is
+    print_card(card, figures(name, classes, chosen), classes, chosen, as_json=as_json)
 
 
 @app.command()
@@ -152,6 +154,9 @@ def predict(
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
     scales: Annotated[str, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = "1",
     window: Annotated[str | None, typer.Option(metavar="HxW", help="Predict in windows of this size.")] = None,
+    crf: Annotated[
+        str | None, typer.Option(metavar="FILE|default", help="Refine by a dense CRF; `tune-crf` writes the file.")
+    ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict also what has its results.")] = False,
@@ -174,7 +179,14 @@ def predict(
 
     from segmodels.inference import Predictor
 
-    predictor = Predictor(model, _device(device, torch.cuda.is_available()), flip=flip, scales=factors, window=size)
+    predictor = Predictor(
+        model,
+        _device(device, torch.cuda.is_available()),
+        flip=flip,
+        scales=factors,
+        window=size,
+        crf=_crf(crf) if crf else None,
+    )
     for problem in problems:
         _complain(problem)
     with _progress() as bar:
@@ -201,6 +213,41 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command("tune-crf")
+def tune_crf_command(
+    model: Annotated[Path, typer.Argument(help="The model folder.")],
+    data: Annotated[Path, typer.Argument(help="The dataset folder; its val split is used.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write, for `predict --crf`.")],
+    images: Annotated[int, typer.Option(min=1, help="Validation images to search on.")] = 20,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Searches the settings of a dense CRF after a model.
+
+    A coarse grid over the bilateral kernel, then a finer one around its best point, by mIoU on validation images. What
+    it finds goes to a file, and as `evaluate.crf` into params.yaml. Where no setting gains, it says so and writes none.
+    """
+    import torch
+
+    from segmodels.inference import Predictor
+    from segmodels.tuning import Trial, tune_crf
+
+    predictor = Predictor(model, _device(device, torch.cuda.is_available()), flip=flip)
+
+    def told(trial: Trial) -> None:
+        print(f"{100 * trial.miou:6.2f} %  {_shown(trial.settings)}", flush=True)
+
+    best, *others = tune_crf(predictor, data, images=images, on_trial=told)
+    plain = next(trial for trial in (best, *others) if trial.settings is None)
+    if best.settings is None:
+        print(f"no setting gains over the model alone ({100 * plain.miou:.2f} % mIoU); nothing was written")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(dataclasses.asdict(best.settings), indent=2) + "\n")
+    print(f"{100 * plain.miou:.2f} % mIoU without, {100 * best.miou:.2f} % with {_shown(best.settings)}; {out}")
+    print(f"predict with it: segmodels predict IMAGES --model {model} --crf {out} --out predictions")
+
+
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="The model folder.")],
@@ -216,6 +263,28 @@ def export(
 
     checked = write(folder, out, format.value)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {checked}")
+
+
+def _shown(settings: CRFSettings | None) -> str:
+    if settings is None:
+        return "no CRF"
+    return ", ".join(f"{key} {value:g}" for key, value in dataclasses.asdict(settings).items())
+
+
+def _crf(given: str) -> CRFSettings:
+    """Settings from a file of `tune-crf`, or the defaults."""
+    from segmodels.overrides import build
+    from segmodels.settings import CRFSettings
+
+    if given == "default":
+        return CRFSettings()
+    try:
+        values = json.loads(Path(given).read_text())
+    except FileNotFoundError:
+        raise CommandError(f"{given}: no such file; --crf takes a file of `segmodels tune-crf`, or `default`") from None
+    except ValueError:
+        raise CommandError(f"{given}: not JSON; --crf takes a file of `segmodels tune-crf`, or `default`") from None
+    return build(CRFSettings, values, f"{given}: ")
 
 
 def main(args: Sequence[str] | None = None) -> int:
