@@ -1,4 +1,4 @@
-"""`python -m pipeline compile|run|submit|trace`: the pipeline on Kubeflow, or on this machine without a cluster."""
+"""`python -m pipeline COMMAND`: the pipeline on Kubeflow, or on this machine without a cluster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from components.params import Params
+    from pipeline.cluster import Kubeflow
     from pipeline.dag import Cluster
 
 
@@ -33,21 +34,59 @@ def run(args: argparse.Namespace) -> None:
 
 
 def submit(args: argparse.Namespace) -> None:
+    from pipeline import cluster as kfp_cluster
+    from pipeline import package, pinning
+
+    params, kubeflow = _params(args), _kubeflow(args)
+    cluster = pinning.pinned(
+        _cluster(args), allow_dirty=args.allow_dirty, allow_tag=args.allow_tag, from_source=args.data_from_source
+    )
+    experiment = args.experiment or params.register_.experiment
+    run_id = package.submit(params, cluster, kubeflow, experiment=experiment, run_name=args.run_name)
+    print(kubeflow.page(run_id))
+    _say_whether_cached(cluster)
+    if args.watch:
+        kfp_cluster.watch(kubeflow, run_id)
+    else:
+        print(f"follow it: python -m pipeline status {run_id}")
+
+
+def status(args: argparse.Namespace) -> None:
+    from pipeline import cluster
+
+    if args.watch and args.run:
+        cluster.watch(_kubeflow(args), args.run)
+    else:
+        cluster.status(_kubeflow(args), args.run)
+
+
+def logs(args: argparse.Namespace) -> None:
+    from pipeline import cluster
+
+    cluster.logs(_kubeflow(args), args.run, args.task)
+
+
+def cancel(args: argparse.Namespace) -> None:
+    from pipeline import cluster
+
+    cluster.cancel(_kubeflow(args), args.run)
+
+
+def schedule(args: argparse.Namespace) -> None:
     from pipeline import package
 
     params, cluster = _params(args), _cluster(args)
-    token = args.token_file.read_text().strip() if args.token_file else os.environ.get("KF_PIPELINES_TOKEN")
-    run = package.submit(
+    experiment = args.experiment or params.register_.experiment
+    made = package.schedule(
         params,
         cluster,
-        host=args.host or os.environ.get("KF_PIPELINES_ENDPOINT", ""),
-        namespace=args.namespace,
-        experiment=args.experiment or params.register_.experiment,
-        run_name=args.run_name,
-        token=token,
+        _kubeflow(args),
+        experiment=experiment,
+        name=args.name,
+        cron=args.cron,
+        enabled=not args.paused,
     )
-    print(run)
-    _say_whether_cached(cluster)
+    print(f"recurring run {made} ({args.name}): {args.cron}{', paused' if args.paused else ''}")
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -93,6 +132,13 @@ def _cluster(args: argparse.Namespace) -> Cluster:
     return Cluster(**{name: value for name, value in named.items() if value})
 
 
+def _kubeflow(args: argparse.Namespace) -> Kubeflow:
+    from pipeline.cluster import Kubeflow
+
+    token = args.token_file.read_text().strip() if args.token_file else os.environ.get("KF_PIPELINES_TOKEN")
+    return Kubeflow.at(args.host or os.environ.get("KF_PIPELINES_ENDPOINT", ""), args.namespace, token)
+
+
 def _say_whether_cached(cluster: Cluster) -> None:
     if cluster.digest is None:
         print(
@@ -114,9 +160,13 @@ def _parser() -> argparse.ArgumentParser:
     pods.add_argument("--tracking-uri", help="MLflow's address as the pods see it (http://mlflow:5000)")
     pods.add_argument("--secret", help="Kubernetes secret with AWS_… and MLFLOW_… keys, which become environment")
     pods.add_argument("--cache-claim", help="volume claim that keeps downloads and trainings between attempts")
-    pods.add_argument("--namespace", help="Kubernetes namespace")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--namespace", help="Kubernetes namespace")
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument("--host", help="address of Kubeflow Pipelines (KF_PIPELINES_ENDPOINT)")
+    server.add_argument("--token-file", type=Path, help="file with a bearer token (KF_PIPELINES_TOKEN holds one)")
 
-    command = commands.add_parser("compile", parents=[settings, pods], help="write the pipeline's IR YAML")
+    command = commands.add_parser("compile", parents=[settings, pods, place], help="write the pipeline's IR YAML")
     command.set_defaults(command=compile_)
     command.add_argument("-o", "--out", type=Path, required=True, help="the file to write, .yaml")
     command.add_argument(
@@ -127,12 +177,40 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command.add_argument("--out", type=Path, default=Path("outputs-local"), help="where runs are kept (outputs-local)")
 
-    command = commands.add_parser("submit", parents=[settings, pods], help="submit it to a Kubeflow cluster")
+    cluster = [place, server]
+    command = commands.add_parser("submit", parents=[settings, pods, *cluster], help="start it on a Kubeflow cluster")
     command.set_defaults(command=submit)
-    command.add_argument("--host", help="address of Kubeflow Pipelines (KF_PIPELINES_ENDPOINT)")
     command.add_argument("--experiment", help="experiment of the run (register.experiment)")
     command.add_argument("--run-name", help="name of the run")
-    command.add_argument("--token-file", type=Path, help="file with a bearer token (KF_PIPELINES_TOKEN holds one)")
+    command.add_argument("--allow-dirty", action="store_true", help="submit though files differ from the commit")
+    command.add_argument("--allow-tag", action="store_true", help="submit though the image's tag may move")
+    command.add_argument(
+        "--data-from-source", action="store_true", help="download data.source, not the version that git pins"
+    )
+    command.add_argument("--watch", action="store_true", help="follow the run to its end")
+
+    command = commands.add_parser("status", parents=cluster, help="a run's tasks, or the latest runs")
+    command.set_defaults(command=status)
+    command.add_argument("run", nargs="?", help="id of a run")
+    command.add_argument("--watch", action="store_true", help="follow the run to its end")
+
+    command = commands.add_parser("logs", parents=cluster, help="what the tasks of a run said")
+    command.set_defaults(command=logs)
+    command.add_argument("run", help="id of the run")
+    command.add_argument("task", nargs="?", help="one task, e.g. train-enet")
+
+    command = commands.add_parser("cancel", parents=cluster, help="stop a run")
+    command.set_defaults(command=cancel)
+    command.add_argument("run", help="id of the run")
+
+    command = commands.add_parser(
+        "schedule", parents=[settings, pods, *cluster], help="run it again and again; trains when the data has changed"
+    )
+    command.set_defaults(command=schedule)
+    command.add_argument("--cron", required=True, help="when, e.g. '0 3 * * *' for every night at three")
+    command.add_argument("--name", default="nightly", help="of the recurring run; replaces one of this name (nightly)")
+    command.add_argument("--experiment", help="experiment of its runs (register.experiment)")
+    command.add_argument("--paused", action="store_true", help="do not begin yet")
 
     command = commands.add_parser("trace", help="say what made a registered model: run, params, code, data")
     command.set_defaults(command=trace)

@@ -69,6 +69,8 @@ class Cluster:
         tracking_uri: MLflow's address as the pods see it.
         secret: Kubernetes secret with the credentials of S3 and MLflow, its keys named like their variables.
         cache_claim: Persistent volume claim that keeps downloads and the state of trainings between attempts.
+        data_remote: DVC remote from which the dataset folder is taken; empty downloads it from its source.
+        data_md5: The version of the folder that is taken, its hash in dvc.lock.
 
     Raises:
         StepError: The image's tag moves, or the address has a password.
@@ -78,6 +80,8 @@ class Cluster:
     tracking_uri: str = "http://mlflow:5000"
     secret: str | None = None
     cache_claim: str | None = None
+    data_remote: str = ""
+    data_md5: str = ""
 
     def __post_init__(self) -> None:
         tag = self.image.rpartition("/")[2].partition("@")[0].partition(":")[2]
@@ -127,7 +131,8 @@ def build(params: Params, cluster: Cluster | None = None) -> Any:
         finished = finish()
         _place(finished, params, "finish", None, cluster)
         with dsl.ExitHandler(finished, name="steps"):
-            downloaded = task("download", download)
+            pinned = {"dvc_remote": cluster.data_remote, "dvc_md5": cluster.data_md5} if cluster else {}
+            downloaded = task("download", download, **{"dvc_remote": "", "dvc_md5": "", **pinned})
             given = {"data": downloaded.outputs["data"], "data_md5": downloaded.outputs["Output"]}
             validated = task("validate", validate, **given)
             results = {**given, "validation": validated.outputs["validation"]}
@@ -166,7 +171,7 @@ def cached(params: Params, step: str, key: str | None, cluster: Cluster | None) 
     if cluster is None or cluster.digest is None:
         return False
     if step == "download":
-        return params.data.source == "streets" or params.data.sha256 is not None
+        return bool(cluster.data_md5) or params.data.source == "streets" or params.data.sha256 is not None
     if step == "train" and key is not None:
         return train_settings(params, key).weights is None
     return step in ("validate", "evaluate")  # the others read or write what MLflow has now

@@ -1,20 +1,19 @@
-"""The compiled pipeline: written to a file, or submitted to a cluster."""
+"""The compiled pipeline: written to a file, submitted to a cluster, or scheduled there."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
+import io
 import os
-import urllib.error
-import urllib.request
-import warnings
+import tempfile
 from pathlib import Path
 
 from components.errors import StepError
 from components.params import Params
-from pipeline.dag import NAME, Cluster, build
-
-PROBE_SECONDS = 5
+from pipeline.cluster import Kubeflow
+from pipeline.cluster import schedule as recur
+from pipeline.dag import NAME, Cluster, build, cached
 
 
 def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, namespace: str | None = None) -> None:
@@ -61,79 +60,50 @@ def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, 
 
 
 def submit(
-    params: Params,
-    cluster: Cluster,
-    *,
-    host: str,
-    namespace: str | None = None,
-    experiment: str,
-    run_name: str | None = None,
-    token: str | None = None,
+    params: Params, cluster: Cluster, kubeflow: Kubeflow, *, experiment: str, run_name: str | None = None
 ) -> str:
-    """Starts a run of the pipeline on a cluster; gives its address.
+    """Starts a run of the pipeline on a cluster; gives its id.
 
     Args:
         params: All settings.
         cluster: What its pods need.
-        host: Address of Kubeflow Pipelines.
-        namespace: Where the run belongs in a multi-user installation.
+        kubeflow: Where it runs.
         experiment: Made where it does not exist.
         run_name: Name of the run; its time by default.
-        token: Bearer token.
 
     Raises:
         StepError: There is no cluster, or it refuses.
     """
-    if not host:
-        raise StepError("no cluster: give --host http://… or set KF_PIPELINES_ENDPOINT; `run` needs none")
-    host = (host if "://" in host else f"https://{host}").rstrip("/")
-    _probe(host, token)
-    pipeline = build(params, cluster)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which versions of a cluster kfp's client works with
-        import kfp
-        from kfp_server_api.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        try:
-            client = kfp.Client(host=host, namespace=namespace or "kubeflow", existing_token=token)
-            run = client.create_run_from_pipeline_func(
-                pipeline, experiment_name=experiment, run_name=run_name, namespace=namespace
-            )
-        except ApiException as error:
-            raise StepError(f"{host}: refuses the run (HTTP {error.status}{_message(error.body)})") from None
-        except (HTTPError, OSError, ValueError) as error:
-            raise StepError(f"{host}: {' '.join(str(error).split())}") from None
-    return f"{host}/#/runs/details/{run.run_id}"
+    # kfp's client prints addresses of its own.
+    with kubeflow.client() as client, contextlib.redirect_stdout(io.StringIO()):
+        run = client.create_run_from_pipeline_func(
+            build(params, cluster), experiment_name=experiment, run_name=run_name, namespace=kubeflow.namespace
+        )
+    return str(run.run_id)
 
 
-def _probe(host: str, token: str | None) -> None:
-    """Finds out within seconds whether Kubeflow answers: its client would try for minutes."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        request = urllib.request.Request(f"{host}/apis/v2beta1/healthz", headers=headers)
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
-            json.load(answer)
-    except urllib.error.HTTPError as error:
-        hint = "; give a token with --token-file" if error.code in (401, 403) else ""
-        raise StepError(f"{host}: Kubeflow Pipelines refuses (HTTP {error.code}){hint}") from None
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
+def schedule(
+    params: Params, cluster: Cluster, kubeflow: Kubeflow, *, experiment: str, name: str, cron: str, enabled: bool
+) -> str:
+    """Makes the pipeline recur on a cluster; gives the id of the recurring run.
+
+    Every time, data is fetched and hashed anew; training and evaluation are cached under that hash, so that a model is
+    trained again only when the data has changed.
+
+    Raises:
+        StepError: It would retrain always (nothing is cached) or never (the data is fixed); or there is no cluster.
+    """
+    if cluster.digest is None:
         raise StepError(
-            f"{host}: no Kubeflow Pipelines answers there ({reason}); check --host, or run it without a cluster: "
-            "`python -m pipeline run`"
-        ) from None
-    except ValueError:
+            f"schedule: {cluster.image} names no digest, so nothing is cached and every run would train anew; give "
+            "--image NAME@sha256:…"
+        )
+    if cached(params, "download", None, cluster):
         raise StepError(
-            f"{host}: what answers is not Kubeflow Pipelines, perhaps a login page; give a token with --token-file"
-        ) from None
-
-
-def _message(body: object) -> str:
-    """The sentence in an answer of Kubeflow, if there is one."""
-    try:
-        content = json.loads(str(body))
-    except ValueError:
-        return ""
-    text = content.get("message") or content.get("error") if isinstance(content, dict) else None
-    return f": {text}" if text else ""
+            f"schedule: the data never changes ({params.data.source} is fixed by the settings); use submit, or a "
+            "data.source without data.sha256"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "pipeline.yaml"
+        write(params, cluster, package)
+        return recur(kubeflow, str(package), name=name, experiment=experiment, cron=cron, enabled=enabled)

@@ -66,7 +66,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         TrainingError: Another process holds it.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0":
         yield  # a further process of a run that holds the lock already
         return
     with open(path, "w") as file:

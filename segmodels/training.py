@@ -8,9 +8,11 @@ average and the position; it is written to a temporary name and renamed.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import time
@@ -23,12 +25,13 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from segmodels import losses
+from segmodels import distributed, losses
 from segmodels.checkpoint import ModelConfig, load_weights, save_model
 from segmodels.data.dataset import DatasetInfo, replace_folder
 from segmodels.data.transforms import (
@@ -106,6 +109,22 @@ def fit(
     """
     state = state or out.with_name(out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
+    count = distributed.processes(settings)
+    if count > 1 and not distributed.is_worker():
+        job = distributed.Job(
+            data=str(data),
+            out=str(out),
+            architecture=architecture,
+            settings=dataclasses.asdict(settings),
+            options=dict(options or {}),
+            backbone=backbone,
+            name=name,
+            seed=seed,
+            state=str(state),
+            signature=signature,
+        )
+        outcome = distributed.run(job, count, on_epoch or (lambda row: None))
+        return Trained(**{**outcome, "folder": out})
     with locked(state / "lock"), warnings.catch_warnings():
         # Lightning advises more workers, a logger and other products; the settings have decided.
         warnings.filterwarnings("ignore", module="lightning")
@@ -173,6 +192,8 @@ class _Task(pl.LightningModule):
         self.matrix = ConfusionMatrix(len(config.classes))
         # The average lives outside the module tree: it is neither trained nor wrapped by DDP.
         self._average: list[nn.Module] = [copy.deepcopy(self.network)] if settings.ema else []
+        if settings.channels_last:
+            channels_last(self.network)
         self.forward_network: nn.Module | Callable[..., Any] = self.network
 
         self.epoch, self.batch, self.updates, self.images_seen = 0, 0, 0, 0
@@ -192,7 +213,8 @@ class _Task(pl.LightningModule):
         return training_loader(self.train_set, sampler, self.settings.batch_size, self.settings.workers)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val_set, batch_size=None, num_workers=self.settings.workers)
+        mine = range(self.global_rank, len(self.val_set), self.trainer.world_size)
+        return DataLoader(self.val_set, batch_size=None, sampler=mine, num_workers=self.settings.workers)
 
     # Optimisation
 
@@ -207,8 +229,6 @@ class _Task(pl.LightningModule):
         for average in self._average:
             average.to(self.device)
         self.loss_sum = self.loss_sum.to(self.device)
-        if self.settings.channels_last:
-            channels_last(self.network)
         if self.settings.compile:
             self.forward_network = torch.compile(self.network, dynamic=False)
         self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
@@ -288,7 +308,8 @@ class _Task(pl.LightningModule):
         self.val_loss, self.val_images = 0.0, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        if self._must_stop():
+        # Several processes may have unequal shares; they ask each other at the next training step.
+        if self.trainer.world_size == 1 and self._must_stop():
             self._stop()
         images, labels = batch
         network = self._average[0].eval() if self._average else self.network
@@ -304,7 +325,7 @@ class _Task(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """After training and validation of an epoch: history, best weights, state."""
-        train_loss = float(self.loss_sum) / max(self.loss_count, 1)
+        train_loss = self._summed(float(self.loss_sum)) / max(self._summed(self.loss_count), 1)
         if not math.isfinite(train_loss):
             raise TrainingError(
                 f"{self.name}: the loss is {train_loss} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
@@ -322,7 +343,7 @@ class _Task(pl.LightningModule):
         if self.trainer.limit_val_batches:
             result = scores(self.matrix.compute().cpu().numpy())
             row |= {
-                "val_loss": self.val_loss / max(self.val_images, 1),
+                "val_loss": self._summed(self.val_loss) / max(self._summed(self.val_images), 1),
                 "val_miou": result["miou"],
                 "val_pixel_accuracy": result["pixel_accuracy"],
             }
@@ -364,7 +385,16 @@ class _Task(pl.LightningModule):
             return self.stop_requested
         return bool(self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False))
 
+    def _summed(self, value: float) -> float:
+        """The sum over all processes."""
+        if self.trainer.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(total, reduce_op="sum"))  # type: ignore[arg-type]
+
     def _stop(self) -> None:
+        # What the first process saves stands for all.
+        self.loss_sum = self.loss_sum.new_tensor(self._summed(float(self.loss_sum)) / self.trainer.world_size)
         if self._first:
             self._save()
         raise TrainingInterrupted(
@@ -415,12 +445,15 @@ def precision_for(settings: TrainSettings) -> str:
 
 
 def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
+    several = distributed.is_worker()
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator=settings.accelerator,
-        # On a CPU several "devices" are processes that share the cores; one is fastest.
-        devices=1 if settings.devices == "auto" and not torch.cuda.is_available() else settings.devices,
-        strategy="auto",
+        # Several are processes that a launcher has started already, on this machine and on others.
+        devices=int(os.environ["LOCAL_WORLD_SIZE"]) if several else 1,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]) if several else 1,
+        # Networks with a part that not every batch reaches (a head of one stage, say) need the search.
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         precision=precision_for(settings),  # type: ignore[arg-type]
         logger=False,
         enable_checkpointing=False,
@@ -429,7 +462,7 @@ def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         # Each device sees a part of the batch; norms are those of the whole.
-        sync_batchnorm=torch.cuda.device_count() > 1,
+        sync_batchnorm=several and settings.accelerator != "cpu" and torch.cuda.is_available(),
         benchmark=settings.augment.crop is not None,
         log_every_n_steps=1,
     )

@@ -11,9 +11,11 @@ def download(
     git_commit: str,
     git_dirty: str,
     image_digest: str,
+    dvc_remote: str,
+    dvc_md5: str,
     data: dsl.Output[dsl.Dataset],
 ) -> str:
-    """Fetches or generates the dataset folder; gives its hash, on which every later task's cache depends."""
+    """Fetches or generates the dataset folder, or takes a version that is pinned; gives its hash, the cache's key."""
     from pathlib import Path
 
     from components.download import step
@@ -21,7 +23,7 @@ def download(
     from components.task import task
 
     with task(settings, git_commit, git_dirty, image_digest) as params:
-        result = step.run(params, out=Path(data.path))
+        result = step.run(params, out=Path(data.path), remote=dvc_remote, md5=dvc_md5)
         print(result)
         md5 = folder_md5(result.data)
         data.metadata.update(name=result.name, format=result.format, md5=md5, **result.splits)

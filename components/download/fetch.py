@@ -90,7 +90,7 @@ def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float)
 
     client = s3.client()
     bucket, key = s3.split(url)
-    found = _patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
+    found = patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
     target = _place(cache, url)
     if key in found:
         digest = _download(s3.opener(client, bucket, key), target, url, sha256, retries, backoff)
@@ -157,7 +157,12 @@ def _download(
     return found
 
 
-def _patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -> T:
+def patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -> T:
+    """What `ask` gives, asked again while the line is bad.
+
+    Raises:
+        StepError: There was no answer.
+    """
     for attempt in range(retries + 1):
         try:
             return ask()

@@ -30,12 +30,14 @@ class DownloadResult:
         return f"{self.data}: {self.name} ({self.format}), {counts}"
 
 
-def run(params: Params, *, out: Path) -> DownloadResult:
+def run(params: Params, *, out: Path, remote: str = "", md5: str = "") -> DownloadResult:
     """Writes the dataset folder `out` from `params.data`; what was there is replaced only when all went well.
 
     Args:
         params: `data` and, for the generator and for splits that are dealt, `seed`.
         out: The dataset folder.
+        remote: A DVC remote that holds the folder already; it is then taken from there, in the version `md5`.
+        md5: The folder's hash in dvc.lock, `<md5>.dir`.
 
     Raises:
         StepError: The source is not to be had, is refused, or the disk is full.
@@ -43,11 +45,23 @@ def run(params: Params, *, out: Path) -> DownloadResult:
     """
     with only_one(out), disk_errors(out):
         try:
-            found = _generate(params, out) if params.data.source == GENERATED else _convert(params, out)
+            if remote and md5:
+                found = _pinned(params, remote, md5, out)
+            else:
+                found = _generate(params, out) if params.data.source == GENERATED else _convert(params, out)
         finally:
             shutil.rmtree(out.with_name(out.name + ".part"), ignore_errors=True)
     info = DatasetInfo.read(out)
     return DownloadResult(out, info.name, found, info.splits)
+
+
+def _pinned(params: Params, remote: str, md5: str, out: Path) -> str:
+    from components.download import dvc_remote
+
+    cache = cache_folder() / "dvc"
+    with disk_errors(cache):
+        dvc_remote.fetch(dvc_remote.Remote.at(remote, retries=params.data.retries), md5, out, cache)
+    return "dvc"
 
 
 def _generate(params: Params, out: Path) -> str:

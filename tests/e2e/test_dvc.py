@@ -84,6 +84,14 @@ def test_a_second_repro_does_nothing(project: Project) -> None:
     assert "Data and pipelines are up to date" in project.run("dvc", "repro").stdout
 
 
+def test_the_kubeflow_dag_gives_the_same_bytes(project: Project) -> None:
+    project.run(sys.executable, "-m", "pipeline", "run")
+    for key in TINY["models"]:
+        for name in (f"outputs/models/{key}/model.safetensors", f"outputs/evaluation/{key}/metrics.json"):
+            there = project.root / "outputs-local/latest" / name
+            assert there.read_bytes() == (project.root / name).read_bytes(), name
+
+
 def test_the_data_hash_of_the_lineage_is_dvcs(project: Project) -> None:
     lock = yaml.safe_load((project.root / "dvc.lock").read_text())
     expected = lock["stages"]["download"]["outs"][0]["md5"]

@@ -1,0 +1,172 @@
+"""A version of the dataset folder from a DVC remote, without git and without DVC.
+
+DVC keeps a folder as a manifest, `files/md5/ab/cdef….dir`, a JSON list of {md5, relpath}, and each file under its own
+hash. So the hash of a folder, which git pins in `dvc.lock`, names every byte of it, and each is checked on arrival.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.download.fetch import CONNECTIONS, patiently
+from components.download.progress import progress
+from components.download.transfer import transfer
+from components.errors import StepError
+from components.lineage import file_md5
+from segmodels.data.dataset import replace_folder
+
+SUFFIX = ".dir"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A DVC remote: `s3://bucket/prefix` or a folder of this machine.
+
+    Attributes:
+        url: Its address.
+        bring: (object, target) makes an object lie at the target; broken connections are tried again.
+        missing: Which of some objects it lacks.
+    """
+
+    url: str
+    bring: Callable[[str, Path], None]
+    missing: Callable[[list[str]], list[str]]
+
+    @classmethod
+    def at(cls, url: str, *, retries: int = 5, backoff: float = 0.5) -> Remote:
+        """The remote behind an address.
+
+        Raises:
+            StepError: The address is neither S3's nor a folder's.
+        """
+        if "://" in url and not url.startswith("s3://"):
+            raise StepError(f"{url}: a DVC remote of this kind cannot be read in a pod; s3://bucket/prefix can")
+        return _s3(url, retries, backoff) if url.startswith("s3://") else _folder(Path(url))
+
+
+def object_name(md5: str) -> str:
+    """Where a remote keeps what has this hash."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def manifest(remote: Remote, md5: str, cache: Path) -> list[dict[str, str]]:
+    """The files of a folder version, `{"md5", "relpath"}` each.
+
+    Args:
+        remote: Where it lies.
+        md5: The folder's hash, `<md5>.dir`.
+        cache: Where downloads lie.
+
+    Raises:
+        StepError: The remote does not have it, it is damaged, or a path in it points out of the folder.
+    """
+    if not md5.endswith(SUFFIX):
+        raise StepError(f"{md5}: not the hash of a folder; dvc.lock has it as <md5>.dir")
+    path = cache / md5
+    _bring(remote, md5, path)
+    entries: list[dict[str, str]] = json.loads(path.read_text())
+    for entry in entries:
+        place = PurePosixPath(entry["relpath"])
+        if place.is_absolute() or ".." in place.parts:
+            raise StepError(
+                f"{remote.url}: refused, nothing was written: {entry['relpath']!a} points out of the folder"
+            )
+    return entries
+
+
+def unpushed(remote: Remote, md5: str, cache: Path) -> list[str]:
+    """The objects of a folder version that the remote lacks; the manifest alone where that is missing."""
+    if remote.missing([object_name(md5)]):
+        return [object_name(md5)]
+    return remote.missing(sorted({object_name(entry["md5"]) for entry in manifest(remote, md5, cache)}))
+
+
+def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
+    """Writes the folder `out` in exactly that version; what was there is replaced only when all of it is here.
+
+    Raises:
+        StepError: An object is missing, damaged or not to be had.
+    """
+    entries = manifest(remote, md5, cache)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+
+    def place(entry: dict[str, str]) -> None:
+        stored, target = cache / entry["md5"], part / entry["relpath"]
+        _bring(remote, entry["md5"], stored)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(stored, target)
+        except OSError:  # another file system
+            shutil.copyfile(stored, target)
+
+    # One transfer for each content: two files may have the same.
+    unique = {entry["md5"]: entry for entry in entries}
+    again = [entry for entry in entries if unique[entry["md5"]] is not entry]
+    with ThreadPoolExecutor(CONNECTIONS) as pool, progress(remote.url, len(entries), samples=True) as advance:
+        for _ in pool.map(place, unique.values()):
+            advance(1)
+        for _ in pool.map(place, again):
+            advance(1)
+    replace_folder(part, out)
+
+
+def _bring(remote: Remote, md5: str, target: Path) -> None:
+    """Makes the object lie at the target; one that is there already is believed only with its hash."""
+    wanted = md5.removesuffix(SUFFIX)
+    if target.is_file() and file_md5(target) == wanted:
+        return
+    target.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remote.bring(object_name(md5), target)
+    found = file_md5(target)
+    if found != wanted:
+        target.unlink()
+        raise StepError(
+            f"{remote.url}/{object_name(md5)}: its md5 is {found}; the remote is damaged, `dvc push` the data again"
+        )
+
+
+def _folder(root: Path) -> Remote:
+    def bring(name: str, target: Path) -> None:
+        if not (root / name).is_file():
+            raise StepError(f"{root / name}: no such file; `dvc push` the data, or check the remote's address")
+        temporary = target.with_name(target.name + ".part")
+        shutil.copyfile(root / name, temporary)
+        os.replace(temporary, target)
+
+    return Remote(str(root), bring, lambda names: [name for name in names if not (root / name).is_file()])
+
+
+def _s3(url: str, retries: int, backoff: float) -> Remote:
+    from components.download import s3
+
+    client: Any = s3.client()
+    bucket, prefix = s3.split(url)
+
+    def key(name: str) -> str:
+        return f"{prefix.rstrip('/')}/{name}".lstrip("/")
+
+    def bring(name: str, target: Path) -> None:
+        transfer(
+            s3.opener(client, bucket, key(name)),
+            target,
+            label=f"s3://{bucket}/{key(name)}",
+            retries=retries,
+            backoff=backoff,
+            quiet=True,
+        )
+
+    def missing(names: list[str]) -> list[str]:
+        there = patiently(lambda: s3.objects(client, bucket, key("files/md5/")), url, retries, backoff)
+        return [name for name in names if key(name) not in there]
+
+    return Remote(f"s3://{urlsplit(url).netloc}/{prefix}".rstrip("/"), bring, missing)

@@ -1,0 +1,188 @@
+"""Training on several devices: one process each, started and watched by torch's own launcher.
+
+    fit ──Job──▶ torch.distributed.run ──▶ python -m segmodels.distributed JOB   (one process a device)
+     ▲                                          │
+     └────────── rows.jsonl, outcome.json ──────┘   written by the first process alone
+
+A worker that dies takes the others with it; the launcher starts them again and they go on from the resume state. So
+the caller stays one process whatever the number of devices: tracking, locks and exit codes are as with one device.
+`torchrun -m segmodels.distributed JOB` on several machines does the same on all of them; the folders that the job
+names must be the same storage on each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segmodels.resume import TrainingError, TrainingInterrupted
+from segmodels.settings import TrainSettings
+
+# How often a run survives the death of a worker.
+RESTARTS = 3
+_POLL_SECONDS = 0.2
+_ERRORS = {"TrainingError": TrainingError, "TrainingInterrupted": TrainingInterrupted, "ValueError": ValueError}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What `training.fit` is called with, as text that another process reads."""
+
+    data: str
+    out: str
+    architecture: str
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any]
+    backbone: str | None
+    name: str | None
+    seed: int
+    state: str
+    signature: str
+
+
+def processes(settings: TrainSettings) -> int:
+    """How many processes train: one a device; on a CPU one, unless the settings name a number."""
+    if settings.devices != "auto":
+        return settings.devices
+    import torch
+
+    return max(1, torch.cuda.device_count()) if settings.accelerator != "cpu" else 1
+
+
+def is_worker() -> bool:
+    """Whether this process is one of several that a launcher started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def run(job: Job, count: int, on_row: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Trains in `count` processes of this machine.
+
+    Args:
+        job: What to train.
+        count: Number of processes.
+        on_row: Told each row of the history, in this process.
+
+    Returns:
+        The fields of `training.Trained`.
+
+    Raises:
+        TrainingError: Training cannot go on; or its processes died, and again after each restart.
+        TrainingInterrupted: This process was told to stop; the state is saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="segmodels-") as folder:
+        exchange = Path(folder)
+        (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
+            *(f"--max-restarts={RESTARTS}", "-m", "segmodels.distributed", str(exchange / "job.json")),
+        ]
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each process advises on its search for unused parameters
+            **os.environ,
+        }
+        told = 0
+        with _forwarding(subprocess.Popen(command, env=environment)) as group:
+            while True:
+                ended = group.poll() is not None
+                rows = _rows(exchange)
+                for row in rows[told:]:
+                    on_row(row)
+                told = len(rows)
+                if ended:
+                    break
+                time.sleep(_POLL_SECONDS)
+        return _outcome(exchange, group.returncode, job)
+
+
+@contextmanager
+def _forwarding(group: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Passes SIGTERM on to the launcher, and leaves no process behind."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: group.terminate())
+    try:
+        yield group
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if group.poll() is None:
+            group.terminate()
+            group.wait()
+
+
+def _rows(exchange: Path) -> list[dict[str, Any]]:
+    path = exchange / "rows.jsonl"
+    whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _outcome(exchange: Path, code: int, job: Job) -> dict[str, Any]:
+    path = exchange / "outcome.json"
+    if not path.is_file():
+        raise TrainingError(
+            f"{job.name or job.architecture}: the training processes died (exit code {code}) and did so again after "
+            f"{RESTARTS} restarts; what they said stands above, and the same command goes on from the last epoch"
+        )
+    outcome: dict[str, Any] = json.loads(path.read_text())
+    if "error" in outcome:
+        raise _ERRORS[outcome["error"]](outcome["message"])
+    return outcome
+
+
+def main(arguments: list[str]) -> int:
+    """One of the processes: trains, and where it is the first one says how it went."""
+    path = Path(arguments[0])
+    job = Job(**json.loads(path.read_text()))
+    first = os.environ.get("RANK", "0") == "0"
+    # The launcher ends its workers by SIGTERM also before training has put its own handler in place.
+    try:
+        outcome = _work(job, path.parent / "rows.jsonl" if first else None)
+    except (TrainingError, TrainingInterrupted, ValueError) as error:
+        outcome = {"error": type(error).__name__, "message": str(error)}
+        if outcome["error"] not in _ERRORS:
+            outcome["error"] = "ValueError"
+    if first:
+        temporary = path.parent / "outcome.json.part"
+        temporary.write_text(json.dumps(outcome))
+        temporary.replace(path.parent / "outcome.json")
+    return 0
+
+
+def _work(job: Job, rows: Path | None) -> dict[str, Any]:
+    from segmodels.overrides import build
+    from segmodels.training import fit
+
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+    def on_epoch(row: Mapping[str, Any]) -> None:
+        if rows is not None:
+            with rows.open("a") as file:
+                file.write(json.dumps(dict(row)) + "\n")
+
+    trained = fit(
+        Path(job.data),
+        Path(job.out),
+        architecture=job.architecture,
+        settings=build(TrainSettings, job.settings),
+        options=job.options,
+        backbone=job.backbone,
+        name=job.name,
+        seed=job.seed,
+        state=Path(job.state),
+        signature=job.signature,
+        on_epoch=on_epoch,
+    )
+    return {**dataclasses.asdict(trained), "folder": str(trained.folder)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

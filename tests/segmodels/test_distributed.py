@@ -1,0 +1,132 @@
+"""Several processes that train one network, over gloo on this machine."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmodels.resume import TrainingError, TrainingInterrupted
+from segmodels.settings import AugmentSettings, TrainSettings
+from segmodels.training import Trained, fit
+
+EPOCHS = 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def train(
+    data: Path,
+    out: Path,
+    *,
+    devices: int,
+    batch_size: int,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    **changes: Any,
+) -> Trained:
+    settings = TrainSettings(
+        **{
+            "epochs": EPOCHS,
+            "batch_size": batch_size,
+            "lr": 1e-3,
+            "class_weights": "none",
+            "precision": "32",
+            "accelerator": "cpu",
+            "devices": devices,
+            "augment": AugmentSettings(scale=(1.0, 1.0), flip=0.5, color=0.2),
+            **changes,
+        }
+    )
+    return fit(data, out, architecture="unet", settings=settings, options={"width": 2}, seed=3, on_epoch=on_epoch)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def workers(rank: int) -> Iterator[int]:
+    """Process ids of the training processes of that rank which descend from this one."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"segmodels.distributed" in command and f"RANK={rank}".encode() in environment:
+            mark = f"SEGMODELS_TEST={os.environ.get('SEGMODELS_TEST', '')}".encode()
+            if mark in environment:
+                yield int(entry.name)
+
+
+@pytest.fixture
+def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test tell its own processes from those of another."""
+    monkeypatch.setenv("SEGMODELS_TEST", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(dataset, tmp_path_factory.mktemp("two") / "m", devices=2, batch_size=2).folder
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
+    undisturbed: Path, dataset: Path, tmp_path: Path
+) -> None:
+    rows: list[Mapping[str, Any]] = []
+    one = train(dataset, tmp_path / "one", devices=1, batch_size=4, on_epoch=rows.append).folder
+    assert len(history(undisturbed)) == EPOCHS == len(rows)
+    for two, row in zip(history(undisturbed), history(one), strict=True):
+        assert two["step"] == row["step"]
+        for key in ("train_loss", "val_loss", "val_miou", "val_pixel_accuracy"):
+            assert float(two[key]) == pytest.approx(float(row[key]), rel=1e-3), (key, row["epoch"])
+
+
+@pytest.mark.usefixtures("marked")
+def test_a_killed_worker_is_survived_with_the_same_weights(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+    rows: list[int] = []
+
+    def on_epoch(row: Mapping[str, Any]) -> None:
+        rows.append(row["epoch"])
+        if row["epoch"] == 2 and not killed:
+            killed.extend(workers(rank=1))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    trained = train(dataset, tmp_path / "m", devices=2, batch_size=2, on_epoch=on_epoch)
+    assert len(killed) == 1
+    assert sorted(set(rows)) == list(range(1, EPOCHS + 1))
+    name = "model.safetensors"
+    assert (trained.folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.mark.usefixtures("marked")
+def test_told_to_stop_it_saves_and_goes_on_later(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    def on_epoch(row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 1:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    epochs = {"epochs": 40}
+    with pytest.raises(TrainingInterrupted, match="the state is saved"):
+        train(dataset, tmp_path / "m", devices=2, batch_size=2, on_epoch=on_epoch, **epochs)
+    assert not list(workers(rank=0)) + list(workers(rank=1))
+    assert (tmp_path / "m.state/state.pt").is_file()
+    rows: list[int] = []
+    train(dataset, tmp_path / "m", devices=2, batch_size=2, on_epoch=lambda row: rows.append(row["epoch"]), **epochs)
+    assert rows[0] > 1
+    assert rows[-1] == 40
+
+
+def test_what_stops_the_training_is_told_once(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"unet: the loss is nan in epoch \d; lower train\.lr"):
+        train(dataset, tmp_path / "m", devices=2, batch_size=2, lr=1e38, optimizer="sgd", clip=None, warmup=0.0)
