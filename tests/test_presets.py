@@ -11,7 +11,7 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 
 from components.params import Params, ParamsError, evaluate_settings, train_settings
-from segmodels.registry import create_model, full_size
+from segmodels.registry import create_model, full_size, list_models
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -90,3 +90,7 @@ def test_a_mistake_in_params_is_one_sentence_with_its_path(change: dict[str, Any
         Params.parse({"models": {"enet": {}}} | change)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_zoo_has_every_architecture(tmp_path: Path) -> None:
+    assert sorted(compose(tmp_path, "preset=zoo")["models"]) == sorted(list_models())
