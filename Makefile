@@ -12,13 +12,13 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 TESTS ?= tests
-BENCHMARKS ?= confusion_matrix data_loading startup streets training_speed
+BENCHMARKS ?= confusion_matrix data_loading startup streets crf layer_cascade
 JOBS ?= 2
 
-.PHONY: help setup repro camvid test lint format bench lock clean
+.PHONY: help setup repro camvid test lint format bench lock images pin-images cluster-check clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## build .venv from requirements.lock
 
@@ -59,6 +59,15 @@ bench: setup ## every figure of speed that the README prints, with its peer
 lock: ## resolve requirements.lock anew
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras \
 		--quiet pyproject.toml --output-file requirements.lock
+
+images: ## the container images, with docker, podman or buildah (REGISTRY=… PUSH=1 pushes them)
+	@infra/images/build
+
+pin-images: setup ## write the digests of all images into infra/
+	@$(RUN) python infra/images/pin.py
+
+cluster-check: setup ## render the Kubernetes manifests, validate them strictly and hold them to the policy
+	@$(RUN) python -m infra.k8s.check
 
 clean: ## remove what the commands above made, the environment too
 	rm -rf $(VENV) .uv .cache data outputs reports mlflow.db mlartifacts *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,7 @@
-"""What `segmodels list` and `segmodels info` print: the registry's cards, with numbers computed without memory."""
+"""What `segmodels list` and `segmodels info` print: the registry's cards, with their figures from `zoo.csv`.
+
+Nothing here imports torch unless figures are asked for that the file does not have.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,36 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segmodels.checkpoint import ModelConfig
-from segmodels.data.dataset import ClassInfo
-from segmodels.evaluation import gflops, milliseconds
-from segmodels.inference import channels_last
-from segmodels.registry import ModelInfo, count_parameters, create_model, full_size, list_models, model_info
+from segmodels import zoo
 
-# The size at which architectures are compared: CamVid's.
-SIZE = (360, 480)
-_LEFT = ("name", "paper", "task")
+if TYPE_CHECKING:
+    from segmodels.registry import ModelInfo
+
+_RIGHT = ("year", "parameters", "GFLOPs", "ms")
 
 
-def print_list(classes: int, *, timed: bool = False, markdown: bool = False) -> None:
-    """Prints a line for each architecture, with milliseconds on this machine where `timed`."""
+def print_list(classes: int = zoo.CLASSES, *, timed: bool = False, markdown: bool = False) -> None:
+    """Prints a line for each architecture.
+
+    Args:
+        classes: Number of classes; the figures of 11 are read, those of others computed.
+        timed: Measures milliseconds on this machine; otherwise they are those of `zoo.csv`, for 11 classes alone.
+        markdown: As a Markdown table.
+    """
+    listed = classes == zoo.CLASSES
+    entries = list(zoo.read().values()) if listed else _computed(classes)
+    headings = ["name", "paper", "year", "task", "parameters", "GFLOPs", *(["ms"] if listed or timed else [])]
     rows = []
-    for name in list_models():
-        card = model_info(name)
-        row = [name, card.paper, str(card.year), card.task, f"{count_parameters(full_size(name, classes)):,}"]
-        row.append(f"{_gflops(name, classes):.1f}")
-        if timed:
-            row.append(f"{_milliseconds(name, classes):.0f}")
-        rows.append(row)
-    headings = ["name", "paper", "year", "task", "parameters", "GFLOPs", *(["ms"] if timed else [])]
+    for entry in entries:
+        taken = zoo.measured(entry.name, classes) if timed else entry.milliseconds
+        row = [entry.name, entry.paper, str(entry.year), entry.task, f"{entry.parameters:,}", f"{entry.gflops:.1f}"]
+        rows.append([*row, *([_rounded(taken)] if "ms" in headings else [])])
     if not markdown:
         _print_table(headings, rows)
         return
@@ -43,23 +47,37 @@ def print_list(classes: int, *, timed: bool = False, markdown: bool = False) -> 
         print(f"| {' | '.join(cells)} |")
 
 
-def print_card(card: ModelInfo, classes: int, chosen: Mapping[str, Any], parameters: int, *, as_json: bool) -> None:
+def print_card(card: ModelInfo, figures: zoo.Entry, classes: int, chosen: Mapping[str, Any], *, as_json: bool) -> None:
     """Prints the card of an architecture.
 
     Args:
         card: From the registry.
-        classes: The number of classes for which the parameters were counted.
-        chosen: The keywords with which they were counted, where they differ from the defaults.
-        parameters: Their number.
+        figures: Parameters, operations and, where they are known, milliseconds.
+        classes: The number of classes that the figures are of.
+        chosen: The keywords that they are of, where these differ from the defaults.
         as_json: As JSON, not for reading.
     """
     if as_json:
-        print(json.dumps(_content(card, classes, chosen, parameters), indent=2, default=str))
+        print(json.dumps(_content(card, figures, classes, chosen), indent=2, default=str))
     else:
-        _print_content(_content(card, classes, chosen, parameters))
+        _print_content(_content(card, figures, classes, chosen))
 
 
-def _content(card: ModelInfo, classes: int, chosen: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+def figures(name: str, classes: int, chosen: Mapping[str, Any]) -> zoo.Entry:
+    """Of an architecture: from `zoo.csv` where it has them, otherwise computed."""
+    entries = zoo.read()
+    if classes == zoo.CLASSES and not chosen and name in entries:
+        return entries[name]
+    return zoo.computed(name, classes, dict(chosen))
+
+
+def _computed(classes: int) -> list[zoo.Entry]:
+    from segmodels.registry import list_models
+
+    return [zoo.computed(name, classes) for name in list_models()]
+
+
+def _content(card: ModelInfo, figures: zoo.Entry, classes: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": card.name,
         "paper": card.paper,
@@ -73,29 +91,54 @@ def _content(card: ModelInfo, classes: int, chosen: Mapping[str, Any], parameter
         "backbones": list(card.backbones),
         "chosen": dict(chosen),
         "classes": classes,
-        "parameters": parameters,
-        "parameters_of_the_paper": {str(k): v for k, v in card.parameters.items()},
+        "parameters": figures.parameters,
+        "parameters_training": figures.parameters_training,
+        "gflops": figures.gflops,
+        "milliseconds": figures.milliseconds,
+        "image_size": list(zoo.SIZE),
+        "measured_on": f"{figures.machine}, {figures.date}" if figures.milliseconds is not None else None,
+        "parameters_of_the_paper": _by_classes(card.parameters),
+        "parameters_of_variants": _variants(card.variants),
+        "training_parameters_of_variants": _variants(card.training_parameters),
         "published": dict(card.published),
         "differences": list(card.differences),
         "recipe": dict(card.recipe),
+        "testing": dict(card.testing),
+        "onnx": card.onnx or None,
     }
 
 
+def _variants(known: Sequence[tuple[Mapping[str, Any], Mapping[int, int]]]) -> list[dict[str, Any]]:
+    return [{"options": dict(options), "parameters": _by_classes(counts)} for options, counts in known]
+
+
+def _by_classes(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(classes): count for classes, count in counts.items()}
+
+
 def _print_content(card: Mapping[str, Any]) -> None:
-    published = [f"{k}: {v}" for k, v in card["published"].items()]
-    chosen = "".join(f", {k}={v}" for k, v in card["chosen"].items())
+    of = f"{card['classes']} classes{''.join(f', {k}={v}' for k, v in card['chosen'].items())}"
+    training = card["parameters_training"] if card["parameters_training"] != card["parameters"] else None
+    height, width = card["image_size"]
+    variants = [_variant(variant) for variant in card["parameters_of_variants"]]
+    variants += [f"{_variant(variant)} in training" for variant in card["training_parameters_of_variants"]]
     rows = {
         "paper": card["paper"],
         "authors": card["authors"],
         "appeared": card["venue"] + (f", arXiv {card['arxiv']}" if card["arxiv"] else ""),
         "task": card["task"],
         "pinned by": card["pinned_by"],
-        "parameters": f"{card['parameters']:,} ({card['classes']} classes{chosen})",
-        "keywords": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["options"].items()),
+        "parameters": f"{card['parameters']:,} ({of})" + (f"; {training:,} in training" if training else ""),
+        "variants": "\n".join(variants),
+        "GFLOPs": f"{card['gflops']:.1f} ({height}x{width})",
+        "ms": f"{_rounded(card['milliseconds'])} ({card['measured_on']})" if card["measured_on"] else "",
+        "keywords": _lines(card["options"]),
         "backbones": ", ".join(card["backbones"]),
-        "published": "\n".join(published),
+        "published": "\n".join(f"{k}: {v}" for k, v in card["published"].items()),
         "differences": "\n".join(card["differences"]),
-        "recipe": "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in card["recipe"].items()),
+        "recipe": _lines(card["recipe"]),
+        "testing": _lines(card["testing"]),
+        "no ONNX": card["onnx"],
     }
     table = Table(title=card["name"], title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -106,6 +149,22 @@ def _print_content(card: Mapping[str, Any]) -> None:
     _console().print(table)
 
 
+def _variant(variant: Mapping[str, Any]) -> str:
+    """`backbone="resnet50": 39,638,869 (21 classes), 39,638,355 (19)`."""
+    options = ", ".join(f"{k}={json.dumps(v, default=str)}" for k, v in variant["options"].items())
+    first, *others = variant["parameters"].items()
+    counts = [f"{first[1]:,} ({first[0]} classes)", *(f"{count:,} ({classes})" for classes, count in others)]
+    return f"{options or 'defaults'}: {', '.join(counts)}"
+
+
+def _lines(settings: Mapping[str, Any]) -> str:
+    return "\n".join(f"{k} = {json.dumps(v, default=str)}" for k, v in settings.items())
+
+
+def _rounded(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.0f}"
+
+
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A row a line: the second column gets what the others leave, and is cut off there."""
     console, gap = _console(), 2
@@ -113,8 +172,8 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     widths[1] = max(10, min(widths[1], console.width - sum(widths) + widths[1] - gap * len(widths)))
     table = Table(box=None, padding=(0, gap, 0, 0))
     for heading, width in zip(headings, widths, strict=True):
-        left = heading in _LEFT
-        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis", justify="left" if left else "right")
+        justify: Literal["left", "right"] = "right" if heading in _RIGHT else "left"
+        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False)
@@ -123,15 +182,3 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 def _console() -> Console:
     # Without a terminal rich takes 80 columns, which cuts names off.
     return Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100")))
-
-
-def _gflops(name: str, classes: int) -> float:
-    config = ModelConfig(name, tuple(ClassInfo(str(i), (0, 0, 0)) for i in range(classes)))
-    return gflops(config, SIZE)
-
-
-def _milliseconds(name: str, classes: int) -> float:
-    model = channels_last(create_model(name, classes).eval())
-    if torch.cuda.is_available():
-        model.cuda()
-    return milliseconds(model, 3, SIZE, repeat=3)

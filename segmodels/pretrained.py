@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
-import torch
 from torch import Tensor, nn
 
 from segmodels.backbones.features import TimmBackbone
@@ -70,15 +70,39 @@ def download(address: str, folder: Path | None = None) -> Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    expected = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        # Written under another name and renamed.
-        torch.hub.download_url_to_file(address, str(path), expected[1] if expected else None, progress=False)
-    except (URLError, OSError, TimeoutError) as error:
-        raise WeightsError(f"{address}: cannot be downloaded ({getattr(error, 'reason', error)})") from None
-    except RuntimeError as error:
-        raise WeightsError(f"{address}: is not what its name says ({error})") from None
+        digest = _fetch(address, part)
+        expected = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+        if expected and not digest.startswith(expected[1]):
+            raise WeightsError(f"{address}: is not what its name says (its sha256 is {digest})")
+        os.replace(part, path)
+    except (OSError, HTTPException) as error:
+        raise WeightsError(f"{address}: cannot be downloaded ({_reason(error)})") from None
+    finally:
+        part.unlink(missing_ok=True)
     return path
+
+
+def _fetch(address: str, path: Path) -> str:
+    """Writes what is at an address into a file; its sha256."""
+    digest = hashlib.sha256()
+    with (
+        urlopen(Request(address, headers={"User-Agent": "segmodels"}), timeout=60) as response,
+        open(path, "wb") as file,
+    ):
+        while block := response.read(1 << 20):
+            file.write(block)
+            digest.update(block)
+        # A connection that ends too early looks like the end of the file.
+        if response.length:
+            raise OSError(f"the connection ended early, {response.length} bytes are missing")
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def _imagenet(model: nn.Module) -> Path | dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,10 @@ class ViT(nn.Module):
 
         if not timm.is_model(name):
             raise UnknownModelError(f"unknown backbone '{name}'; give a plain ViT such as vit_large_patch16_224")
-        self.body: Any = timm.create_model(name, in_chans=in_channels, num_classes=0, img_size=image_size)
+        try:
+            self.body: Any = timm.create_model(name, in_chans=in_channels, num_classes=0, img_size=image_size)
+        except TypeError:  # convolutional networks take no size
+            self.body = None
         if not hasattr(self.body, "blocks") or getattr(self.body, "pos_embed", None) is None:
             raise UnknownModelError(f"backbone {name}: is no plain ViT; give one such as vit_large_patch16_224")
         # What follows the blocks is of classification; every user of the maps has its own norm.
@@ -55,11 +59,21 @@ class ViT(nn.Module):
                 maps.append(x[:, self.tokens :].transpose(1, 2).unflatten(2, (size[0], size[1])))
         return maps
 
+    def resized(self, table: Tensor) -> Tensor:
+        """A table of positions that was made for another image size, for this one's."""
+        side = math.isqrt(table.shape[1] - self.tokens)
+        return _interpolated(table, self.tokens, side, (self.grid, self.grid))
+
     def _positions(self, size: torch.Size) -> Tensor:
         table: Tensor = self.body.pos_embed
         if not torch.compiler.is_exporting() and tuple(size) == (self.grid, self.grid):
             return table
-        own, grid = table[:, : self.tokens], table[:, self.tokens :]
-        grid = grid.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        grid = F.interpolate(grid, size=(size[0], size[1]), mode="bilinear", align_corners=False)
-        return torch.cat([own, grid.flatten(2).transpose(1, 2)], dim=1)
+        return _interpolated(table, self.tokens, self.grid, (size[0], size[1]))
+
+
+def _interpolated(table: Tensor, tokens: int, side: int, size: tuple[int, int]) -> Tensor:
+    """A table `[1, tokens + side * side, C]` at another size; the first `tokens` have no place and stay."""
+    own, grid = table[:, :tokens], table[:, tokens:]
+    grid = grid.transpose(1, 2).unflatten(2, (side, side))
+    grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+    return torch.cat([own, grid.flatten(2).transpose(1, 2)], dim=1)

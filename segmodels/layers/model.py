@@ -53,10 +53,11 @@ class SegmentationModel(nn.Module):
         return loss
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published weights under the names that they have here."""
-        translated = {}
+        """Published weights under the names that they have here; those of an encoder alone, too."""
+        own, translated = self.state_dict().keys(), {}
         for name, tensor in tensors.items():
             for pattern, replacement in self.renames.items():
                 name = re.sub(pattern, replacement, name)
-            translated[name] = tensor
+            of_encoder = f"backbone.body.{name}"
+            translated[of_encoder if of_encoder in own and name not in own else name] = tensor
         return translated

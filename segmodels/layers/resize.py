@@ -17,6 +17,21 @@ def shrink_labels(target: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     return F.interpolate(target[:, None].float(), size=tuple(size[-2:]), mode="nearest")[:, 0].long()
 
 
+def grid_means(x: Tensor, side: int) -> Tensor:
+    """Means over a grid of `side` x `side` cells, as `adaptive_avg_pool2d`'s, whose cells may overlap."""
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, side)
+    # ONNX would keep the size of the cells; as products of matrices they follow the size of the map.
+    return _cells(x, x.shape[-2], side) @ x @ _cells(x, x.shape[-1], side).T
+
+
+def _cells(x: Tensor, length: int, side: int) -> Tensor:
+    """Each place's weight in the mean of each cell, `[side, length]`."""
+    cell, place = torch.arange(side, device=x.device)[:, None], torch.arange(length, device=x.device)[None]
+    inside = (place >= cell * length // side) & (place < ((cell + 1) * length + side - 1) // side)
+    return inside.to(x.dtype) / inside.sum(1, keepdim=True)
+
+
 def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:
     """The window of `size`'s last two dimensions that begins `offset` pixels from the top left."""
     height, width = size[-2], size[-1]

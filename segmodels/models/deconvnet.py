@@ -58,7 +58,6 @@ _SIDE, _KERNEL = 224, 7
         step_factor=0.1, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=(224, 224), flip=0.5, color=0.0, focus="objects"),
     ),
-    onnx="ONNX has no un-pooling with indices that takes free sizes",
 )  # fmt: skip
 class DeconvNet(SegmentationModel):
     """DeconvNet on VGG16.

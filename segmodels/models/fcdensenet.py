@@ -150,8 +150,12 @@ class BatchNorm(PooledBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         single = x.shape[0] * x.shape[2] * x.shape[3] == 1
-        if not single and (self.computed_again or (self.batch_statistics and not self.training)):
+        if not single and self.batch_statistics and not self.training:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if not single and self.computed_again and self.running_mean is not None and self.running_var is not None:
+            # Copies, not None: the second pass must keep as many tensors as the first.
+            mean, var = self.running_mean.clone(), self.running_var.clone()
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
         return super().forward(x)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
-from segmodels.layers.resize import resize, shrink_labels
+from segmodels.layers.resize import grid_means, resize, shrink_labels
 from segmodels.registry import register
 
 
@@ -139,7 +139,7 @@ class ICNet(SegmentationModel):
 
         small = ((shared.shape[-2] + 1) // 2, (shared.shape[-1] + 1) // 2)
         x = self.stage5(self.stage4(self.stage3(resize(shared, small, align_corners=True))))
-        pooled = [resize(F.adaptive_avg_pool2d(x, side), x.shape, align_corners=True) for side in self.pyramid_bins]
+        pooled = [resize(grid_means(x, side), x.shape, align_corners=True) for side in self.pyramid_bins]
         x = self.reduce5(torch.stack([x, *pooled]).sum(0))
 
         x, coarse = self.fuse4(x, shared)

@@ -167,13 +167,13 @@ class Reduction(nn.Module):
         "The paper counts 35.5 M parameters; with half of Inception-ResNet-v2's modules (5, 10, 5) this has fewer, and "
         "the text does not say which layers make the difference.",
         "Inside a stage everything outside the region is zero, the input of its first module, too.",
+        "An exported network computes all stages of every pixel and chooses; it saves nothing.",
     ),
     recipe=dict(
         optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, batch_size=12, schedule="poly", power=0.9,
         warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(0.5, 1.5), crop=(512, 512), flip=0.5, color=0.0),
     ),
-    onnx="a pixel's path depends on its certainty; the exported form computes all stages and chooses",
 )  # fmt: skip
 class LayerCascade(SegmentationModel):
     """IRNet in three stages.

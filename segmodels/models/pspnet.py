@@ -21,10 +21,21 @@ from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.norm import PooledBatchNorm2d
-from segmodels.layers.resize import resize
+from segmodels.layers.resize import grid_means, resize
 from segmodels.registry import register
 
 _DEEP_STEM: dict[str, Any] = {"stem_width": 64, "stem_type": "deep"}
+
+
+class GridMeans(nn.Module):
+    """The map's means over a grid of `side` x `side` cells."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        return grid_means(x, self.side)
 
 
 class PyramidPooling(nn.Module):
@@ -41,7 +52,7 @@ class PyramidPooling(nn.Module):
         self.levels = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.AdaptiveAvgPool2d(side),
+                    GridMeans(side),
                     nn.Conv2d(in_channels, channels, 1, bias=False),
                     PooledBatchNorm2d(channels),
                     nn.ReLU(inplace=True),

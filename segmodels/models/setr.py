@@ -16,7 +16,7 @@ in every head that nothing uses: `unused_layer=True` has it, so that their print
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -48,6 +48,7 @@ _PAPER: dict[str, Any] = dict(
     ),
 )  # fmt: skip
 _BASE = {"backbone": "vit_base_patch16_224"}
+_POSITIONS = "backbone.body.pos_embed"
 
 
 class SETR(SegmentationModel):
@@ -82,6 +83,12 @@ class SETR(SegmentationModel):
     def _outputs(self, images: Tensor, score: Tensor, aux: list[Tensor]) -> dict[str, Tensor]:
         outputs = {"out": resize(score, images.shape)}
         return outputs | {f"aux{i}": resize(x, images.shape) for i, x in enumerate(aux)}
+
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        translated = super().translate(tensors)
+        if _POSITIONS in translated:
+            translated[_POSITIONS] = self.backbone.resized(translated[_POSITIONS])
+        return translated
 
 
 class ConvolutionHead(nn.Module):

@@ -92,7 +92,6 @@ class Guidance(nn.Module):
         lr_factors={"guidance.stages": 0.1, "reduce": 0.1},
         augment=dict(scale=(1.0, 1.0), crop=(128, 128), flip=0.5, color=0.0),
     ),
-    onnx="the scan over columns has no operator in ONNX",
 )  # fmt: skip
 class SPN(SegmentationModel):
     """A spatial propagation network after a segmentation network.

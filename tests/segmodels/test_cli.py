@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from segmodels import zoo
 from segmodels.checkpoint import ModelConfig, read_config, save_model
 from segmodels.cli import main
 from segmodels.data.dataset import ClassInfo, DatasetInfo, read_image, read_label, samples
+from segmodels.registry import list_models, model_info
 
 Run = Callable[..., tuple[int, str, str]]
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
@@ -37,6 +40,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
+@pytest.fixture
+def two_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, zoo.Entry]:
+    """A file of figures with two architectures, one of them measured."""
+    entries = {
+        "enet": zoo.Entry("enet", "ENet", 2016, "semantic", 363_791, 363_791, 2.5, 12.3, "a processor", "2026-01-31"),
+        "segnet_basic": zoo.Entry("segnet_basic", "SegNet", 2015, "semantic", 1_416_587, 1_416_587, 118.4),
+    }
+    zoo.write(entries.values(), tmp_path / "zoo.csv")
+    monkeypatch.setattr(zoo, "read", partial(zoo.read, tmp_path / "zoo.csv"))
+    return entries
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "unet"
@@ -44,6 +59,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig("unet", CLASSES, {"width": 4})
     save_model(folder, config, config.build().state_dict())
     return folder
+
+
+def _cells(table: str) -> list[list[str]]:
+    """The cells of a Markdown table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -55,14 +75,47 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_list_has_every_architecture_in_a_hundred_columns(run: Run) -> None:
-    from segmodels.registry import list_models
-
     status, out, _ = run("list")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == list_models()
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
-    row = next(line for line in out.splitlines() if line.startswith("enet")).split()
-    assert row[-2:] == ["363,791", "2.5"]
+    row = next(line for line in out.splitlines() if line.startswith("enet"))
+    assert " 363,791     2.5" in row
+
+
+def test_list_knows_its_figures_without_torch() -> None:
+    code = "import sys; from segmodels.cli import main\ntry: main(['list'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'numpy', 'timm', 'segmodels.registry') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_list_computes_what_the_file_does_not_have(
+    run: Run, two_known: dict[str, zoo.Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmodels.registry.list_models", lambda: list(two_known))
+    headings, _, *rows = _cells(run("list", "--markdown", "--classes", 19)[1])
+    assert headings == ["name", "paper", "year", "task", "parameters", "GFLOPs"]
+    assert [row[4] for row in rows] == ["364,311", "1,417,107"]
+
+
+def test_list_prints_known_milliseconds_and_leaves_unknown_ones_empty(
+    run: Run, two_known: dict[str, zoo.Entry]
+) -> None:
+    headings, rule, *rows = _cells(run("list", "--markdown")[1])
+    assert headings[-2:] == ["GFLOPs", "ms"]
+    assert rule[3:] == ["---", "---:", "---:", "---:"]
+    assert [(row[0], row[-1]) for row in rows] == [("enet", "12"), ("segnet_basic", "")]
+
+
+def test_list_measures_on_this_machine_where_asked_to(
+    run: Run, two_known: dict[str, zoo.Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(zoo, "measured", lambda name, classes: asked.append((name, classes)) or 7.4)
+    _, _, *rows = _cells(run("list", "--markdown", "--time")[1])
+    assert asked == [("enet", 11), ("segnet_basic", 11)]
+    assert [row[-1] for row in rows] == ["7", "7"]
 
 
 def test_info_prints_exact_parameters_for_any_number_of_classes(run: Run) -> None:
@@ -70,16 +123,48 @@ def test_info_prints_exact_parameters_for_any_number_of_classes(run: Run) -> Non
         status, out, _ = run("info", "enet", "--classes", classes, "--json")
         card = json.loads(out)
         assert status == 0
-        assert card["parameters"] == count
+        assert card["parameters"] == card["parameters_training"] == count
     assert card["arxiv"] == "1606.02147"
     assert card["published"]["CamVid test mIoU"] == "51.3"
     assert card["options"] == {"stage": "full", "width": 1.0}
     assert json.loads(run("info", "unet", "-o", "width=32", "--json")[1])["parameters"] < 10_000_000
 
 
+def test_info_counts_auxiliary_heads_apart_and_lists_known_variants(run: Run) -> None:
+    card = json.loads(run("info", "pspnet", "--classes", 19, "--json")[1])
+    assert (card["parameters"], card["parameters_training"]) == (65_707_475, 68_072_166)
+    known = {"options": {"backbone": "resnet50"}, "parameters": {"150": 46_782_550, "21": 46_716_373, "19": 46_715_347}}
+    assert card["parameters_of_variants"] == [known]
+    assert card["training_parameters_of_variants"][1] == {"options": {}, "parameters": {"19": 68_072_166}}
+    text = run("info", "pspnet", "--classes", 19)[1]
+    assert "65,707,475 (19 classes); 68,072,166 in training" in text
+    assert 'backbone="resnet50": 46,782,550 (150 classes), 46,716,373 (21), 46,715,347 (19)' in text
+    assert "defaults: 68,072,166 (19 classes) in training" in text
+
+
+def test_info_tells_how_the_paper_tests_and_why_there_is_no_onnx(run: Run) -> None:
+    card = json.loads(run("info", "deeplabv2", "--json")[1])
+    assert card["testing"] == {"crf": {"spatial_weight": 3.0, "spatial_xy": 3.0, "iterations": 10}}
+    assert card["onnx"] is None
+    assert json.loads(run("info", "crfasrnn", "--json")[1])["onnx"] == model_info("crfasrnn").onnx
+    assert "testing" in run("info", "deeplabv2")[1]
+    assert "no ONNX      the lattice of its filters" in run("info", "crfasrnn")[1]
+
+
+def test_info_has_milliseconds_only_of_what_was_measured(run: Run, two_known: dict[str, zoo.Entry]) -> None:
+    card = json.loads(run("info", "enet", "--json")[1])
+    assert (card["gflops"], card["milliseconds"], card["image_size"]) == (2.5, 12.3, [360, 480])
+    assert card["measured_on"] == "a processor, 2026-01-31"
+    assert "12 (a processor, 2026-01-31)" in run("info", "enet")[1]
+    for other in (("-o", "width=0.5"), ("--classes", 12)):
+        card = json.loads(run("info", "enet", "--json", *other)[1])
+        assert card["gflops"] not in (0, 2.5)
+        assert card["milliseconds"] is card["measured_on"] is None
+
+
 def test_info_for_reading_has_citation_and_differences(run: Run) -> None:
     _, out, _ = run("info", "unet")
-    for text in ("Ronneberger", "MICCAI 2015", "1505.04597", "31,032,395", "padding = ", "padded"):
+    for text in ("Ronneberger", "MICCAI 2015", "1505.04597", "31,032,395", "259.9 (360x480)", "padding = ", "padded"):
         assert text in out
 
 
@@ -156,7 +241,6 @@ def test_train_takes_a_plain_folder_and_predict_takes_its_model(run: Run, datase
 
 def test_the_papers_recipe_lies_under_the_command_line() -> None:
     from segmodels.cli import _settings
-    from segmodels.registry import model_info
 
     settings = _settings(model_info("enet"), ["recipe=paper", "augment.flip=0.5"], {"epochs": 3})
     assert (settings.optimizer, settings.lr, settings.class_weights, settings.epochs) == ("adam", 5e-4, "enet", 3)

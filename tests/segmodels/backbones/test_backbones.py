@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import dilate
-from segmodels.registry import UnknownModelError, count_parameters, on_meta
+from segmodels.registry import UnknownModelError, count_parameters, create_model, on_meta
 
 DILATABLE = (
     "vgg16", "vgg16_bn", "resnet18", "resnet50", "densenet121", "googlenet", "inception_v3", "inception_v4",
@@ -93,3 +96,93 @@ def test_a_mistake_is_told_in_one_sentence(name: str, output_stride: int, messag
 def test_an_output_stride_of_four_is_refused() -> None:
     with pytest.raises(ValueError, match="output_stride is 4; it is 8, 16 or 32"):
         create_backbone("resnet18", output_stride=4)
+
+
+def randomised(model: Any) -> Any:
+    """In float64, with norms of no special value."""
+    for module in model.double().eval().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return model
+
+
+def images(height: int = 64, width: int = 96) -> Tensor:
+    return torch.randn(1, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [
+        ("resnet50", 32), ("resnet50", 16), ("resnet50", 8), ("resnest50d", 32), ("resnest50d", 8),
+        ("res2net50_26w_4s", 32), ("res2net50_26w_4s", 8), ("densenet121", 32), ("vgg16_bn", 32), ("convnext_atto", 32),
+    ],
+)  # fmt: skip
+def test_features_are_those_of_timm_with_the_same_weights(name: str, output_stride: int) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    stride = {} if output_stride == 32 else {"output_stride": output_stride}
+    theirs = randomised(timm.create_model(name, features_only=True, **stride))
+    ours: Any = create_backbone(name, output_stride=output_stride).double().eval()
+    ours.body.load_state_dict(theirs.state_dict(), strict=True)
+    torch.testing.assert_close(ours(images()), theirs(images()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_dilated_resnet_has_the_strided_ones_features_on_its_grid(name: str, output_stride: int) -> None:
+    torch.manual_seed(0)
+    strided: Any = randomised(create_backbone(name))
+    dilated: Any = create_backbone(name, output_stride=output_stride).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    given = images(96, 128)
+    for coarse, fine in zip(strided(given), dilated(given), strict=True):
+        step = fine.shape[-1] // coarse.shape[-1]
+        torch.testing.assert_close(fine[..., ::step, ::step], coarse)
+    assert step == 32 // output_stride
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["inception_v4", "densenet121", "vgg16_bn"])
+def test_what_timm_does_not_dilate_keeps_its_finer_maps_as_they_are(name: str) -> None:
+    torch.manual_seed(0)
+    strided: Any = randomised(create_backbone(name))
+    dilated: Any = create_backbone(name, output_stride=8).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    for before, after, stride in zip(strided(images()), dilated(images()), strided.strides, strict=True):
+        if stride <= 8:
+            torch.testing.assert_close(after, before)
+        else:
+            assert after.shape[-2:] == (8, 12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["fpn", "linknet", "refinenet"])
+def test_torchvisions_resnet_weights_fill_the_encoder_of_every_network(architecture: str, tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    theirs = randomised(resnet18(weights=None)).float()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    theirs.double()
+    model: Any = create_model(architecture, 4, backbone="resnet18", weights=tmp_path / "resnet18.pth").double().eval()
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images()))))
+    expected = []
+    for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        x = stage(x)
+        expected.append(x)
+    torch.testing.assert_close(model.backbone(images())[1:], expected)
+
+
+@torch.no_grad()
+def test_a_plain_vit_gives_four_of_its_layers_at_four_sizes() -> None:
+    torch.manual_seed(0)
+    backbone: Any = create_backbone("test_vit").double().eval()
+    layers = backbone.body.forward_intermediates(images(), indices=backbone.indices, intermediates_only=True)
+    maps = backbone(images())
+    assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    torch.testing.assert_close(maps[2], layers[2])

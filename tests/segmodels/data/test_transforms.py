@@ -16,6 +16,7 @@ from segmodels.data.transforms import (
     TrainingSet,
     augment,
     color_map,
+    focus_box,
     joint_transforms,
     normalize,
     resize_label,
@@ -106,7 +107,8 @@ def test_label_resizing_takes_the_pixel_at_the_centre() -> None:
 
 def test_evaluation_batches_keep_labels_at_full_size(dataset: Path) -> None:
     data = Decoded(dataset, "test", size=(32, 40), resize_labels=False)
-    batches = list(EvaluationSet(data, 3, MEAN, STD))
+    evaluated = EvaluationSet(data, 3, MEAN, STD)
+    batches = [evaluated[i] for i in range(len(evaluated))]
     assert [len(images) for images, _ in batches] == [3, 1]
     images, labels = batches[0]
     assert images.shape[-2:] == (32, 40)
@@ -115,6 +117,7 @@ def test_evaluation_batches_keep_labels_at_full_size(dataset: Path) -> None:
 
 def test_transforms_v2_can_be_added_by_name() -> None:
     extra = joint_transforms({"RandomRotation": {"degrees": [20, 20], "expand": False}})
+    assert extra is not None
     image = torch.full((3, 40, 40), 255, dtype=torch.uint8)
     turned, label = extra(image, torch.ones(40, 40, dtype=torch.uint8), seed=0)
     # What the rotation made up is void, the rest keeps its label.
@@ -124,3 +127,78 @@ def test_transforms_v2_can_be_added_by_name() -> None:
     assert torch.equal(turned, again)
     with pytest.raises(ValueError, match="has no transform 'RandomRotaton'"):
         joint_transforms({"RandomRotaton": {}})
+
+
+def objects() -> torch.Tensor:
+    """Void, but for a small object inside, one at the border, a wide one, and a tiny one in a corner."""
+    label = torch.full((90, 120), 255, dtype=torch.uint8)
+    label[30:60, 50:70] = 3
+    label[0:20, 90:120] = 3
+    label[70:75, 5:85] = 7
+    label[89, 119] = 1
+    return label
+
+
+OBJECTS = ((30, 50, 60, 70), (0, 90, 20, 120), (70, 5, 75, 85), (89, 119, 90, 120))
+Box = tuple[int, int, int, int]
+
+
+def shared(box: Box, other: Box) -> int:
+    """Pixels that two boxes (top, left, bottom, right) have in common."""
+    return max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+
+
+@pytest.mark.parametrize("loose", [False, True])
+def test_a_window_follows_its_generator_and_lies_in_the_image(loose: bool) -> None:
+    found = set()
+    for seed in range(200):
+        box = focus_box(objects(), np.random.default_rng(seed), loose=loose)
+        assert box == focus_box(objects(), np.random.default_rng(seed), loose=loose)
+        top, left, bottom, right = box
+        assert 0 <= top < bottom <= 90
+        assert 0 <= left < right <= 120
+        assert any(shared(box, inside) for inside in OBJECTS)
+        found.add(box)
+    # One window for each object, or many.
+    assert len(found) > 50 if loose else len(found) == len(OBJECTS)
+
+
+def test_a_window_on_an_object_contains_it_and_a_tenth_more_on_every_side_that_the_image_has() -> None:
+    windows = {focus_box(objects(), np.random.default_rng(seed), loose=False) for seed in range(200)}
+    # At least 16 pixels a side, where an object is smaller.
+    assert windows == {(27, 48, 63, 72), (0, 87, 22, 120), (64, 0, 80, 93), (82, 112, 90, 120)}
+    for window in windows:
+        assert any(shared(window, box) == (box[2] - box[0]) * (box[3] - box[1]) for box in OBJECTS)
+
+
+def test_every_class_and_every_object_of_a_class_is_as_likely() -> None:
+    counts = dict.fromkeys(OBJECTS, 0)
+    for seed in range(600):
+        box = focus_box(objects(), np.random.default_rng(seed), loose=False)
+        counts[
+            max(OBJECTS, key=lambda known: shared(box, known) / ((known[2] - known[0]) * (known[3] - known[1])))
+        ] += 1
+    shares = [count / 600 for count in counts.values()]
+    assert np.abs(np.array(shares) - [1 / 6, 1 / 6, 1 / 3, 1 / 3]).max() < 0.06
+
+
+def test_without_objects_the_window_is_the_image() -> None:
+    nothing = torch.full((40, 50), 255, dtype=torch.uint8)
+    assert focus_box(nothing, np.random.default_rng(0), loose=True) == (0, 0, 40, 50)
+
+
+@pytest.mark.parametrize("focus", ["objects", "proposals"])
+def test_a_focused_sample_is_its_window_at_the_size_of_the_crop(focus: str) -> None:
+    label = objects()
+    image = (label % 8 * 30).expand(3, -1, -1).contiguous()
+    how = Augmentation(crop=(48, 56), flip=0.0, focus=focus)  # type: ignore[arg-type]
+    zero, one = torch.zeros(3), torch.ones(3)
+    for seed in range(20):
+        pixels, target = augment(image, label, how, np.random.default_rng(seed), zero, one)
+        assert pixels.shape == (3, 48, 56)
+        top, left, bottom, right = focus_box(label, np.random.default_rng(seed), loose=focus == "proposals")
+        assert torch.equal(target, resize_label(label[top:bottom, left:right], (48, 56)).long())
+        assert (target != 255).any()
+        # Image and label are of the same window.
+        disagree = (pixels[0] * 255 - target % 8 * 30).abs() > 60
+        assert disagree.float().mean() < 0.2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from segmodels.registry import create_model
+from segmodels.registry import create_model, model_info
 
 IMAGES = (2, 3, 65, 97)
 
@@ -17,20 +21,22 @@ def same(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomised(model: Any) -> Any:
     """Weights and statistics of no special value: batch norm that is the identity would hide a missing one."""
     torch.manual_seed(0)
     model = model.double().eval()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
+        if getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias, std=0.1)
+        if getattr(module, "running_var", None) is not None:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model
 
 
-def load(ours: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def load(ours: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Fills our network with published names; every tensor must find its place."""
     ours = ours.double().eval()
     ours.load_state_dict(ours.translate(tensors), strict=True)
@@ -62,18 +68,24 @@ def test_deeplabv3_is_torchvisions(depth: str) -> None:
     from torchvision.models import segmentation
 
     theirs = randomised(getattr(segmentation, f"deeplabv3_{depth}")(weights=None, weights_backbone=None, aux_loss=True))
-    form = {"output_stride": 8, "test_output_stride": None, "multi_grid": None, "rates": (12, 24, 36), "aux": True}
+    form: dict[str, Any] = {
+        "output_stride": 8,
+        "test_output_stride": None,
+        "multi_grid": None,
+        "rates": (12, 24, 36),
+        "aux": True,
+    }
     ours = load(create_model("deeplabv3", 21, backbone=depth, **form), theirs.state_dict())
     with torch.no_grad():
         same(ours(images())["out"], theirs(images())["out"])
 
 
 def test_deeplabv3plus_is_that_of_segmentation_models_pytorch() -> None:
-    import segmentation_models_pytorch as smp
+    import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
 
     theirs = randomised(smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=21, encoder_output_stride=16))
-    form = {"norm_between": False, "encoder_conv": True, "decoder_convs": 1}
-    ours = create_model("deeplabv3plus", 21, backbone="resnet50", **form).double().eval()
+    form: dict[str, Any] = {"norm_between": False, "encoder_conv": True, "decoder_convs": 1}
+    ours: Any = create_model("deeplabv3plus", 21, backbone="resnet50", **form).double().eval()
     ours.load_state_dict(translated_from_smp(theirs.state_dict()), strict=True)
     # Three habits differ: corners aligned, all convolutions of a dilated stage dilated alike, no stride there.
     theirs.decoder.up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
@@ -85,9 +97,59 @@ def test_deeplabv3plus_is_that_of_segmentation_models_pytorch() -> None:
         same(ours(square)["out"], theirs(square))
 
 
-def translated_from_smp(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    import re
+def test_semantic_fpn_is_that_of_segmentation_models_pytorch() -> None:
+    import segmentation_models_pytorch as smp
 
+    theirs = randomised(smp.FPN("resnet50", encoder_weights=None, classes=21))
+    ours: Any = create_model("fpn", 21, backbone="resnet50").double().eval()
+    # Theirs has no convolutions on the pyramid's sums: here they do nothing. And it aligns corners.
+    for conv in ours.pyramid.output:
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    for module in ours.head.modules():
+        if isinstance(module, nn.Upsample):
+            module.align_corners = True
+    theirs.segmentation_head[1] = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+    names = [(r"^encoder\.", "backbone.body."), (r"^segmentation_head\.0\.", "classifier.")]
+    for level in range(4):
+        names.append((rf"^decoder\.p{level + 2}\.(skip_conv\.)?", f"pyramid.lateral.{level}."))
+        # A convolution, a norm, a ReLU and, but on the finest level, a doubling.
+        for number in range(max(1, level)):
+            for part in (0, 1):
+                old = rf"^decoder\.seg_blocks\.{3 - level}\.block\.{number}\.block\.{part}\."
+                names.append((old, f"head.branches.{level}.{4 * number + part}."))
+    translated = renamed(theirs.state_dict(), names)
+    output = {k: v for k, v in ours.state_dict().items() if k.startswith("pyramid.output.")}
+    ours.load_state_dict({**translated, **output}, strict=True)
+    square = images()[..., :64, :96]
+    with torch.no_grad():
+        same(ours(square)["out"], theirs(square))
+
+
+@pytest.mark.parametrize("size", ["b0", "b2"])
+def test_segformer_is_that_of_transformers(size: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    options = model_info(f"segformer_{size}").options
+    form: dict[str, Any] = {
+        "num_labels": 21,
+        "hidden_sizes": options["widths"],
+        "depths": options["depths"],
+        "num_attention_heads": options["heads"],
+        "decoder_hidden_size": options["channels"],
+    }
+    theirs = randomised(SegformerForSemanticSegmentation(SegformerConfig(**form)))
+    # Files keep the names under which the authors' weights are published; the modules' own change by release.
+    theirs.save_pretrained(tmp_path)
+    ours = load(create_model(f"segformer_{size}", 21), load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        # Theirs stops at a quarter of the size.
+        logits = theirs(images()).logits
+        same(ours(images())["out"], F.interpolate(logits, size=IMAGES[2:], mode="bilinear", align_corners=False))
+
+
+def translated_from_smp(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = (
         (r"^encoder\.", "backbone.body."),
         (r"^decoder\.aspp\.0\.convs\.0\.", "encoder.0.convs.0."),
@@ -103,9 +165,14 @@ def translated_from_smp(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^decoder\.block2\.1\.", "decoder.0.2."),
         (r"^segmentation_head\.0\.", "classifier."),
     )
-    translated = {}
+    return renamed(tensors, names)
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Each pattern's matches replaced, one pattern after the other."""
+    result = {}
     for name, tensor in tensors.items():
         for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
-        translated[name] = tensor
-    return translated
+        result[name] = tensor
+    return result
