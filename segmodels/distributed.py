@@ -4,7 +4,7 @@
      ▲                                          │
      └────────── rows.jsonl, outcome.json ──────┘   written by the first process alone
 
-A worker that dies takes the others with it; the launcher starts them again and they go on from the resume state. So
+A worker that dies takes the others with it; all are started again and go on from the resume state. So
 the caller stays one process whatever the number of devices: tracking, locks and exit codes are as with one device.
 `torchrun -m segmodels.distributed JOB` on several machines does the same on all of them; the folders that the job
 names must be the same storage on each.
@@ -83,35 +83,48 @@ def run(job: Job, count: int, on_row: Callable[[Mapping[str, Any]], None]) -> di
     with tempfile.TemporaryDirectory(prefix="segmodels-") as folder:
         exchange = Path(folder)
         (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
-            *(f"--max-restarts={RESTARTS}", "-m", "segmodels.distributed", str(exchange / "job.json")),
-        ]
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each process advises on its search for unused parameters
             **os.environ,
         }
+        # Every attempt is a launcher of its own: a restart within one may find addresses of the dead in its store.
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
+            *("--max-restarts=0", "-m", "segmodels.distributed", str(exchange / "job.json")),
+        ]
         told = 0
-        with _forwarding(subprocess.Popen(command, env=environment)) as group:
-            while True:
-                ended = group.poll() is not None
-                rows = _rows(exchange)
-                for row in rows[told:]:
-                    on_row(row)
-                told = len(rows)
-                if ended:
-                    break
-                time.sleep(_POLL_SECONDS)
+        for _ in range(1 + RESTARTS):
+            with _forwarding(command, environment) as (group, stopped):
+                while True:
+                    ended = group.poll() is not None
+                    rows = _rows(exchange)
+                    for row in rows[told:]:
+                        on_row(row)
+                    told = len(rows)
+                    if ended:
+                        break
+                    time.sleep(_POLL_SECONDS)
+            if (exchange / "outcome.json").is_file() or stopped:
+                break
         return _outcome(exchange, group.returncode, job)
 
 
 @contextmanager
-def _forwarding(group: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Passes SIGTERM on to the launcher, and leaves no process behind."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: group.terminate())
+def _forwarding(
+    command: list[str], environment: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Starts the launcher, passes SIGTERM on to it (and notes it), and leaves no process behind."""
+    stopped: list[int] = []
+
+    def forward(number: int, frame: object) -> None:
+        stopped.append(number)
+        group.terminate()
+
+    group = subprocess.Popen(command, env=dict(environment))
+    previous = signal.signal(signal.SIGTERM, forward)
     try:
-        yield group
+        yield group, stopped
     finally:
         signal.signal(signal.SIGTERM, previous)
         if group.poll() is None:

@@ -27,7 +27,7 @@ from segmodels.layers.resize import center_crop
 from segmodels.registry import register
 
 _PAPER: dict[str, Any] = dict(
-    small=dict(growth_rate=2, first=4),
+    small=dict(growth_rate=2, first=4, layers=[1] * 11),
     paper="The One Hundred Layers Tiramisu: Fully Convolutional DenseNets for Semantic Segmentation",
     authors="Jégou, Drozdzal, Vazquez, Romero, Bengio",
     venue="CVPR Workshops 2017",

@@ -226,8 +226,14 @@ def test_resources_that_kubernetes_would_refuse_are_named():
         build(params, PINNED)
 
 
-@pytest.mark.parametrize("preset", sorted(p.stem for p in (ROOT / "conf/preset").glob("*.yaml")))
-@pytest.mark.parametrize("dataset", sorted(p.stem for p in (ROOT / "conf/dataset").glob("*.yaml")))
+PRESETS = sorted(path.stem for path in (ROOT / "conf/preset").glob("*.yaml"))
+DATASETS = sorted(path.stem for path in (ROOT / "conf/dataset").glob("*.yaml"))
+
+
+# Forty arms take half a minute, whatever the dataset: the zoo is compiled with one.
+@pytest.mark.parametrize(
+    ("preset", "dataset"), [(p, d) for p in PRESETS for d in DATASETS if p != "zoo" or d == "camvid"]
+)
 def test_every_preset_compiles(preset, dataset, tmp_path):
     from dvc.utils.hydra import compose_and_dump
 
