@@ -7,37 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from segmodels.checkpoint import ModelConfig, load_model, save_model
-from segmodels.data.dataset import ClassInfo
-from segmodels.exporting import ExportError, export
-from segmodels.registry import count_parameters, create_model, full_size, list_models, model_info
+from segmodels.registry import count_parameters, full_size, list_models, model_info
+from tests.segmodels.models.small import CLASSES, INFOS, small, step
 
-CLASSES = 5
-INFOS = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(CLASSES))
 every_model = pytest.mark.parametrize("name", list_models())
-
-
-def one_of_each() -> list[str]:
-    """One name for each class: what is slow need not be done for every size of a network."""
-    return sorted({model_info(name).builder: name for name in reversed(list_models())}.values())
-
-
-def small(name: str, **options: Any) -> Any:
-    torch.manual_seed(0)
-    return create_model(name, CLASSES, **{**model_info(name).small, **options})
-
-
-def step(model: Any, images: torch.Tensor, target: torch.Tensor) -> None:
-    """One plain gradient step: some papers start their classifiers from zero."""
-    model.train()
-    model.zero_grad()
-    model.loss(model(images), target).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= 0.1 * parameter.grad / (parameter.grad.norm() + 1e-6)
 
 
 def published() -> list[Any]:
@@ -142,50 +117,3 @@ def test_the_model_folder_gives_the_same_model(name: str, tmp_path: Path) -> Non
 def test_construction_follows_the_seed(name: str) -> None:
     for key, value in small(name).state_dict().items():
         assert torch.equal(value, small(name).state_dict()[key]), key
-
-
-@pytest.mark.parametrize("name", one_of_each())
-def test_export_keeps_batch_height_and_width_free(name: str) -> None:
-    model = small(name).double().eval()
-    auto = torch.export.Dim.AUTO
-    program = torch.export.export(
-        model,
-        (torch.randn(2, 3, 64, 80, dtype=torch.float64),),
-        dynamic_shapes=({0: auto, 2: auto, 3: auto},),
-        strict=True,
-    )
-    images = torch.randn(1, 3, 75, 131, dtype=torch.float64)
-    torch.testing.assert_close(program.module()(images)["out"], model(images)["out"])
-
-
-def trained_folder(name: str, folder: Path) -> nn.Module:
-    """The model folder of a network after one step, and the network."""
-    model = small(name)
-    step(model, torch.randn(2, 3, 64, 64), torch.randint(0, CLASSES, (2, 64, 64)))
-    save_model(folder, ModelConfig(name, INFOS, dict(model_info(name).small)), model.state_dict())
-    return model.eval()
-
-
-@pytest.mark.parametrize("name", [name for name in one_of_each() if not model_info(name).onnx])
-def test_onnx_gives_the_networks_logits_at_every_size(name: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = trained_folder(name, tmp_path / "model")
-    export(tmp_path / "model", tmp_path / "model.onnx", "onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    # The size at which it is written, and others.
-    for size in ((2, 3, 77, 93), (1, 3, 64, 80), (1, 3, 99, 70)):
-        images = torch.randn(size)
-        (logits,) = session.run(None, {"images": images.numpy()})
-        with torch.no_grad():
-            expected = model(images)["out"]
-        assert logits.shape == expected.shape
-        # Another order of sums moves a maximum, and what un-pooling restores moves with it: compare the maps.
-        assert (torch.from_numpy(logits) - expected).abs().mean() < 1e-3 * expected.abs().mean()
-
-
-@pytest.mark.parametrize("name", [name for name in list_models() if model_info(name).onnx])
-def test_what_cannot_be_written_as_onnx_says_why_on_its_card(name: str, tmp_path: Path) -> None:
-    trained_folder(name, tmp_path / "model")
-    with pytest.raises(ExportError, match=f"^{name} cannot be written as onnx"):
-        export(tmp_path / "model", tmp_path / "model.onnx", "onnx")
-    assert "ONNX" in model_info(name).onnx
