@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmodels import visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
-from segmodels.data.transforms import Decoded, EvaluationSet
+from segmodels.data.transforms import Decoded, EvaluationSet, normalize, resize_image
 from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo, refined
 from segmodels.metrics import BoundaryF1, CalibrationError, class_accuracy, class_iou, confusion_matrix, scores
 from segmodels.registry import count_parameters, on_meta
@@ -77,7 +77,7 @@ def evaluate(
     quality, listed = _measure(model, config, data, split, settings, part)
     _write_quality(part, config, quality)
     size = settings.image_size or config.image_size or read_label(listed[0].label).shape
-    _write_speed(part, model, config, (size[0], size[1]))
+    _write_speed(part, model, config, _network_input(listed[0], config, (size[0], size[1])))
     _write_pictures(part, config, listed, quality.image_miou)
     replace_folder(part, out)
     return quality
@@ -159,12 +159,19 @@ def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
     )
 
 
-def _write_speed(part: Path, model: nn.Module, config: ModelConfig, size: tuple[int, int]) -> None:
+def _network_input(sample: Sample, config: ModelConfig, size: tuple[int, int]) -> Tensor:
+    """One image as the network takes it, float32 `[1, channels, height, width]`."""
+    pixels = resize_image(torch.from_numpy(read_image(sample.image)).permute(2, 0, 1), size)
+    return normalize(pixels[None], torch.tensor(config.mean), torch.tensor(config.std))
+
+
+def _write_speed(part: Path, model: nn.Module, config: ModelConfig, image: Tensor) -> None:
     device = next(model.parameters()).device
+    size = (image.shape[-2], image.shape[-1])
     speed = {
         "parameters": count_parameters(model),
         "gflops": round(gflops(config, size), 3),
-        "ms_per_image": round(milliseconds(model, config.in_channels, size), 2),
+        "ms_per_image": round(milliseconds(model, image), 2),
         "image_size": list(size),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -183,10 +190,17 @@ def gflops(config: ModelConfig, size: tuple[int, int]) -> float:
 
 
 @torch.inference_mode()
-def milliseconds(model: nn.Module, in_channels: int, size: tuple[int, int], repeat: int = 7) -> float:
-    """Median wall time of one image of (height, width) through the network, after two warm-up passes."""
+def milliseconds(model: nn.Module, image: Tensor, repeat: int = 7) -> float:
+    """Median wall time of one image through the network, after two warm-up passes.
+
+    Args:
+        model: The network, in evaluation mode.
+        image: A real image, normalised, `[1, channels, H, W]`: cascades, point refinement and CRFs take longer where
+            there is more to see, and noise is the most.
+        repeat: Passes of which the median is taken.
+    """
     device = next(model.parameters()).device
-    image = torch.randn(1, in_channels, *size, device=device).contiguous(memory_format=torch.channels_last)
+    image = image.to(device, memory_format=torch.channels_last)
     times = []
     for turn in range(repeat + 2):
         _synchronize(device)

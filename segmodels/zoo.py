@@ -87,15 +87,20 @@ def computed(name: str, classes: int = CLASSES, options: dict[str, Any] | None =
 
 
 def measured(name: str, classes: int = CLASSES, repeat: int = 3) -> float:
-    """Milliseconds of one image on this machine, on its GPU where there is one."""
+    """Milliseconds of one rendered street on this machine, on its GPU where there is one."""
     import torch
 
+    from segmodels.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+    from segmodels.data.streets import render
+    from segmodels.data.transforms import normalize
     from segmodels.evaluation import milliseconds
     from segmodels.inference import channels_last
     from segmodels.registry import create_model
 
     model = channels_last(create_model(name, classes).eval())
-    return milliseconds(model.cuda() if torch.cuda.is_available() else model, 3, SIZE, repeat=repeat)
+    pixels = torch.from_numpy(render(0, "test", 0, height=SIZE[0], width=SIZE[1]).image).permute(2, 0, 1)[None]
+    image = normalize(pixels, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
+    return milliseconds(model.cuda() if torch.cuda.is_available() else model, image, repeat=repeat)
 
 
 def _entry(row: dict[str, str]) -> Entry:
