@@ -51,7 +51,7 @@ class Data(Section):
     licence: str | None = None
     val_fraction: float = Field(0.15, gt=0, lt=1)
     test_fraction: float = Field(0.15, ge=0, lt=1)
-    retries: int = Field(5, ge=0)
+    retries: int = Field(7, ge=0)
     max_unpacked_gb: float = Field(200, gt=0)
     streets: Streets = Streets()
 
@@ -86,13 +86,49 @@ class Evaluate(EvaluateSettings):
     models: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
+class Toleration(Section):
+    """A taint of nodes that a pod accepts, as Kubernetes has it."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
 class Resources(Section):
-    """What a training pod asks for; ignored on one machine."""
+    """What the pods of an architecture ask for; ignored on one machine.
+
+    Attributes:
+        cpu: Cores, as Kubernetes writes them.
+        memory: Main memory.
+        gpu: Devices of a node; a training takes all, an evaluation one of them.
+        gpu_type: The resource's name: nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-3g.20gb, …
+        shm: Limit of the shared memory of workers and devices; empty leaves it to the pod's memory.
+        node_selector: Labels that the node must have, such as nvidia.com/gpu.product.
+        tolerations: Further taints that are accepted; that of `gpu_type` always is.
+        priority: Kueue's WorkloadPriorityClass. Kubeflow sets no PriorityClass of Kubernetes.
+        timeout: After which a pod is ended: 90m, 12h, 2d; empty is never.
+        spot: Whether nodes that may be taken away at any moment are welcome; such a pod is tried again more often.
+        nodes: Nodes that train together; more than one are a TrainJob.
+    """
 
     cpu: str = "4"
     memory: str = "16Gi"
     gpu: int = Field(1, ge=0)
     gpu_type: str = "nvidia.com/gpu"
+    shm: str = ""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    priority: str = Field("", pattern=r"^[a-z0-9.-]*$")
+    timeout: str = Field("", pattern=r"^(\d+[smhd])?$")
+    spot: bool = False
+    nodes: int = Field(1, ge=1)
+
+    @property
+    def timeout_seconds(self) -> int:
+        """0 is never."""
+        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+        return int(self.timeout[:-1]) * units[self.timeout[-1]] if self.timeout else 0
 
 
 class Architecture(Section):

@@ -128,6 +128,7 @@ def _cluster(args: argparse.Namespace) -> Cluster:
         "tracking_uri": args.tracking_uri,
         "secret": args.secret,
         "cache_claim": args.cache_claim,
+        "state": args.state,
     }
     return Cluster(**{name: value for name, value in named.items() if value})
 
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     pods.add_argument("--tracking-uri", help="MLflow's address as the pods see it (http://mlflow:5000)")
     pods.add_argument("--secret", help="Kubernetes secret with AWS_… and MLFLOW_… keys, which become environment")
     pods.add_argument("--cache-claim", help="volume claim that keeps downloads and trainings between attempts")
+    pods.add_argument("--state", metavar="s3://BUCKET/PREFIX", help="where trainings keep their state for the next pod")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--namespace", help="Kubernetes namespace")
     server = argparse.ArgumentParser(add_help=False)

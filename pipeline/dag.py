@@ -29,13 +29,16 @@ from components.task import IMAGE, arms, task_name
 from components.tracking import public_uri
 from components.train.component import train
 from components.validate.component import validate
+from pipeline import nodes
 from pipeline.finish import finish
 
 NAME = "segmentation"
 # The steps that only read and write a few files.
 SMALL = Resources(cpu="2", memory="4Gi", gpu=0)
 RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX = 2, "60s", 2.0, "900s"
-RETRIED = ("download", "train", "evaluate")
+# A node of this kind is expected to go, perhaps several times in a long training.
+SPOT_RETRIES = 20
+RETRIED = ("download", "train", "evaluate", "register")
 # The sections of the settings that a step reads.
 READS = {
     "download": ("seed", "data"),
@@ -69,6 +72,7 @@ class Cluster:
         tracking_uri: MLflow's address as the pods see it.
         secret: Kubernetes secret with the credentials of S3 and MLflow, its keys named like their variables.
         cache_claim: Persistent volume claim that keeps downloads and the state of trainings between attempts.
+        state: Address in the object store, below which trainings keep their state: an attempt on another node goes on.
         data_remote: DVC remote from which the dataset folder is taken; empty downloads it from its source.
         data_md5: The version of the folder that is taken, its hash in dvc.lock.
 
@@ -80,6 +84,7 @@ class Cluster:
     tracking_uri: str = "http://mlflow:5000"
     secret: str | None = None
     cache_claim: str | None = None
+    state: str | None = None
     data_remote: str = ""
     data_md5: str = ""
 
@@ -87,6 +92,8 @@ class Cluster:
         tag = self.image.rpartition("/")[2].partition("@")[0].partition(":")[2]
         if self.digest is None and tag in ("", "latest"):
             raise StepError(f"image {self.image}: this name moves; give it a version or, better, a digest")
+        if self.state and not re.match(r"s3://[^/]", self.state):
+            raise StepError(f"state {public_uri(self.state)}: trainings keep their state at s3://bucket/prefix")
         if not re.match(r"https?://", self.tracking_uri):
             raise StepError(f"tracking address {public_uri(self.tracking_uri)}: pods need the http address of a server")
         if public_uri(self.tracking_uri) != self.tracking_uri:
@@ -183,19 +190,28 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
     if cluster is None:
         return
     needs = resources(params, key) if key is not None else SMALL
+    if step == "train" and needs.nodes > 1:
+        _on_nodes(task, needs, str(key), cluster)
+        # The task itself watches.
+        needs = SMALL.model_copy(update={"timeout": needs.timeout, "priority": needs.priority})
     try:
         task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu)
         task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
     except ValueError as error:
         raise StepError(f"resources of {key}: {error}") from None
     if needs.gpu:
-        task.set_accelerator_type(needs.gpu_type).set_accelerator_limit(needs.gpu)
-        kubernetes.add_toleration(task, key=needs.gpu_type, operator="Exists", effect="NoSchedule")
+        task.set_accelerator_type(needs.gpu_type).set_accelerator_limit(needs.gpu if step == "train" else 1)
+    _choose_nodes(task, needs)
+    if needs.priority:
+        kubernetes.add_pod_label(task, nodes.PRIORITY_LABEL, needs.priority)
+    if needs.timeout:
+        kubernetes.set_timeout(task, needs.timeout_seconds)
     if step in RETRIED:
-        task.set_retry(RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX)
+        task.set_retry(SPOT_RETRIES if needs.spot else RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX)
     task.set_container_image(cluster.image)
-    if step == "train" and key is not None and train_settings(params, key).workers:
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")
+    if step == "train" and key is not None and (train_settings(params, key).workers or needs.gpu > 1):
+        limit = needs.shm or None
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=limit)
     if step in REACH_OUT:
         task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
         # The run's id as a parameter would make every run a new key of the cache.
@@ -205,6 +221,28 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
     if step in ("download", "train") and cluster.cache_claim:
         kubernetes.mount_pvc(task, cluster.cache_claim, CACHE)
         task.set_env_variable("SEGMODELS_CACHE", CACHE)
+    if step == "train" and cluster.state:
+        task.set_env_variable("SEGMODELS_STATE", cluster.state)
+
+
+def _on_nodes(task: Any, needs: Resources, key: str, cluster: Cluster) -> None:
+    """Tells the training which pods its TrainJob has."""
+    if not cluster.cache_claim:
+        raise StepError(
+            f"resources.{key}.nodes: {needs.nodes} nodes share data and state by a volume that all of them mount: name "
+            "its claim (ReadWriteMany) with --cache-claim"
+        )
+    wanted = nodes.of_trainjob(needs, image=cluster.image, claim=cluster.cache_claim, mounted=CACHE)
+    task.set_env_variable("SEGMODELS_TRAINJOB", json.dumps(wanted))
+
+
+def _choose_nodes(task: Any, needs: Resources) -> None:
+    for label, value in needs.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for accepted in nodes.tolerations(needs):
+        kubernetes.add_toleration(task, **accepted)
+    for preferred in nodes.preferences(needs):
+        kubernetes.add_node_affinity(task, match_expressions=[preferred], weight=nodes.WEIGHT)
 
 
 def _named(component: Any, name: str) -> Any:

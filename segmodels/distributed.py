@@ -35,6 +35,9 @@ _POLL_SECONDS = 0.2
 _ERRORS = {"TrainingError": TrainingError, "TrainingInterrupted": TrainingInterrupted, "ValueError": ValueError}
 
 
+OnRow = Callable[[Mapping[str, Any]], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What `training.fit` is called with, as text that another process reads."""
@@ -51,6 +54,10 @@ class Job:
     signature: str
 
 
+Launcher = Callable[[Job, OnRow], dict[str, Any]]
+"""Trains a job in processes that it starts, tells each row of the history, gives the fields of `training.Trained`."""
+
+
 def processes(settings: TrainSettings) -> int:
     """How many processes train: one a device; on a CPU one, unless the settings name a number."""
     if settings.devices != "auto":
@@ -65,7 +72,7 @@ def is_worker() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def run(job: Job, count: int, on_row: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
     """Trains in `count` processes of this machine.
 
     Args:
@@ -82,7 +89,7 @@ def run(job: Job, count: int, on_row: Callable[[Mapping[str, Any]], None]) -> di
     """
     with tempfile.TemporaryDirectory(prefix="segmodels-") as folder:
         exchange = Path(folder)
-        (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
+        write(job, exchange)
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each process advises on its search for unused parameters
@@ -98,16 +105,15 @@ def run(job: Job, count: int, on_row: Callable[[Mapping[str, Any]], None]) -> di
             with _forwarding(command, environment) as (group, stopped):
                 while True:
                     ended = group.poll() is not None
-                    rows = _rows(exchange)
-                    for row in rows[told:]:
+                    for row in rows(exchange)[told:]:
                         on_row(row)
-                    told = len(rows)
+                        told += 1
                     if ended:
                         break
                     time.sleep(_POLL_SECONDS)
             if (exchange / "outcome.json").is_file() or stopped:
                 break
-        return _outcome(exchange, group.returncode, job)
+        return outcome(exchange, job, group.returncode)
 
 
 @contextmanager
@@ -132,23 +138,40 @@ def _forwarding(
             group.wait()
 
 
-def _rows(exchange: Path) -> list[dict[str, Any]]:
+def write(job: Job, exchange: Path) -> None:
+    """Writes the job to the folder by which processes and their launcher know of each other."""
+    (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
+
+
+def rows(exchange: Path) -> list[dict[str, Any]]:
+    """The rows of the history that the processes have written."""
     path = exchange / "rows.jsonl"
     whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _outcome(exchange: Path, code: int, job: Job) -> dict[str, Any]:
+def outcome(exchange: Path, job: Job, code: int) -> dict[str, Any]:
+    """The fields of `training.Trained`.
+
+    Args:
+        exchange: The folder of the processes.
+        job: What they trained.
+        code: How their launcher ended.
+
+    Raises:
+        TrainingError: Training cannot go on, or the processes died.
+        TrainingInterrupted: They were told to stop, and have saved the state.
+    """
     path = exchange / "outcome.json"
     if not path.is_file():
         raise TrainingError(
             f"{job.name or job.architecture}: the training processes died (exit code {code}) and did so again after "
             f"{RESTARTS} restarts; what they said stands above, and the same command goes on from the last epoch"
         )
-    outcome: dict[str, Any] = json.loads(path.read_text())
-    if "error" in outcome:
-        raise _ERRORS[outcome["error"]](outcome["message"])
-    return outcome
+    said: dict[str, Any] = json.loads(path.read_text())
+    if "error" in said:
+        raise _ERRORS[said["error"]](said["message"])
+    return said
 
 
 def main(arguments: list[str]) -> int:
@@ -158,14 +181,14 @@ def main(arguments: list[str]) -> int:
     first = os.environ.get("RANK", "0") == "0"
     # The launcher ends its workers by SIGTERM also before training has put its own handler in place.
     try:
-        outcome = _work(job, path.parent / "rows.jsonl" if first else None)
+        said = _work(job, path.parent / "rows.jsonl" if first else None)
     except (TrainingError, TrainingInterrupted, ValueError) as error:
-        outcome = {"error": type(error).__name__, "message": str(error)}
-        if outcome["error"] not in _ERRORS:
-            outcome["error"] = "ValueError"
+        said = {"error": type(error).__name__, "message": str(error)}
+        if said["error"] not in _ERRORS:
+            said["error"] = "ValueError"
     if first:
         temporary = path.parent / "outcome.json.part"
-        temporary.write_text(json.dumps(outcome))
+        temporary.write_text(json.dumps(said))
         temporary.replace(path.parent / "outcome.json")
     return 0
 

@@ -87,6 +87,7 @@ def fit(
     state: Path | None = None,
     signature: str = "",
     on_epoch: OnEpoch | None = None,
+    launcher: distributed.Launcher | None = None,
 ) -> Trained:
     """Trains an architecture on a dataset folder and writes its model folder.
 
@@ -102,6 +103,7 @@ def fit(
         state: Folder of the resume state; `<out>.state` by default. It is removed when training has ended.
         signature: What the state belongs to; a state with another signature is not used.
         on_epoch: Called with each row of the history.
+        launcher: Starts the processes of a training on several nodes; those of one node are started here.
 
     Raises:
         TrainingError: The loss is not finite, or another process trains into the same state.
@@ -110,7 +112,7 @@ def fit(
     state = state or out.with_name(out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
     count = distributed.processes(settings)
-    if count > 1 and not distributed.is_worker():
+    if (launcher is not None or count > 1) and not distributed.is_worker():
         job = distributed.Job(
             data=str(data),
             out=str(out),
@@ -123,7 +125,8 @@ def fit(
             state=str(state),
             signature=signature,
         )
-        outcome = distributed.run(job, count, on_epoch or (lambda row: None))
+        tell: OnEpoch = on_epoch or (lambda row: None)
+        outcome = launcher(job, tell) if launcher is not None else distributed.run(job, count, tell)
         return Trained(**{**outcome, "folder": out})
     with locked(state / "lock"), warnings.catch_warnings():
         # Lightning advises more workers, a logger and other products; the settings have decided.
@@ -167,6 +170,8 @@ class _Task(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        # A small validation set may have fewer batches than there are processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.config, self.settings, self.data, self.seed, self.name = config, settings, data, seed, name
         self.state, self.on_epoch = state, on_epoch
         self.network = config.build()
@@ -253,6 +258,9 @@ class _Task(pl.LightningModule):
         self._epoch_images, self._tick = 0, time.monotonic()
         due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == self.settings.epochs
         self.trainer.limit_val_batches = 1.0 if due else 0.0
+        # Not where validation begins: a process that has no batch of it would keep its last result.
+        self.matrix.reset()
+        self.val_loss, self.val_images = 0.0, 0
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         if index < self.batch:
@@ -302,10 +310,6 @@ class _Task(pl.LightningModule):
         return learning_rate(self.settings, self.updates, per_epoch)
 
     # Validation
-
-    def on_validation_epoch_start(self) -> None:
-        self.matrix.reset()
-        self.val_loss, self.val_images = 0.0, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         # Several processes may have unequal shares; they ask each other at the next training step.

@@ -41,7 +41,7 @@ class Remote:
     missing: Callable[[list[str]], list[str]]
 
     @classmethod
-    def at(cls, url: str, *, retries: int = 5, backoff: float = 0.5) -> Remote:
+    def at(cls, url: str, *, retries: int = 7, backoff: float = 0.5) -> Remote:
         """The remote behind an address.
 
         Raises:
@@ -147,10 +147,11 @@ def _folder(root: Path) -> Remote:
 
 
 def _s3(url: str, retries: int, backoff: float) -> Remote:
+    from components import s3 as store
     from components.download import s3
 
-    client: Any = s3.client()
-    bucket, prefix = s3.split(url)
+    client: Any = store.client()
+    bucket, prefix = store.split(url)
 
     def key(name: str) -> str:
         return f"{prefix.rstrip('/')}/{name}".lstrip("/")

@@ -86,10 +86,11 @@ def _http(url: str, cache: Path, sha256: str | None, retries: int, backoff: floa
 
 
 def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
+    from components import s3 as store
     from components.download import s3
 
-    client = s3.client()
-    bucket, key = s3.split(url)
+    client = store.client()
+    bucket, key = store.split(url)
     found = patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
     target = _place(cache, url)
     if key in found:

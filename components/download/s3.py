@@ -1,18 +1,10 @@
-"""Downloads from s3://bucket/key: an archive, or everything below a prefix.
-
-Credentials, region and endpoint (`AWS_ENDPOINT_URL`) are those of the environment; without credentials the bucket is
-asked as a stranger, which public ones allow.
-"""
+"""Downloads from s3://bucket/key: an archive, or everything below a prefix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-import boto3
-import botocore
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NotConnected
 
@@ -21,31 +13,6 @@ from components.errors import StepError
 
 CHUNK = 1 << 18
 BUSY = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
-
-
-def client() -> Any:
-    """An S3 client that leaves retries to us."""
-    session = boto3.Session()
-    settings = {
-        "connect_timeout": 10,
-        "read_timeout": 60,
-        "retries": {"total_max_attempts": 1},
-    }
-    if session.get_credentials() is None:
-        settings["signature_version"] = botocore.UNSIGNED
-    return session.client("s3", config=Config(**settings), region_name=session.region_name or "us-east-1")
-
-
-def split(url: str) -> tuple[str, str]:
-    """Bucket and key of an address.
-
-    Raises:
-        StepError: There is no bucket.
-    """
-    parts = urlsplit(url)
-    if not parts.netloc:
-        raise StepError(f"{url}: names no bucket; write s3://bucket/key")
-    return parts.netloc, parts.path.lstrip("/")
 
 
 def opener(s3: Any, bucket: str, key: str) -> Opener:
@@ -107,14 +74,16 @@ def _chunks(body: Any) -> Iterator[bytes]:
 
 
 def _status(error: ClientError | BotoCoreError) -> int:
-    response = getattr(error, "response", {})
+    response = getattr(error, "response", None) or {}
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def trouble(error: ClientError | BotoCoreError, shown: str) -> Exception:
     """What an error of the client means."""
     if isinstance(error, HTTPClientError | NotConnected):
-        return LineError(f"no connection to {error.kwargs.get('endpoint_url') or 'the server'}")
+        # One that was closed before the answer says nothing of where it led.
+        endpoint = (getattr(error, "kwargs", None) or {}).get("endpoint_url")
+        return LineError(f"no connection to {endpoint or 'the server'}")
     if not isinstance(error, ClientError):
         return StepError(f"{shown}: {error}; check the AWS settings of the environment")
     code = str(error.response["Error"].get("Code", ""))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ from components.lineage import Lineage, collect, params_hash
 from components.lock import cache_folder
 from components.params import Params, train_settings
 from components.tracking import RunLogger
+from segmodels.distributed import Launcher
 from segmodels.resume import TrainingError, TrainingInterrupted
 from segmodels.training import Trained, fit
 
 # What a shell reports of a process that SIGTERM ended.
 EXIT_INTERRUPTED = 143
+# An address in the object store, below which trainings keep their state.
+STATE_URL = "SEGMODELS_STATE"
+# The nodes of a training on several, as JSON.
+NODES = "SEGMODELS_TRAINJOB"
 
 
 def run(
@@ -47,20 +54,30 @@ def run(
     entry = params.entry(key)
     settings = train_settings(params, key)
     signature = _signature(params, key, settings.weights, lineage)
+    name = f"{key}-{signature[:12]}"
+    state = state or cache_folder() / "train" / name
     try:
-        return fit(
-            data,
-            out,
-            architecture=params.architecture(key),
-            settings=settings,
-            options=entry.options,
-            backbone=entry.backbone,
-            name=key,
-            seed=params.seed,
-            state=state or cache_folder() / "train" / f"{key}-{signature[:12]}",
-            signature=signature,
-            on_epoch=on_epoch,
-        )
+        with _stored(state, name) as notify:
+
+            def after_epoch(row: Mapping[str, Any]) -> None:
+                notify()
+                if on_epoch is not None:
+                    on_epoch(row)
+
+            return fit(
+                data,
+                out,
+                architecture=params.architecture(key),
+                settings=settings,
+                options=entry.options,
+                backbone=entry.backbone,
+                name=key,
+                seed=params.seed,
+                state=state,
+                signature=signature,
+                on_epoch=after_epoch,
+                launcher=_launcher(lineage),
+            )
     except TrainingInterrupted as error:
         raise StepError(str(error), EXIT_INTERRUPTED) from None
     except (TrainingError, ValueError) as error:
@@ -80,6 +97,31 @@ def run_tracked(params: Params, key: str, *, data: Path, out: Path, live: bool =
             logger.log({k: v for k, v in row.items() if k not in ("epoch", "step") and v != ""}, step=row["epoch"])
 
         return run(params, key, data=data, out=out, lineage=lineage, on_epoch=on_epoch if live else None)
+
+
+def _launcher(lineage: Lineage) -> Launcher | None:
+    """Starts the processes on several nodes, where the pipeline wants that; None where this one trains."""
+    wanted = os.environ.get(NODES)
+    if not wanted:
+        return None
+    from components.train.trainjob import Nodes, TrainJobLauncher
+
+    return TrainJobLauncher(Nodes(**json.loads(wanted)), lineage.data_md5)
+
+
+@contextlib.contextmanager
+def _stored(state: Path, name: str) -> Iterator[Callable[[], None]]:
+    """Keeps the resume state in the object store, too, where the environment names a place (`SEGMODELS_STATE`)."""
+    url = os.environ.get(STATE_URL)
+    if not url or NODES in os.environ:  # several nodes have theirs on a volume
+        yield lambda: None
+        return
+    from components.train.remote_state import RemoteState
+
+    remote = RemoteState(state, f"{url.rstrip('/')}/{name}")
+    remote.fetch()
+    with remote.mirrored():
+        yield remote.notify
 
 
 def _signature(params: Params, key: str, weights: str | None, lineage: Lineage) -> str:

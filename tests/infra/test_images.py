@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -27,84 +26,29 @@ from typing import Any
 import pytest
 import yaml
 
+from components.lineage import folder_md5
 from infra.k8s import check, policy
+from tests.servers.containers import (
+    BUILD_SECONDS,
+    LOCKED_DOWN,
+    Engine,
+    NotInstalledError,
+    find_engine,
+    run_in_containers,
+    speaking_docker,
+)
+from tests.servers.postgres import PASSWORD, Postgres
+from tests.servers.swift import Swift
 
 ROOT = check.ROOT
-BUILD_SECONDS = 3600
-DEBIAN_BASE = "localhost/segmodels-test-base:bookworm"
-AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-# Sandboxes refuse higher limits, a network of the container's own and systemd.
-CONTAINERS_CONF = """
-[containers]
-default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
-netns = "host"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-runtime = "runc"
-"""
-LOCKED_DOWN = ("--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=host")
-
-
-@dataclass
-class Engine:
-    """A container engine, and how it is called here."""
-
-    name: str
-    env: dict[str, str]
-    build: dict[str, str]
-
-    def __call__(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        options = {"timeout": 300, "capture_output": True, "text": True} | options
-        done = subprocess.run([self.name, *arguments], env=self.env, **options)
-        if check and done.returncode != 0:
-            pytest.fail(f"{self.name} {' '.join(arguments)}: {done.stderr[-2000:]}")
-        return done
-
-    def image(self, target: str) -> str:
-        """Builds a target; gives its name."""
-        command = [str(ROOT / "infra/images/build"), target]
-        done = subprocess.run(command, env=self.env | self.build, capture_output=True, text=True, timeout=BUILD_SECONDS)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout.splitlines()[-1].partition(",")[0]
-
-    def python(self, image: str, code: str, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        return self("run", "--rm", *LOCKED_DOWN, *options, image, "python", "-c", code, **more)
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    name = next((name for name in ("docker", "podman") if usable(name)), None)
-    if name is None:
-        pytest.skip("no container engine is installed (docker, podman): the images are not built")
-    env = dict(os.environ)
-    build = {"ENGINE": name, "OPTIONS": f"--secret id=ca,src={AUTHORITIES}"}
-    if name == "podman" and os.getuid() == 0 and shutil.which("debootstrap"):
-        conf = tmp_path_factory.mktemp("containers") / "containers.conf"
-        conf.write_text(CONTAINERS_CONF)
-        env["CONTAINERS_CONF"] = str(conf)
-        build["OPTIONS"] += " --isolation chroot --network host --layers"
-        build["BASE"] = DEBIAN_BASE
-        made = Engine(name, env, build)
-        if made("image", "exists", DEBIAN_BASE, check=False).returncode != 0:
-            make_base(made, tmp_path_factory.mktemp("debian") / "root")
-        return made
-    return Engine(name, env, build)
-
-
-def usable(name: str) -> bool:
-    """Whether it is installed and works; a docker client without its daemon does not."""
-    return shutil.which(name) is not None and subprocess.run([name, "info"], capture_output=True).returncode == 0
-
-
-def make_base(engine: Engine, root: Path) -> None:
-    """Debian 12 with its Python 3.11, in place of the official image of the same."""
-    packages = "--include=ca-certificates,python3,python3-venv"
-    command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(root)]
-    subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
-    with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-        engine("import", "-", DEBIAN_BASE, stdin=tar.stdout, timeout=BUILD_SECONDS)
-    shutil.rmtree(root)
+def engine() -> Engine:
+    try:
+        return find_engine()
+    except NotInstalledError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -224,74 +168,11 @@ def test_the_gpu_image_has_cuda_and_works_without_a_gpu(engine, gpu):
 
 # --- the whole pipeline in containers ---------------------------------------------------------------------------------
 
-# kfp removes containers by itself before it has asked how they ended, and podman then says nothing: a step that failed
-# passed for one that succeeded. This one function asks first.
-RUN_IN_CONTAINERS = """
-import json, os, sys
-from kfp import local
-from kfp.local import docker_task_handler
-
-def run_docker_container(client, image, command, volumes, **options):
-    container = client.containers.create(image=image, command=command, volumes=volumes, **options)
-    try:
-        container.start()
-        for line in container.logs(stream=True, follow=True):
-            print(line.decode(), end="")
-        return container.wait()["StatusCode"]
-    finally:
-        container.remove(force=True)
-
-docker_task_handler.run_docker_container = run_docker_container
-
-from components.params import Params
-from pipeline import dag
-
-image, root = sys.argv[1:]
-local.init(local.DockerRunner(**json.loads(os.environ["RUN_OPTIONS"])), pipeline_root=root)
-dag.build(Params.read())()
-"""
-
 
 @pytest.fixture(scope="session")
-def docker_host(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address at which the engine speaks docker's protocol."""
-    if engine.name == "docker":
-        yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        return
-    path = tmp_path_factory.mktemp("podman") / "podman.sock"
-    command = ["podman", "system", "service", "--time=0", f"unix://{path}"]
-    with subprocess.Popen(command, env=engine.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
-        deadline = time.monotonic() + 60
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        yield f"unix://{path}"
-        service.terminate()
-
-
-def run_in_containers(folder: Path, image: str, docker_host: str) -> subprocess.CompletedProcess[str]:
-    """The DAG, each task in a container; the store of MLflow is a file below the folder that all of them see."""
-    root = folder / "run"
-    root.mkdir()
-    root.chmod(0o777)
-    options = {
-        "user": "10001:10001",
-        "read_only": True,
-        "tmpfs": {"/tmp": ""},
-        "cap_drop": ["ALL"],
-        "network_mode": "host",
-        "environment": {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", "OMP_NUM_THREADS": "1"},
-    }
-    env = os.environ | {"DOCKER_HOST": docker_host, "RUN_OPTIONS": json.dumps(options), "PYTHONPATH": str(ROOT)}
-    script = folder / "run.py"
-    # The components name their image when they are imported.
-    patched = RUN_IN_CONTAINERS.replace(
-        "from components.params",
-        "import components.task\ncomponents.task.IMAGE = sys.argv[1]\nfrom components.params",
-        1,
-    )
-    script.write_text(patched)
-    command = [sys.executable, str(script), image, str(root)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=BUILD_SECONDS)
+def docker_host(engine: Engine) -> Iterator[str]:
+    with speaking_docker(engine) as address:
+        yield address
 
 
 @building
@@ -318,40 +199,6 @@ def test_a_step_that_fails_in_its_container_is_reported_as_failed(engine, gpu, d
 
 
 # --- the MLflow server, as the cluster starts it ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[int]:
-    """A PostgreSQL on loopback with the user and database `mlflow`; gives its port."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian keeps the server's programs off the PATH
-    initdb = str(found[-1]) if found else shutil.which("initdb")
-    if initdb is None:
-        pytest.skip("PostgreSQL is not installed: MLflow's image is not started on it")
-    bin_ = Path(initdb).parent
-    # PostgreSQL refuses to run as root, and only root gets into pytest's folders.
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    folder = Path(tempfile.mkdtemp(prefix="segmodels-postgres-"))
-    if user:
-        shutil.chown(folder, "postgres")
-    (folder / "password").write_text("hunter2")
-    (folder / "password").chmod(0o644)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = str(folder / "data")
-    init = ["--username=mlflow", "--auth=scram-sha-256", f"--pwfile={folder}/password", "-D", data]
-    subprocess.run([*user, initdb, *init], check=True, capture_output=True, timeout=300)
-    server = [*user, str(bin_ / "pg_ctl"), "-D", data, "-w", "-t", "120", "-l", f"{data}/log"]
-    listen = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    subprocess.run([*server, "-o", listen, "start"], check=True, timeout=300)
-    try:
-        environment = os.environ | {"PGPASSWORD": "hunter2"}
-        create = [str(bin_ / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
-        subprocess.run(create, check=True, env=environment, timeout=120)
-        yield port
-    finally:
-        subprocess.run([*server, "-m", "fast", "stop"], check=True, timeout=300)
-        shutil.rmtree(folder)
 
 
 @dataclass
@@ -383,8 +230,11 @@ ADMIN = "admin:correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine, mlflow: str, postgres: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    engine: Engine, mlflow: str, postgres: Postgres, swift: Swift, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """MLflow's container with the manifest's own arguments, environment and security context."""
+    postgres.create("mlflow")
     resources = check.render(check.HERE / "overlays/local")
     (deployment,) = (r for r in resources if r["kind"] == "Deployment")
     ((_, container, pod),) = policy.containers([deployment])
@@ -394,9 +244,10 @@ def server(engine: Engine, mlflow: str, postgres: int, tmp_path_factory: pytest.
     (folder / "basic_auth.ini").write_text(config.pop("basic_auth.ini"))
     given = config | {v["name"]: v["value"] for v in container["env"]}
     # What is inside the cluster there is on loopback here; the rest is as the manifest has it.
-    given |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres), "MLFLOW_ARTIFACTS_DESTINATION": "/tmp/artifacts"}
+    given |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port)}
+    given |= {**swift.environment, "MLFLOW_ARTIFACTS_DESTINATION": swift.bucket("mlflow")}
     secrets = {
-        "PGPASSWORD": "hunter2",
+        "PGPASSWORD": PASSWORD,
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN.partition(":")[0],
         "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN.partition(":")[2],
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "not-so-secret",
@@ -480,6 +331,61 @@ def test_the_pipelines_user_is_made_and_is_no_administrator(server, engine):
     _, kept = server("/api/2.0/mlflow/experiments/create", {"name": "admins"}, login=ADMIN)
     run = {"experiment_id": kept["experiment_id"], "start_time": 1}
     assert server("/api/2.0/mlflow/runs/create", run, login=second)[0] == 403
+
+
+@building
+def test_a_run_like_the_clusters_ends_with_the_metrics_of_this_machine(
+    server, swift, engine, gpu, docker_host, tmp_path
+):
+    """Data from the DVC remote in the object store, MLflow on PostgreSQL with its artifacts in a bucket, each step in a
+    container; beside it the same steps here, as `dvc repro` runs them."""
+    bucket = swift.bucket("run")
+    here, there = tmp_path / "here", tmp_path / "there"
+    settings = (ROOT / "tests/pipeline/settings/tiny.yaml").read_text()
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "params.yaml").write_text(settings)
+    env = (
+        os.environ | swift.environment | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{here}/mlflow.db"}
+    )
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run([sys.executable, "-m", *arguments], cwd=here, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("components", "download")
+    run("dvc", "init", "--no-scm")
+    run("dvc", "remote", "add", "-d", "storage", f"{bucket}/dvc")
+    run("dvc", "add", "data")
+    run("dvc", "push")
+    version = folder_md5(here / "data")
+    for step in (["validate"], ["train", "--model", "unet"], ["evaluate", "--model", "unet"], ["register"]):
+        run("components", *step)
+
+    login, _, password = ADMIN.partition(":")
+    secrets = {"MLFLOW_TRACKING_USERNAME": login, "MLFLOW_TRACKING_PASSWORD": password}
+    done = run_in_containers(
+        there,
+        gpu,
+        docker_host,
+        environment={**swift.environment, **secrets, "SEGMODELS_STATE": f"{bucket}/states"},
+        cluster={"tracking_uri": server.url, "data_remote": f"{bucket}/dvc", "data_md5": version},
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+
+    (evaluation,) = (there / "run").glob("*/evaluate-unet/evaluation")
+    (model,) = (there / "run").glob("*/train-unet/model")
+    for made, name in ((evaluation, "evaluation/unet/metrics.json"), (model, "models/unet/model.safetensors")):
+        assert (made / Path(name).name).read_bytes() == (here / "outputs" / name).read_bytes(), name
+    status, found = server("/api/2.0/mlflow/registered-models/get?name=segmentation", login=ADMIN)
+    assert status == 200
+    tags = {tag["key"]: tag["value"] for tag in found["registered_model"]["latest_versions"][0]["tags"]}
+    assert tags["dvc.data.md5"] == version
+    stored = swift.client().list_objects_v2(Bucket="mlflow")["Contents"]
+    assert any(entry["Key"].endswith("model.safetensors") for entry in stored)
+    assert not any(
+        entry["Key"].startswith("states/") for entry in swift.client().list_objects_v2(Bucket="run")["Contents"]
+    )
 
 
 def test_the_targets_of_the_dockerfile_are_those_that_the_build_script_knows():

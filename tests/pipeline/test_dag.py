@@ -48,10 +48,12 @@ def constants(task: dict[str, Any]) -> dict[str, Any]:
     return {name: value["runtimeValue"]["constant"] for name, value in given.items() if "runtimeValue" in value}
 
 
-def table(spec: dict[str, Any]) -> str:
-    """Every task with what it waits for and what it is given, a line each."""
+def table(spec: dict[str, Any], platform: dict[str, Any]) -> str:
+    """Every task with what it waits for, what it is given and on which nodes it runs, a line each."""
     lines = []
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, task in tasks(spec).items():
+        pod = pods.get(f"exec-{name}", {})
         needs = container(spec, name)["resources"]
         gpu = needs.get("accelerator", {})
         retry = task.get("retryPolicy", {})
@@ -63,8 +65,28 @@ def table(spec: dict[str, Any]) -> str:
             + f"\n    tried again {retry.get('maxRetryCount', 0)} times"
             + (f" after {retry['backoffDuration']}, x{retry['backoffFactor']:g}" if retry else "")
             + f"\n    cached {str(task['cachingOptions'].get('enableCache', False)).lower()}\n"
+            + "".join(f"    {line}\n" for line in placed(pod))
         )
     return "".join(lines)
+
+
+def placed(pod: dict[str, Any]) -> list[str]:
+    """What a pod's platform configuration says of nodes, time and memory."""
+    lines = [f"on nodes with {label}={value}" for label, value in pod.get("nodeSelector", {}).get("labels", {}).items()]
+    lines += [
+        f"accepts {one['key']}{'=' + one['value'] if 'value' in one else ''} {one.get('effect', '')}".rstrip()
+        for one in pod.get("tolerations", ())
+    ]
+    for term in pod.get("nodeAffinity", ()):
+        (expression,) = term["matchExpressions"]
+        lines.append(f"rather on {expression['key']} in {expression['values']}, {term['weight']}")
+    lines += [f"label {key}={value}" for key, value in pod.get("podMetadata", {}).get("labels", {}).items()]
+    lines += [f"ends after {pod['activeDeadlineSeconds']} s"] if "activeDeadlineSeconds" in pod else []
+    lines += [
+        f"{mount['mountPath']} in {mount['medium'].lower()}, at most {mount.get('sizeLimit', 'its memory')}"
+        for mount in pod.get("emptyDirMounts", ())
+    ]
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +94,8 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
     return compiled(ARMS, PINNED, tmp_path_factory.mktemp("pinned"))
 
 
-def test_tasks_their_order_resources_retries_and_caching(pinned):
-    assert table(pinned[0]) == (GOLDEN / "tasks.txt").read_text()
+def test_tasks_their_order_resources_nodes_retries_and_caching(pinned):
+    assert table(*pinned) == (GOLDEN / "tasks.txt").read_text()
 
 
 def test_the_same_steps_and_architectures_as_dvc(tmp_path):
@@ -202,9 +224,9 @@ def test_pods_get_the_image_the_tracking_address_and_the_id_of_their_run(pinned)
 
 def test_gpus_are_tolerated_and_workers_share_memory(pinned):
     pods = pinned[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert pods["exec-train-u-net"]["tolerations"][0]["key"] == "amd.com/gpu"
+    assert "amd.com/gpu" in {one["key"] for one in pods["exec-train-u-net"]["tolerations"]}
     assert pods["exec-train-u-net"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
-    assert "tolerations" not in pods["exec-train-enet"] and "emptyDirMounts" not in pods["exec-train-enet"]
+    assert "emptyDirMounts" not in pods["exec-train-enet"]
 
 
 def test_a_cache_claim_keeps_trainings_between_attempts(tmp_path):
@@ -212,6 +234,42 @@ def test_a_cache_claim_keeps_trainings_between_attempts(tmp_path):
     assert {"name": "SEGMODELS_CACHE", "value": "/cache"} in container(spec, "train-enet")["env"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert pods["exec-train-enet"]["pvcMount"][0]["mountPath"] == "/cache"
+
+
+def test_nothing_compiled_is_secret_or_can_move(tmp_path, monkeypatch):
+    """The whole file, platform included: every image by its digest, no value of a variable that looks like a secret."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "hunter2")
+    cluster = dataclasses.replace(PINNED, secret="credentials", cache_claim="cache", state="s3://bucket/states")
+    compiled(ARMS, cluster, tmp_path)
+    text = (tmp_path / "pipeline.yaml").read_text()
+    images = set(re.findall(r"(?m)^\s*image: (\S+)", text))
+    assert images == {PINNED.image}
+    assert "hunter2" not in text
+    for match in re.finditer(r"(?m)^\s*- name: (\w*(?:SECRET|PASSWORD|TOKEN|KEY)\w*)\n\s*value: ", text):
+        pytest.fail(f"{match[1]} has its value in the pipeline")
+
+
+def test_trainings_keep_their_state_in_the_object_store(tmp_path):
+    spec, _ = compiled(ARMS, dataclasses.replace(PINNED, state="s3://bucket/states"), tmp_path)
+    assert {"name": "SEGMODELS_STATE", "value": "s3://bucket/states"} in container(spec, "train-enet")["env"]
+    with pytest.raises(StepError, match="state /somewhere: trainings keep their state at s3://"):
+        dataclasses.replace(PINNED, state="/somewhere")
+
+
+def test_a_training_on_several_nodes_watches_a_trainjob_and_needs_a_volume_that_all_mount(tmp_path):
+    params = Params.parse({"models": {"enet": {}}, "resources": {"enet": {"nodes": 2, "gpu": 4, "timeout": "2d"}}})
+    with pytest.raises(StepError, match=r"resources.enet.nodes: 2 nodes share data .* --cache-claim"):
+        build(params, PINNED)
+    spec, platform = compiled(params, dataclasses.replace(PINNED, cache_claim="cache"), tmp_path)
+    pod = container(spec, "train-enet")
+    wanted = json.loads(next(v["value"] for v in pod["env"] if v["name"] == "SEGMODELS_TRAINJOB"))
+    assert (wanted["count"], wanted["processes"]) == (2, 4)
+    assert wanted["container"]["image"] == PINNED.image
+    assert "accelerator" not in pod["resources"]
+    assert container(spec, "evaluate-enet")["resources"]["accelerator"]["resourceCount"] == "1"
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-train-enet"]["activeDeadlineSeconds"] == "172800"
 
 
 def test_two_keys_with_one_name_are_refused():

@@ -1,0 +1,177 @@
+"""The resume state of a training in the object store, so that a pod on another node goes on where the last one stopped.
+
+What lies under an address belongs to one training (key, settings, data); below it each pod writes under a name of its
+own, since a node that was given up may still be running one. `state.pt` is the last object to be written, and names the
+best weights that lie beside it; so whenever a pod is killed, what is there is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components import s3
+from components.errors import StepError
+
+STATE = "state.pt"
+BEST = "best-*.safetensors"
+# Standard mode waits up to 20 s between attempts, so this survives a store that is away for half a minute.
+ATTEMPTS = 8
+
+
+class RemoteState:
+    """A folder's resume state below an address of the object store.
+
+    Raises:
+        StepError: The address names no bucket.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url.rstrip("/")
+        self._bucket, self._prefix = s3.split(self.url)
+        self._client: Any = s3.client(ATTEMPTS)
+        self._writer = uuid.uuid4().hex
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._wanted, self._ended = threading.Event(), threading.Event()
+
+    def fetch(self) -> bool:
+        """Brings the state here where this folder has none; says whether it did.
+
+        Raises:
+            StepError: The store is not to be had: training anew would lose what lies there.
+        """
+        if (self.folder / STATE).is_file():
+            return False
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            found = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
+            if not found:
+                return False
+            latest = max(found, key=lambda entry: entry["LastModified"])["Key"].removesuffix(STATE)
+            keys = [entry["Key"] for entry in self._objects() if entry["Key"].startswith(latest)]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for key in sorted(keys, key=lambda key: key.endswith(STATE)):  # last what makes the others count
+                part = self.folder / "fetched.part"
+                self._client.download_file(self._bucket, key, str(part))
+                os.replace(part, self.folder / key.rpartition("/")[2])
+        except (ClientError, BotoCoreError, OSError) as error:
+            raise StepError(
+                f"{self.url}: the training's state cannot be read ({_reason(error)}); run the step again when the "
+                "object store is back, or remove what lies there to train anew"
+            ) from None
+        print(f"the training's state was brought from {self.url}", flush=True)
+        return True
+
+    def push(self) -> bool:
+        """Stores the state that the folder has now; says whether the store has it."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            while not self._pushed():
+                pass
+        except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+            print(
+                f"note: {self.url}: the training's state was not stored ({_reason(error)}); training goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def mirrored(self) -> Iterator[RemoteState]:
+        """While the body runs, `notify` has the state stored by another thread; it is stored once more when the body
+        fails or is told to stop, and removed when it ends well."""
+        thread = threading.Thread(target=self._mirror, daemon=True)
+        thread.start()
+        try:
+            yield self
+        except BaseException:
+            self._end(thread)
+            if (self.folder / STATE).is_file():
+                self.push()
+            raise
+        self._end(thread)
+        self._remove()
+
+    def notify(self) -> None:
+        """The folder has a new state."""
+        self._wanted.set()
+
+    def _remove(self) -> None:
+        """Removes the training from the store; what cannot be removed stays and does no harm."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with contextlib.suppress(ClientError, BotoCoreError):
+            keys = [entry["Key"] for entry in self._objects()]
+            for key in sorted(keys, key=lambda key: not key.endswith(STATE)):  # first what makes the others count
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._ended.set()
+        self._wanted.set()
+        thread.join()
+
+    def _mirror(self) -> None:
+        while self._wanted.wait() and not self._ended.is_set():
+            self._wanted.clear()
+            if (self.folder / STATE).is_file():
+                self.push()
+
+    def _pushed(self) -> bool:
+        """Stores best weights, then the state; False where training replaced the state meanwhile."""
+        path = self.folder / STATE
+        try:
+            with path.open("rb") as state:
+                version = _version(state.fileno())
+                if self._sent.get(STATE) == version:
+                    return True
+                for best in self.folder.glob(BEST):
+                    with best.open("rb") as weights:
+                        self._send(best.name, weights)
+                # Best weights go only after a newer state has come: while it is the same, all that it names is here.
+                if _version(path) != version:
+                    return False
+                self._send(STATE, state)
+        except FileNotFoundError:
+            return not path.is_file()
+        kept = {STATE, *(best.name for best in self.folder.glob(BEST))}
+        for name in self._sent.keys() - kept:
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
+            del self._sent[name]
+        return True
+
+    def _send(self, name: str, file: Any) -> None:
+        version = _version(file.fileno())
+        if self._sent.get(name) != version:
+            # boto3 closes what it is given.
+            with open(os.dup(file.fileno()), "rb") as copy:
+                self._client.upload_fileobj(copy, self._bucket, self._key(name))
+            self._sent[name] = version
+
+    def _objects(self) -> list[dict[str, Any]]:
+        """What all pods have stored of this training."""
+        prefix = f"{self._prefix}/".lstrip("/")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        return [entry for page in pages for entry in page.get("Contents", ())]
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{self._writer}/{name}".lstrip("/")
+
+
+def _version(file: int | Path) -> tuple[int, int]:
+    """Differs where a file was replaced."""
+    status = os.fstat(file) if isinstance(file, int) else file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,283 @@
+"""Training on several nodes of a cluster: a TrainJob of Kubeflow Trainer, started, watched and removed by the step.
+
+    step ──TrainingRuntime, TrainJob──▶ Kubernetes ──▶ a pod a node: torchrun -m segmodels.distributed job.json
+     ▲                                                      │
+     └──── rows.jsonl, outcome.json on the shared volume ───┘
+
+The pods are those of a TrainingRuntime of the run's own, because what a TrainJob may override in a runtime differs
+between Trainer's releases, while runtimes have stayed the same. A worker that dies takes the others with it; JobSet
+starts all of them again, and they go on from the resume state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import StepError
+from components.lock import cache_folder
+from segmodels import distributed
+from segmodels.distributed import Job
+from segmodels.resume import TrainingError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+POLL_SECONDS = float(os.environ.get("SEGMODELS_TRAINJOB_POLL", "5"))
+# What a node has to save its state before it is killed.
+GRACE_SECONDS = 120
+# How long the API may be away.
+AWAY_SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """The pods of a TrainJob.
+
+    Attributes:
+        count: Number of nodes.
+        processes: Processes of each, one a device.
+        pod: The pod's specification without its container: tolerations, node selector, volumes, …
+        container: The container's image, resources, volume mounts and environment.
+        labels: Of TrainJob and pods.
+    """
+
+    count: int
+    processes: int
+    pod: Mapping[str, Any]
+    container: Mapping[str, Any]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class TrainJobLauncher:
+    """Starts the processes of a training on several nodes, as `segmodels.training.fit` asks for it.
+
+    Args:
+        nodes: The pods.
+        data_md5: The dataset's version; its copy on the shared volume is named by it.
+        api: Kubernetes' client; that of the pod by default.
+        namespace: Where the TrainJob is made; the pod's own by default.
+    """
+
+    def __init__(
+        self, nodes: Nodes, data_md5: str, *, api: ApiClient | None = None, namespace: str | None = None
+    ) -> None:
+        self.nodes, self.data_md5 = nodes, data_md5
+        self._api = api or _in_cluster()
+        self._namespace = namespace or NAMESPACE.read_text().strip()
+
+    def __call__(self, job: Job, on_row: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        """Trains; the arguments and the result are those of `segmodels.distributed.run`.
+
+        Raises:
+            TrainingError: Training cannot go on, or its nodes died again and again.
+            TrainingInterrupted: This process was told to stop; the state is saved.
+            StepError: Kubernetes refuses the job, or does not answer any more.
+        """
+        shared = cache_folder() / "trainjobs" / Path(job.state).name
+        shutil.rmtree(shared / "exchange", ignore_errors=True)
+        (shared / "exchange").mkdir(parents=True)
+        remote = dataclasses.replace(
+            job, data=str(self._data(Path(job.data))), out=str(shared / "model"), state=str(shared / "state")
+        )
+        distributed.write(remote, shared / "exchange")
+        name = f"{_name(job)}-{int(time.time()):x}"
+        with self._running(name, shared / "exchange" / "job.json") as stopped:
+            code = self._follow(name, shared / "exchange", on_row, stopped)
+        outcome = distributed.outcome(shared / "exchange", job, code)
+        shutil.rmtree(job.out, ignore_errors=True)
+        shutil.copytree(shared / "model", job.out)
+        shutil.rmtree(shared)
+        return {**outcome, "folder": job.out}
+
+    def _data(self, folder: Path) -> Path:
+        """The dataset on the volume that all nodes have, copied there once for each version."""
+        shared = cache_folder() / "datasets" / self.data_md5
+        if not shared.is_dir():
+            part = shared.with_name(f"{shared.name}.{os.getpid()}.part")
+            shutil.copytree(folder, part, dirs_exist_ok=True)
+            try:
+                part.rename(shared)
+            except OSError:  # another arm was faster
+                shutil.rmtree(part)
+        return shared
+
+    @contextmanager
+    def _running(self, name: str, job: Path) -> Iterator[list[int]]:
+        """The TrainJob while the body runs; it is removed with its pods also when this process is told to stop."""
+        from kubernetes.client import CustomObjectsApi
+        from kubernetes.client.exceptions import ApiException
+
+        api = CustomObjectsApi(self._api)
+        stopped: list[int] = []
+        where = (GROUP, VERSION, self._namespace)
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+        try:
+            for plural, made in (("trainingruntimes", self.runtime(name, job)), ("trainjobs", self.trainjob(name))):
+                try:
+                    api.create_namespaced_custom_object(*where, plural, made)
+                except ApiException as error:
+                    raise StepError(
+                        f"Kubernetes refuses the TrainJob of {self.nodes.count} nodes ({_reason(error)}); Kubeflow "
+                        "Trainer has to be installed, and the account of the pod may need rights: docs/cluster.md"
+                    ) from None
+            print(f"TrainJob {name}: {self.nodes.count} nodes of {self.nodes.processes} processes", flush=True)
+            yield stopped
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            for plural in ("trainjobs", "trainingruntimes"):
+                try:
+                    api.delete_namespaced_custom_object(*where, plural, name, propagation_policy="Foreground")
+                except Exception as error:
+                    if getattr(error, "status", None) != 404:
+                        print(f"note: {plural}/{name} is left behind ({_reason(error)})", file=sys.stderr, flush=True)
+
+    def _follow(
+        self, name: str, exchange: Path, on_row: Callable[[Mapping[str, Any]], None], stopped: list[int]
+    ) -> int:
+        """Waits for the job's end; tells rows and the first node's log. Gives 0, or 1 where it failed."""
+        from kubernetes.client import CustomObjectsApi
+
+        api = CustomObjectsApi(self._api)
+        told, log, answered = 0, _Log(self._api, self._namespace, name), time.monotonic()
+        deadline = None
+        while True:
+            try:
+                found: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, "trainjobs", name)
+                answered = time.monotonic()
+                log.tell()
+            except Exception as error:
+                if getattr(error, "status", None) == 404 and deadline is None:
+                    raise TrainingError(f"TrainJob {name} was removed by somebody; run the step again") from None
+                if time.monotonic() - answered > AWAY_SECONDS:
+                    raise StepError(
+                        f"TrainJob {name}: Kubernetes does not answer ({_reason(error)}); run the step again, it "
+                        "goes on from the last epoch"
+                    ) from None
+                found = {}
+            for row in distributed.rows(exchange)[told:]:
+                on_row(row)
+                told += 1
+            ended = {c["type"] for c in found.get("status", {}).get("conditions", ()) if c["status"] == "True"}
+            if ended & {"Complete", "Failed"} or (deadline and (exchange / "outcome.json").is_file()):
+                return 0 if "Complete" in ended else 1
+            if stopped and deadline is None:
+                # Its pods are told to stop, too, and save their state.
+                deadline = time.monotonic() + GRACE_SECONDS
+                api.delete_namespaced_custom_object(
+                    GROUP, VERSION, self._namespace, "trainjobs", name, propagation_policy="Foreground"
+                )
+            if deadline and time.monotonic() > deadline:
+                return 1
+            time.sleep(POLL_SECONDS)
+
+    def runtime(self, name: str, job: Path) -> dict[str, Any]:
+        """The TrainingRuntime: how the pods of the TrainJob look."""
+        container = {
+            "name": "node",
+            # Trainer gives torchrun the number of nodes, the rank and the first node's address by its environment.
+            "command": ["torchrun", "--max-restarts=0", "-m", "segmodels.distributed", str(job)],
+            **self.nodes.container,
+        }
+        pod = {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            **self.nodes.pod,
+            "containers": [container],
+        }
+        node = {
+            "name": "node",
+            "template": {
+                "metadata": {"labels": {f"{GROUP}/trainjob-ancestor-step": "trainer"}},
+                "spec": {"backoffLimit": 0, "template": {"metadata": {"labels": {**self.nodes.labels}}, "spec": pod}},
+            },
+        }
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "TrainingRuntime",
+            "metadata": {"name": name, "namespace": self._namespace, "labels": {**self.nodes.labels}},
+            "spec": {
+                "mlPolicy": {"numNodes": self.nodes.count, "torch": {"numProcPerNode": self.nodes.processes}},
+                "template": {
+                    "spec": {
+                        "failurePolicy": {"maxRestarts": distributed.RESTARTS},
+                        "replicatedJobs": [node],
+                    }
+                },
+            },
+        }
+
+    def trainjob(self, name: str) -> dict[str, Any]:
+        """The TrainJob: one run of the runtime of the same name."""
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "TrainJob",
+            "metadata": {"name": name, "namespace": self._namespace, "labels": {**self.nodes.labels}},
+            "spec": {"runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name}},
+        }
+
+
+class _Log:
+    """What the first node prints, told as it comes; a pod that follows a dead one is told from its beginning."""
+
+    def __init__(self, api: Any, namespace: str, name: str) -> None:
+        from kubernetes.client import CoreV1Api
+
+        self._api, self._namespace, self._name = CoreV1Api(api), namespace, name
+        self._told: dict[str, int] = {}
+
+    def tell(self) -> None:
+        from kubernetes.client.exceptions import ApiException
+
+        selector = f"{JOBSET_LABEL}={self._name},{INDEX_LABEL}=0"
+        for pod in self._api.list_namespaced_pod(self._namespace, label_selector=selector).items:
+            try:
+                lines = self._api.read_namespaced_pod_log(pod.metadata.name, self._namespace).splitlines()
+            except ApiException:  # its container has not started yet
+                continue
+            known = self._told.get(pod.metadata.uid, 0)
+            for line in lines[known:]:
+                print(line, flush=True)
+            self._told[pod.metadata.uid] = len(lines)
+
+
+def _in_cluster() -> Any:
+    from kubernetes import client, config
+
+    try:
+        config.load_incluster_config()
+    except config.ConfigException as error:
+        raise StepError(
+            f"several nodes train as a TrainJob of a cluster, and this is no pod of one ({error}); set resources.nodes "
+            "to 1, or submit the pipeline"
+        ) from None
+    return client.ApiClient()
+
+
+def _name(job: Job) -> str:
+    """A name that Kubernetes takes, the same for the same training."""
+    digest = hashlib.sha256(job.state.encode()).hexdigest()[:6]
+    key = "".join(c if c.isalnum() else "-" for c in (job.name or job.architecture).lower()).strip("-")
+    return f"train-{key[:30]}-{digest}"
+
+
+def _reason(error: Exception) -> str:
+    body = getattr(error, "body", None)
+    try:
+        return str(json.loads(str(body))["message"])
+    except (TypeError, ValueError, KeyError):
+        return " ".join(str(getattr(error, "reason", None) or error).split())[:300]

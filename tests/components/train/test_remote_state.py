@@ -1,0 +1,174 @@
+"""The state of a training in a real object store: a pod that is killed anywhere, and the next one on another node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from components.errors import StepError
+from components.train import remote_state
+from components.train.remote_state import RemoteState
+from tests.servers.line import Line
+from tests.servers.swift import Swift
+
+SETTINGS = """
+seed: 3
+data: {source: streets, streets: {train: 24, val: 2, test: 2, height: 48, width: 64}}
+train: {epochs: 6, batch_size: 2, precision: "32"}
+models:
+  unet: {options: {width: 2}}
+"""
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with settings and data."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text(SETTINGS)
+    run(folder, folder / "cache", "download")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> bytes:
+    """The weights of a training that nothing stopped."""
+    run(project, project / "cache", "train", "--model", "unet", "--out", str(project / "undisturbed"))
+    return (project / "undisturbed/model.safetensors").read_bytes()
+
+
+def run(project: Path, cache: Path, *arguments: str, state: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*arguments), cwd=project, env=environment(cache, state), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "components", *arguments]
+
+
+def environment(cache: Path, state: str) -> dict[str, str]:
+    """That of a pod: what it keeps is its own, and the state goes to the store."""
+    return os.environ | {"SEGMODELS_CACHE": str(cache), "SEGMODELS_STATE": state, "OMP_NUM_THREADS": "1"}
+
+
+def names(swift: Swift, bucket: str) -> set[str]:
+    found = swift.client().list_objects_v2(Bucket=bucket.removeprefix("s3://")).get("Contents", ())
+    return {entry["Key"].rpartition("/")[2] for entry in found}
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop", ["SIGKILL", "SIGTERM"])
+def test_a_pod_on_another_node_goes_on_and_ends_with_the_same_weights(
+    stop: str, project: Path, undisturbed: bytes, swift: Swift, bucket: str, tmp_path: Path
+) -> None:
+    arguments = ("train", "--model", "unet", "--out", str(tmp_path / "model"))
+    first = subprocess.Popen(
+        command(*arguments), cwd=project, env=environment(tmp_path / "node-1", bucket), stderr=subprocess.PIPE
+    )
+    try:
+        wait_for(lambda: "state.pt" in names(swift, bucket))
+        first.send_signal(getattr(signal, stop))
+        _, told = first.communicate(timeout=PATIENCE)
+    finally:
+        first.kill()
+    if stop == "SIGTERM":
+        assert first.returncode == 143
+        assert b"the state is saved, run the same command again to go on" in told
+    assert not (tmp_path / "model").exists()
+    second = run(project, tmp_path / "node-2", *arguments, state=bucket)
+    assert "the training's state was brought from s3://" in second.stdout
+    assert "goes on after epoch" in second.stdout
+    assert (tmp_path / "model/model.safetensors").read_bytes() == undisturbed
+    assert names(swift, bucket) == set()
+
+
+def test_a_store_that_is_away_does_not_stop_a_training(
+    project: Path, undisturbed: bytes, swift: Swift, bucket: str, tmp_path: Path
+) -> None:
+    training = subprocess.Popen(
+        command("train", "--model", "unet", "--out", str(tmp_path / "model")),
+        cwd=project,
+        env=environment(tmp_path / "node", bucket),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for(lambda: "state.pt" in names(swift, bucket))
+        swift.stop()
+        back = threading.Timer(20, swift.start)
+        back.start()
+        training.communicate(timeout=PATIENCE)
+        back.join()
+    finally:
+        training.kill()
+    assert training.returncode == 0
+    assert (tmp_path / "model/model.safetensors").read_bytes() == undisturbed
+
+
+def test_a_state_that_cannot_be_read_stops_the_training_before_it_begins_anew(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_state, "ATTEMPTS", 1)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StepError, match=rf"^{bucket}/unet: the training's state cannot be read \(.*run the step again"):
+        RemoteState(tmp_path, f"{bucket}/unet").fetch()
+    with pytest.raises(StepError, match="names no bucket"):
+        RemoteState(tmp_path, "/somewhere")
+
+
+def test_what_is_stored_is_whole_whenever_training_goes_on_meanwhile(
+    bucket: str, swift: Swift, tmp_path: Path, line: Line
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+
+    def epoch(number: int) -> None:
+        """What training does: best weights, the state that names them, then older weights go."""
+        for name in (f"best-{number}.safetensors", "state.pt"):
+            (here / "part").write_text(str(number % 10) * 100_000)
+            os.replace(here / "part", here / name)
+        for path in here.glob("best-*"):
+            if path.name != f"best-{number}.safetensors":
+                path.unlink()
+
+    remote = RemoteState(here, f"{bucket}/unet")
+    with remote.mirrored():
+        for number in range(1, 30):
+            epoch(number)
+            remote.notify()
+            another = RemoteState(there / str(number), f"{bucket}/unet")
+            if another.fetch():
+                found = (another.folder / "state.pt").read_text()[0:1]
+                brought = {path.name: path.read_text()[0:1] for path in another.folder.glob("best-*")}
+                assert found in brought.values()
+        assert remote.push()
+    assert names(swift, bucket) == set()
+
+
+def test_two_pods_of_one_training_leave_each_others_state_alone(bucket: str, tmp_path: Path) -> None:
+    pods = [RemoteState(tmp_path / name, f"{bucket}/unet") for name in ("a", "b")]
+    for pod, content in zip(pods, ("older", "newer"), strict=True):
+        pod.folder.mkdir()
+        (pod.folder / "state.pt").write_text(content)
+        (pod.folder / f"best-{content}.safetensors").write_text(content)
+        assert pod.push()
+        time.sleep(1.1)  # the store's clock counts seconds
+    third = RemoteState(tmp_path / "c", f"{bucket}/unet")
+    assert third.fetch()
+    assert sorted(p.name for p in third.folder.iterdir()) == ["best-newer.safetensors", "state.pt"]

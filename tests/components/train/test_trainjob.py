@@ -1,0 +1,158 @@
+"""A training on two nodes by a TrainJob: its processes are real, the cluster around them is as small as it can be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.download import step as download
+from components.errors import StepError
+from components.lineage import collect
+from components.params import Params, Resources
+from components.train import step, trainjob
+from components.train.trainjob import Nodes, TrainJobLauncher
+from pipeline import nodes
+from tests.servers.cluster import Cluster, serving
+
+SETTINGS = {
+    "seed": 3,
+    "data": {"source": "streets", "streets": {"train": 16, "val": 2, "test": 1, "height": 48, "width": 64}},
+    # What a process averages over its part of a batch is that of the whole where all pixels count the same.
+    "train": {
+        "epochs": 4,
+        "batch_size": 2,
+        "precision": "32",
+        "accelerator": "cpu",
+        "optimizer": "sgd",
+        "lr": 0.001,
+        "class_weights": "none",
+        "augment": {"scale": [1.0, 1.0]},
+    },
+    "models": {"unet": {"options": {"width": 2, "dropout": 0.0}}},
+}
+PARAMS = Params.parse(SETTINGS)
+NEEDS = Resources(cpu="1", memory="1Gi", gpu=0, nodes=2, priority="night", node_selector={"zone": "a"}, spot=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "data"
+    download.run(PARAMS, out=folder)
+    return folder
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    from kubernetes.client import ApiClient, Configuration
+
+    monkeypatch.setattr(trainjob, "POLL_SECONDS", 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "volume"))
+    with serving(tmp_path) as running:
+        monkeypatch.setattr(trainjob, "_in_cluster", lambda: ApiClient(Configuration(host=running.url)))
+        monkeypatch.setattr(trainjob, "NAMESPACE", tmp_path / "namespace")
+        (tmp_path / "namespace").write_text("kubeflow")
+        yield running
+
+
+def train(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, on_epoch: Any = None) -> list[Mapping[str, Any]]:
+    """The step, told as the pipeline tells it."""
+    wanted = nodes.of_trainjob(NEEDS, image="segmodels@sha256:0", claim="cache", mounted="/cache")
+    monkeypatch.setenv("SEGMODELS_TRAINJOB", json.dumps(wanted))
+    rows: list[Mapping[str, Any]] = []
+
+    def tell(row: Mapping[str, Any]) -> None:
+        rows.append(row)
+        if on_epoch:
+            on_epoch(row)
+
+    step.run(PARAMS, "unet", data=data, out=out, lineage=collect(PARAMS, data), on_epoch=tell)
+    return rows
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "history.csv").open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file)]
+
+
+def test_two_nodes_train_as_one_with_the_doubled_batch_and_nothing_is_left(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = train(data, tmp_path / "two", monkeypatch)
+    doubled = Params.parse({**SETTINGS, "train": {**SETTINGS["train"], "batch_size": 4}})  # type: ignore[dict-item]
+    monkeypatch.delenv("SEGMODELS_TRAINJOB")
+    step.run(doubled, "unet", data=data, out=tmp_path / "one", lineage=collect(doubled, data))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert {plural for plural, _ in cluster.deleted} == {"trainjobs", "trainingruntimes"}
+    assert not (tmp_path / "volume/trainjobs").exists() or not any((tmp_path / "volume/trainjobs").iterdir())
+    printed = capsys.readouterr().out
+    assert "2 nodes of 1 processes" in printed and "unet epoch 1/4" in printed
+
+
+def test_a_node_that_is_killed_is_survived(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 1:
+            os.killpg(cluster.pods[1].pid, signal.SIGKILL)
+
+    rows = train(data, tmp_path / "model", monkeypatch, on_epoch=kill)
+    assert cluster.restarts >= 1
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert len(losses(tmp_path / "model")) == 4
+
+
+def test_a_step_that_is_told_to_stop_ends_its_nodes_and_the_next_goes_on(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(row: Mapping[str, Any]) -> None:
+        if row["epoch"] == 1:
+            threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with pytest.raises(StepError, match="the state is saved") as told:
+        train(data, tmp_path / "model", monkeypatch, on_epoch=stop)
+    assert told.value.code == 143
+    for pod in cluster.pods:
+        pod.wait(timeout=60)
+    rows = train(data, tmp_path / "model", monkeypatch)
+    assert rows[0]["epoch"] > 1 and rows[-1]["epoch"] == 4
+
+
+def test_a_cluster_that_refuses_is_told_in_one_sentence(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.refuses = (404, "the server could not find the requested resource")
+    with pytest.raises(StepError, match=r"refuses the TrainJob of 2 nodes \(the server could not find .*Trainer has"):
+        train(data, tmp_path / "model", monkeypatch)
+
+
+def test_outside_a_cluster_it_is_told_what_to_do(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path))
+    with pytest.raises(StepError, match=r"set resources.nodes to 1, or submit the pipeline"):
+        train(data, tmp_path / "model", monkeypatch)
+
+
+def test_the_pods_are_placed_as_the_settings_say_and_have_no_rights() -> None:
+    wanted = Nodes(**nodes.of_trainjob(NEEDS, image="segmodels@sha256:0", claim="cache", mounted="/cache"))
+    made = TrainJobLauncher(wanted, "0.dir", api=object(), namespace="kubeflow").runtime("x", Path("job.json"))  # type: ignore[arg-type]
+    (node,) = made["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["nodeSelector"] == {"zone": "a"}
+    assert {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"} in pod[
+        "tolerations"
+    ]
+    assert made["metadata"]["labels"] == {"kueue.x-k8s.io/priority-class": "night"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"]["limits"] == container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
+    assert made["spec"]["mlPolicy"] == {"numNodes": 2, "torch": {"numProcPerNode": 1}}

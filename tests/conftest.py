@@ -1,0 +1,52 @@
+"""Servers that tests of several parts need."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import postgres as postgres_server
+from tests.servers import swift as swift_server
+from tests.servers.line import Line, line_to
+from tests.servers.postgres import Postgres
+from tests.servers.swift import Swift
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """An object store with an S3 interface."""
+    try:
+        with swift_server.serving(tmp_path_factory.mktemp("swift") / "store") as store:
+            yield store
+    except swift_server.NotInstalledError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A database server."""
+    try:
+        with postgres_server.serving() as server:
+            yield server
+    except postgres_server.NotInstalledError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def bucket(swift: Swift, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket of the store, to which the environment leads; gives its address."""
+    for name, value in swift.environment.items():
+        monkeypatch.setenv(name, value)
+    return swift.bucket(f"bucket-{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def line(swift: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """The environment's way to the store, which can be slow and can be cut."""
+    with line_to(swift.url) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+        yield made
