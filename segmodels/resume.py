@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,14 +42,22 @@ class ResumeState:
         return saved
 
     def save(self, content: dict[str, Any]) -> None:
-        temporary = self.folder / "state.pt.part"
-        torch.save(content | {"signature": self.signature}, temporary)
-        os.replace(temporary, self.folder / "state.pt")
+        """Replaces the state.
+
+        Raises:
+            TrainingError: The disk cannot hold it; the last state is untouched.
+        """
+        with _written(self.folder / "state.pt") as part:
+            torch.save(content | {"signature": self.signature}, part)
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        path = self.best(epoch)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        """Keeps the best weights so far.
+
+        Raises:
+            TrainingError: The disk cannot hold them.
+        """
+        with _written(self.best(epoch)) as part:
+            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part)
 
     def best(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.safetensors"
@@ -57,6 +67,26 @@ class ResumeState:
         for path in self.folder.glob("best-*.safetensors"):
             if path != self.best(epoch):
                 path.unlink()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """The temporary name of a file that takes its own name when the body has written it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer has its own way to say that it could not
+        part.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise TrainingError(
+            f"{path}: cannot be written ({_first_line(error)}; {free:.1f} GB of its disk are free); make room and run "
+            "the same command again, it goes on from the last state"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

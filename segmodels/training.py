@@ -17,7 +17,8 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -144,7 +145,8 @@ def fit(
         task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
         started = time.monotonic()
         if task.epoch < settings.epochs:
-            _trainer(settings, task.epoch).fit(task)
+            with _memory_told(task):
+                _trainer(settings, task.epoch).fit(task)
         seconds = time.monotonic() - started
         trained = Trained(
             out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
@@ -153,6 +155,21 @@ def fit(
             _write(task, out, trained)
             shutil.rmtree(state, ignore_errors=True)
         return trained
+
+
+@contextmanager
+def _memory_told(task: _Task) -> Iterator[None]:
+    """Turns an allocation that fails into a TrainingError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # a GPU's OutOfMemoryError is a RuntimeError, a CPU's nothing else
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"{task.name}: out of memory in epoch {task.epoch + 1}; lower train.batch_size (train.accumulate makes up "
+            "for it) or train.augment.crop, or give it more (resources.memory, a larger GPU); the same command goes on "
+            "from the last epoch"
+        ) from None
 
 
 class _Task(pl.LightningModule):

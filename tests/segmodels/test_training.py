@@ -105,6 +105,85 @@ def test_two_runs_at_once_are_told_apart(dataset: Path, tmp_path: Path) -> None:
         child.communicate(timeout=60)
 
 
+FULL_AFTER_AN_EPOCH = """
+import json, resource, signal, sys
+from pathlib import Path
+from segmodels.resume import TrainingError
+from segmodels.settings import AugmentSettings, TrainSettings
+from segmodels.training import fit
+
+data, out, fields = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+settings = TrainSettings(**{**fields, "augment": AugmentSettings(**fields["augment"])})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def fill(row):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+try:
+    fit(data, out, architecture="unet", settings=settings, options=json.loads(sys.argv[4]), seed=3, on_epoch=fill)
+except TrainingError as error:
+    print(f"error: {error}")
+"""
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on_from_the_last_epoch(
+    dataset: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    from dataclasses import asdict
+
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    given = [str(dataset), str(tmp_path / "m"), json.dumps(asdict(SETTINGS)), json.dumps(OPTIONS)]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_AFTER_AN_EPOCH, *given], env=env, capture_output=True, text=True, timeout=180
+    )
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("error: "))
+    assert "cannot be written" in told and "make room and run the same command again" in told
+    assert not (tmp_path / "m").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    epochs: list[int] = []
+    settings = {f: getattr(SETTINGS, f) for f in SETTINGS.__dataclass_fields__}
+    again = fit(
+        dataset,
+        tmp_path / "m",
+        architecture="unet",
+        settings=TrainSettings(**settings),
+        options=OPTIONS,
+        seed=3,
+        on_epoch=lambda row: epochs.append(row["epoch"]),
+    )
+    assert epochs == [2, 3]
+    assert_same(again.folder, undisturbed)
+
+
+OUT_OF_MEMORY = """
+import json, re, resource, sys
+from pathlib import Path
+from segmodels.resume import TrainingError
+from segmodels.settings import TrainSettings
+from segmodels.training import fit
+
+held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + (200 << 20), resource.RLIM_INFINITY))
+settings = TrainSettings(epochs=2, batch_size=8, precision="32", accelerator="cpu")
+try:
+    fit(Path(sys.argv[1]), Path(sys.argv[2]), architecture="unet", settings=settings, options={"width": 64}, seed=3)
+except TrainingError as error:
+    print(f"error: {error}")
+"""
+
+
+def test_too_little_memory_is_told_with_what_to_lower(dataset: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(dataset), str(tmp_path / "m")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("error: "))
+    assert "out of memory in epoch 1; lower train.batch_size" in told
+
+
 def test_a_loss_that_explodes_is_told(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch \d; lower train\.lr"):
         run(dataset, tmp_path / "m", lr=1e30, optimizer="sgd", clip=None, warmup=0.0, ema=None)

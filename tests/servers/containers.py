@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ def run_in_containers(
     *,
     environment: Mapping[str, str] | None = None,
     cluster: Mapping[str, str] | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> subprocess.CompletedProcess[str]:
     """The DAG of the folder's `params.yaml`, each task in a container that may write below the folder alone.
 
@@ -169,10 +170,12 @@ def run_in_containers(
         docker_host: The engine's address.
         environment: What every task is told; by default MLflow is a file below the folder.
         cluster: Fields of `pipeline.dag.Cluster`.
+        prepare: Called when the folder `run`, which the containers see, is there.
     """
     root = folder / "run"
     root.mkdir()
     root.chmod(0o777)
+    prepare()
     told = environment or {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
     options = {
         "user": "10001:10001",

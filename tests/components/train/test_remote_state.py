@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from components.download import step as download
 from components.errors import StepError
+from components.params import Params
 from components.train import remote_state
 from components.train.remote_state import RemoteState
 from tests.servers.line import Line
@@ -21,11 +24,32 @@ from tests.servers.swift import Swift
 SETTINGS = """
 seed: 3
 data: {source: streets, streets: {train: 24, val: 2, test: 2, height: 48, width: 64}}
-train: {epochs: 6, batch_size: 2, precision: "32"}
+train: {epochs: 4, batch_size: 2, precision: "32"}
 models:
   unet: {options: {width: 2}}
 """
-PATIENCE = 120
+# The step as a pod runs it; after its second epoch it waits for a file.
+POD = """
+import sys, time
+from pathlib import Path
+from components.errors import complain
+from components.lineage import collect
+from components.params import Params
+from components.train import step
+
+out, release = Path(sys.argv[1]), Path(sys.argv[2])
+
+def on_epoch(row):
+    while row["epoch"] == 2 and not release.exists():
+        time.sleep(0.05)
+
+params = Params.read()
+try:
+    step.run(params, "unet", data=Path("data"), out=out, lineage=collect(params, Path("data")), on_epoch=on_epoch)
+except Exception as error:
+    sys.exit(complain(error))
+"""
+PATIENCE = 240
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +57,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with settings and data."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(SETTINGS)
-    run(folder, folder / "cache", "download")
+    download.run(Params.read(folder / "params.yaml"), out=folder / "data")
     return folder
 
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> bytes:
     """The weights of a training that nothing stopped."""
-    run(project, project / "cache", "train", "--model", "unet", "--out", str(project / "undisturbed"))
+    (project / "go").touch()
+    pod = start(project, project / "undisturbed", project / "cache", "", project / "go")
+    assert pod.wait(PATIENCE) == 0
     return (project / "undisturbed/model.safetensors").read_bytes()
 
 
-def run(project: Path, cache: Path, *arguments: str, state: str = "") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments), cwd=project, env=environment(cache, state), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "components", *arguments]
-
-
-def environment(cache: Path, state: str) -> dict[str, str]:
-    """That of a pod: what it keeps is its own, and the state goes to the store."""
-    return os.environ | {"SEGMODELS_CACHE": str(cache), "SEGMODELS_STATE": state, "OMP_NUM_THREADS": "1"}
+def start(project: Path, out: Path, cache: Path, state: str, release: Path) -> subprocess.Popen[str]:
+    """A pod: what it keeps is its own, and the state goes to the store."""
+    env = os.environ | {"SEGMODELS_CACHE": str(cache), "SEGMODELS_STATE": state, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", POD, str(out), str(release)]
+    return subprocess.Popen(command, cwd=project, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def names(swift: Swift, bucket: str) -> set[str]:
@@ -66,9 +82,10 @@ def names(swift: Swift, bucket: str) -> set[str]:
     return {entry["Key"].rpartition("/")[2] for entry in found}
 
 
-def wait_for(condition: object) -> None:
+def wait_for(condition: Callable[[], bool], pod: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not condition():  # type: ignore[operator]
+    while not condition():
+        assert pod.poll() is None, pod.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -77,48 +94,44 @@ def wait_for(condition: object) -> None:
 def test_a_pod_on_another_node_goes_on_and_ends_with_the_same_weights(
     stop: str, project: Path, undisturbed: bytes, swift: Swift, bucket: str, tmp_path: Path
 ) -> None:
-    arguments = ("train", "--model", "unet", "--out", str(tmp_path / "model"))
-    first = subprocess.Popen(
-        command(*arguments), cwd=project, env=environment(tmp_path / "node-1", bucket), stderr=subprocess.PIPE
-    )
+    first = start(project, tmp_path / "model", tmp_path / "node-1", bucket, tmp_path / "go")
     try:
-        wait_for(lambda: "state.pt" in names(swift, bucket))
+        wait_for(lambda: "state.pt" in names(swift, bucket), first)
         first.send_signal(getattr(signal, stop))
-        _, told = first.communicate(timeout=PATIENCE)
+        (tmp_path / "go").touch()
+        told, _ = first.communicate(timeout=PATIENCE)
     finally:
         first.kill()
     if stop == "SIGTERM":
         assert first.returncode == 143
-        assert b"the state is saved, run the same command again to go on" in told
+        assert "the state is saved, run the same command again to go on" in told
     assert not (tmp_path / "model").exists()
-    second = run(project, tmp_path / "node-2", *arguments, state=bucket)
-    assert "the training's state was brought from s3://" in second.stdout
-    assert "goes on after epoch" in second.stdout
+    second = start(project, tmp_path / "model", tmp_path / "node-2", bucket, tmp_path / "go")
+    told, _ = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, told
+    assert "the training's state was brought from s3://" in told
+    assert "goes on after epoch" in told
     assert (tmp_path / "model/model.safetensors").read_bytes() == undisturbed
     assert names(swift, bucket) == set()
 
 
-def test_a_store_that_is_away_does_not_stop_a_training(
+def test_a_store_that_is_away_for_twenty_seconds_does_not_stop_a_training(
     project: Path, undisturbed: bytes, swift: Swift, bucket: str, tmp_path: Path
 ) -> None:
-    training = subprocess.Popen(
-        command("train", "--model", "unet", "--out", str(tmp_path / "model")),
-        cwd=project,
-        env=environment(tmp_path / "node", bucket),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    pod = start(project, tmp_path / "model", tmp_path / "node", bucket, tmp_path / "go")
     try:
-        wait_for(lambda: "state.pt" in names(swift, bucket))
+        wait_for(lambda: "state.pt" in names(swift, bucket), pod)
         swift.stop()
         back = threading.Timer(20, swift.start)
         back.start()
-        training.communicate(timeout=PATIENCE)
+        (tmp_path / "go").touch()
+        told, _ = pod.communicate(timeout=PATIENCE)
         back.join()
     finally:
-        training.kill()
-    assert training.returncode == 0
+        pod.kill()
+    assert pod.returncode == 0, told
     assert (tmp_path / "model/model.safetensors").read_bytes() == undisturbed
+    assert names(swift, bucket) == set()
 
 
 def test_a_state_that_cannot_be_read_stops_the_training_before_it_begins_anew(
