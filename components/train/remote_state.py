@@ -51,23 +51,17 @@ class RemoteState:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            found = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
-            if not found:
-                return False
-            latest = max(found, key=lambda entry: entry["LastModified"])["Key"].removesuffix(STATE)
-            keys = [entry["Key"] for entry in self._objects() if entry["Key"].startswith(latest)]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for key in sorted(keys, key=lambda key: key.endswith(STATE)):  # last what makes the others count
-                part = self.folder / "fetched.part"
-                self._client.download_file(self._bucket, key, str(part))
-                os.replace(part, self.folder / key.rpartition("/")[2])
+            brought = self._brought()
+            while brought is None:
+                brought = self._brought()
         except (ClientError, BotoCoreError, OSError) as error:
             raise StepError(
                 f"{self.url}: the training's state cannot be read ({_reason(error)}); run the step again when the "
                 "object store is back, or remove what lies there to train anew"
             ) from None
-        print(f"the training's state was brought from {self.url}", flush=True)
-        return True
+        if brought:
+            print(f"the training's state was brought from {self.url}", flush=True)
+        return brought
 
     def push(self) -> bool:
         """Stores the state that the folder has now; says whether the store has it."""
@@ -119,6 +113,31 @@ class RemoteState:
         self._ended.set()
         self._wanted.set()
         thread.join()
+
+    def _brought(self) -> bool | None:
+        """Brings the latest state; False where there is none, None where it was replaced meanwhile."""
+        from botocore.exceptions import ClientError
+
+        found = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
+        if not found:
+            return False
+        state = max(found, key=lambda entry: entry["LastModified"])["Key"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            version = self._client.head_object(Bucket=self._bucket, Key=state)["ETag"]
+            others = [e["Key"] for e in self._objects() if e["Key"].startswith(state.removesuffix(STATE))]
+            for key in sorted(others, key=state.__eq__):
+                self._client.download_file(self._bucket, key, str(self.folder / f"{key.rpartition('/')[2]}.part"))
+            if self._client.head_object(Bucket=self._bucket, Key=state)["ETag"] != version:
+                return None
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                return None
+            raise
+        for key in sorted(others, key=state.__eq__):  # last what makes the others count
+            name = key.rpartition("/")[2]
+            os.replace(self.folder / f"{name}.part", self.folder / name)
+        return True
 
     def _mirror(self) -> None:
         while self._wanted.wait() and not self._ended.is_set():

@@ -34,6 +34,13 @@ class Backbone(nn.Module):
         """Index of the deepest map whose stride is at most `stride`."""
         return max(i for i, s in enumerate(self.strides) if s <= stride)
 
+    def keep(self, *indices: int) -> None:
+        """Says which maps are looked at; the others may be empty, so that deeper layers have their memory.
+
+        Args:
+            *indices: Of the maps; negative ones count from the last.
+        """
+
 
 class TimmBackbone(Backbone):
     """A network of timm that gives feature maps."""
@@ -51,10 +58,26 @@ class TimmBackbone(Backbone):
                 raise UnknownModelError(f"backbone {name}: is not dilatable; it takes output_stride 32 only")
             self.strides = dilate(self.body, self.strides, output_stride, in_channels)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        self.kept = list(range(len(self.channels)))
+
+    def keep(self, *indices: int) -> None:
+        body: Any = self.body
+        layers = getattr(body, "return_layers", None)
+        # Bodies that find their maps by hooks, or within one module, have no such table.
+        if not isinstance(layers, dict) or len(layers) != len(self.channels):
+            return
+        self.kept = sorted({index % len(self.channels) for index in indices})
+        body.return_layers = {name: layers[name] for i, name in enumerate(list(layers)) if i in self.kept}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(images)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        if len(self.kept) < len(self.channels):
+            empty = images.new_empty(0)
+            given = dict(zip(self.kept, maps, strict=True))
+            maps = [given.get(i, empty) for i in range(len(self.channels))]
+        return maps
 
 
 class GoogLeNet(Backbone):

@@ -98,6 +98,7 @@ class DeepLabV2(SegmentationModel):
             self.classifier = SummedASPP([_branch(stem, hidden, num_classes, rate, dropout) for rate in rates])
         else:
             encoder = create_backbone(backbone, output_stride=8, in_channels=in_channels)
+            encoder.keep(-1)
             self.backbone = encoder
             self.classifier = SummedASPP([_score(encoder.channels[-1], num_classes, rate) for rate in rates])
         self.train()

@@ -101,7 +101,8 @@ class DeepLabV3(SegmentationModel):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.backbone = _encoder(backbone, output_stride, in_channels, multi_grid)
+        kept = (-2, -1) if aux else (-1,)
+        self.backbone = _encoder(backbone, output_stride, in_channels, multi_grid, kept)
         deep, middle = self.backbone.channels[-1], self.backbone.channels[-2]
         self.classifier = nn.Sequential(
             ASPP(deep, rates, channels, dropout=dropout),
@@ -118,7 +119,7 @@ class DeepLabV3(SegmentationModel):
         if test_output_stride not in (None, output_stride):
             with on_meta():
                 at_test = nn.Module()
-                at_test.backbone = _encoder(backbone, test_output_stride, in_channels, multi_grid)
+                at_test.backbone = _encoder(backbone, test_output_stride, in_channels, multi_grid, kept)
                 wider = [rate * output_stride // test_output_stride for rate in rates]
                 at_test.classifier = nn.Sequential(ASPP(deep, wider, channels))
             self.strides = OutputStride(self, at_test)
@@ -137,8 +138,11 @@ class DeepLabV3(SegmentationModel):
         return outputs
 
 
-def _encoder(name: str, output_stride: int, in_channels: int, factors: Sequence[int] | None) -> Backbone:
+def _encoder(
+    name: str, output_stride: int, in_channels: int, factors: Sequence[int] | None, kept: Sequence[int]
+) -> Backbone:
     backbone = create_backbone(name, output_stride=output_stride, in_channels=in_channels)
+    backbone.keep(*kept)
     stage = getattr(getattr(backbone, "body", None), "layer4", None)
     if factors is not None and stage is not None and len(stage) == len(factors):
         set_multi_grid(stage, factors, 32 // output_stride)

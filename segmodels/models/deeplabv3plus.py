@@ -101,6 +101,7 @@ class DeepLabV3Plus(SegmentationModel):
         conv3 = partial(separable_conv_bn_relu, norm_between=norm_between) if separable else conv_bn_relu
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels)
         self.low = self.backbone.last(4)
+        self.backbone.keep(self.low, -1)
         self.encoder = nn.Sequential(
             ASPP(self.backbone.channels[-1], rates, channels, dropout=dropout, atrous=conv3),
             *([conv3(channels, channels)] if encoder_conv else []),

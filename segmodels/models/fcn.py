@@ -218,6 +218,7 @@ class DilatedFCN(SegmentationModel):
     ) -> None:
         super().__init__()
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels)
+        self.backbone.keep(-1, *([-2] if aux else []))
         middle, deep = self.backbone.channels[-2:]
         self.classifier = _head(deep, num_classes, dropout)
         self.aux_classifier = _head(middle, num_classes, dropout) if aux else None

@@ -126,6 +126,7 @@ class SemanticFPN(SegmentationModel):
         if frozen_norm:
             freeze_batch_norm(self.backbone)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]
+        self.backbone.keep(*self.levels)
         self.pyramid = FeaturePyramid([self.backbone.channels[level] for level in self.levels], channels)
         self.head = SemanticHead(channels, head_channels, len(self.levels))
         self.classifier = nn.Conv2d(head_channels, num_classes, 1)

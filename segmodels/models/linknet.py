@@ -51,6 +51,7 @@ class LinkNet(SegmentationModel):
         super().__init__()
         self.backbone = create_backbone(backbone, in_channels=in_channels)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]
+        self.backbone.keep(*self.levels)
         e1, e2, e3, e4 = (self.backbone.channels[level] for level in self.levels)
         self.decoder4 = _decoder(e4, e3)
         self.decoder3 = _decoder(e3, e2)

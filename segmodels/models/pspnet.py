@@ -125,6 +125,7 @@ class PSPNet(SegmentationModel):
         super().__init__()
         stem = _DEEP_STEM if deep_stem and backbone in ("resnet50", "resnet101", "resnet152") else {}
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels, **stem)
+        self.backbone.keep(-1, *([-2] if aux else []))
         middle, deep = self.backbone.channels[-2:]
         self.pyramid = PyramidPooling(deep, deep // len(bins), bins)
         self.classifier = _head(deep + deep // len(bins) * len(bins), channels, num_classes, dropout)

@@ -137,6 +137,7 @@ class RefineNet(SegmentationModel):
         super().__init__()
         self.backbone = create_backbone(backbone, in_channels=in_channels)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]
+        self.backbone.keep(*self.levels)
         c1, c2, c3, c4 = (self.backbone.channels[level] for level in self.levels)
         form = {"pools": pools, "output_units": output_units}
         self.block4 = RefineBlock(c4, deep_channels, below=False, after=channels, **form)

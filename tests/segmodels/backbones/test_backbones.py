@@ -186,3 +186,17 @@ def test_a_plain_vit_gives_four_of_its_layers_at_four_sizes() -> None:
     maps = backbone(images())
     assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
     torch.testing.assert_close(maps[2], layers[2])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "densenet121"])
+def test_maps_that_nobody_looks_at_may_be_empty_and_the_others_stay_as_they_are(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone(name, output_stride=32).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = backbone(images)
+        backbone.keep(1, -1)
+        after = backbone(images)
+    assert len(after) == len(before)
+    for index in (1, -1):
+        assert torch.equal(after[index], before[index])
