@@ -277,10 +277,10 @@ class Store:
             return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri))
 
     def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
-        """Whether a folder of a run's artifacts has all these files."""
+        """Whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""
         with self.calling():
-            found = {item.path for item in self.client.list_artifacts(run_id, folder)}
-        return {f"{folder}/{name}" for name in names} <= found
+            found = {item.path for item in self.client.list_artifacts(run_id, folder or None)}
+        return {f"{folder}/{name}".removeprefix("/") for name in names} <= found
 
     def download_file(self, run_id: str, path: str, folder: Path) -> Path:
         """Copies one file of a run's artifacts below `folder`."""

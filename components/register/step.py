@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import promotion, tracking
 from components.errors import StepError
-from components.lineage import Lineage, model_settings
+from components.lineage import SETTINGS_FILE, Lineage, model_settings
 from components.params import Params, Register, evaluate_settings
 from components.promotion import PASSED
 from components.register.card import Card
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 UNDECIDED = "not decided yet"
-CARD_FILE, SETTINGS_FILE = "card.md", "settings.json"
+CARD_FILE = "card.md"
 PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[2] / "segmodels"
 SERVING_KEYS = (
