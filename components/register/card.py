@@ -57,7 +57,7 @@ class Card:
     def description(self) -> str:
         """The card as MLflow's UI shows it: with pictures, no longer than a description may be."""
         for classes in (None, *FEWER_CLASSES):
-            text = self.markdown(pictures=True, classes=classes)
+            text = _spaced(self.markdown(pictures=True, classes=classes))
             if len(text) <= LONGEST:
                 return text
         return text[: LONGEST - 1] + "…"
@@ -87,11 +87,12 @@ class Card:
         metrics = model.metrics
         keywords = {**model.config["options"], **({"backbone": b} if (b := model.config["backbone"]) else {})}
         built = f", built with {', '.join(f'`{k}={v}`' for k, v in keywords.items())}" if keywords else ""
+        venue = info.venue if str(info.year) in info.venue else f"{info.venue} {info.year}"
         address = f" https://arxiv.org/abs/{info.arxiv}" if info.arxiv else ""
         return [
             f"**{_escaped(model.key)}**: mIoU **{percent(metrics['miou'])}** on {metrics['images']} images of the "
             f"{metrics['split']} split, labels at full resolution. Architecture `{info.name}`{built}: "
-            f"{_escaped(info.paper)} ({_escaped(info.authors)}, {_escaped(info.venue)} {info.year}).{address}"
+            f"{_escaped(info.paper)} ({_escaped(info.authors)}, {_escaped(venue)}).{address}"
         ]
 
     def _verdict(self) -> list[str]:
@@ -221,6 +222,12 @@ class Card:
         if which:
             lines += ["", f"All of it: `python -m pipeline trace models:/{which}`"]
         return lines
+
+
+def _spaced(text: str) -> str:
+    """Tables whose columns and ends keep apart: MLflow's UI gives them no margin."""
+    lines = [line.replace(" |", "&emsp;|") if line.startswith("| ") else line for line in text.split("\n")]
+    return "\n".join(lines).replace("|\n\n### ", "|\n\n&nbsp;\n\n### ")
 
 
 def _worst(per_class: Mapping[str, float | None]) -> list[str]:
