@@ -19,6 +19,7 @@ from typing import Any
 from components.errors import StepError
 from components.params import Params, evaluate_settings, train_settings
 
+SETTINGS_FILE = "settings.json"  # of a run's artifacts: what `model_settings` gave
 UNKNOWN = "unknown"
 NONE = "none"
 

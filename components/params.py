@@ -66,12 +66,25 @@ class Validate(Section):
 
 
 class Register(Section):
-    """Where runs and versions go, and the gate a version must pass."""
+    """Where runs and versions go, and the gate a version must pass.
+
+    Below the floors (`min_…`) a model gets no version; the other rules compare it with the champion on the same images
+    and decide whether it may become the challenger. Quality is in fractions: 0.05 is five points.
+    """
 
     experiment: str = "segmentation"
     model_name: str = "segmentation"
     min_miou: float = Field(0.2, ge=0, le=1)
     min_class_iou: float = Field(0.0, ge=0, le=1)
+    min_gain: float = Field(0.005, ge=0, le=1, description="mIoU by which it must be better")
+    max_class_loss: float = Field(0.05, ge=0, le=1, description="IoU that any one class may lose")
+    max_boundary_loss: float = Field(0.02, ge=0, le=1, description="boundary F1 that may be lost")
+    max_ece_rise: float = Field(0.02, ge=0, le=1, description="by which the calibration error may rise")
+    max_slowdown: float = Field(2.0, ge=1, description="times the champion's milliseconds, on the same kind of device")
+    max_growth: float = Field(4.0, ge=1, description="times the champion's parameters")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the intervals; a difference inside them is noise")
+    resamples: int = Field(2000, ge=100, description="draws of the bootstrap over images")
+    auto_promote: bool = Field(False, description="the challenger becomes the champion at once, without a person")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
     from components.params import Params
 
@@ -55,6 +55,19 @@ def store_root(cwd: Path | None = None) -> Path:
 def tracking_uri(cwd: Path | None = None, env: Mapping[str, str] = os.environ) -> str:
     """`MLFLOW_TRACKING_URI`, or the address of the default store."""
     return env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root(cwd) / 'mlflow.db'}"
+
+
+def existing_store() -> Store:
+    """The store, for who only looks at registered versions.
+
+    Raises:
+        TrackingError: It does not exist, or MLflow does not answer.
+    """
+    uri = tracking_uri()
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.is_file():
+        raise TrackingError(f"{path}: no such store; `register` writes it, or set MLFLOW_TRACKING_URI")
+    return Store(None)
 
 
 def public_uri(uri: str, cwd: Path | None = None) -> str:
@@ -190,9 +203,7 @@ class Store:
             found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
         return next((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), None)
 
-    def create_version(
-        self, name: str, run: Run, source: str, *, tags: Mapping[str, str], description: str
-    ) -> ModelVersion:
+    def create_version(self, name: str, run: Run, source: str, *, tags: Mapping[str, str]) -> ModelVersion:
         """A new version of the registered model `name`, which is created where it does not exist."""
         with self.calling():
             if not self.client.search_registered_models(f"name = '{name}'"):
@@ -206,7 +217,6 @@ class Store:
                 source,
                 run.id,
                 tags=dict(tags),
-                description=description,
                 model_id=source.rpartition("/")[2],
             )
 
@@ -226,12 +236,56 @@ class Store:
                 return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
             return self.client.get_model_version(parts["name"], parts["number"])
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Points an alias of a registered model to a version."""
+    def registered(self, name: str) -> RegisteredModel | None:
+        """A registered model with its aliases and tags, or None where there is none."""
         with self.calling():
-            aliases = self.client.get_registered_model(name).aliases
-            if str(aliases.get(alias)) != version:
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                return None
+            return self.client.get_registered_model(name)
+
+    def alias(self, name: str, alias: str) -> str | None:
+        """The number of the version that an alias points to, or None."""
+        model = self.registered(name)
+        number = model.aliases.get(alias) if model else None
+        return None if number is None else str(number)
+
+    def set_alias(self, name: str, alias: str, version: str | None) -> None:
+        """Points an alias of a registered model to a version, or removes it."""
+        if self.alias(name, alias) == version:
+            return
+        with self.calling():
+            if version is None:
+                self.client.delete_registered_model_alias(name, alias)
+            else:
                 self.client.set_registered_model_alias(name, alias, version)
+
+    def update_version(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> None:
+        """Gives a version these tags and this description, where it has others."""
+        with self.calling():
+            for key, value in tags.items():
+                if version.tags.get(key) != value:
+                    self.client.set_model_version_tag(version.name, version.version, key, value)
+            if version.description != description:
+                self.client.update_model_version(version.name, version.version, description)
+
+    def download_version(self, version: ModelVersion, folder: Path) -> Path:
+        """Copies what `log_model` stored for a version below `folder`."""
+        with self.calling():
+            from mlflow.artifacts import download_artifacts
+
+            address = f"models:/{version.name}/{version.version}"
+            return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri))
+
+    def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
+        """Whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""
+        with self.calling():
+            found = {item.path for item in self.client.list_artifacts(run_id, folder or None)}
+        return {f"{folder}/{name}".removeprefix("/") for name in names} <= found
+
+    def download_file(self, run_id: str, path: str, folder: Path) -> Path:
+        """Copies one file of a run's artifacts below `folder`."""
+        with self.calling():
+            return Path(self.client.download_artifacts(run_id, path, str(folder)))
 
 
 @dataclass
@@ -312,6 +366,11 @@ class Run:
         with self.store.calling():
             for path, folder in files.items():
                 self.store.client.log_artifact(self.id, str(path), folder or None)
+
+    def log_text(self, text: str, path: str) -> None:
+        """Stores a text as a file of the run's artifacts; one of that name is replaced."""
+        with self.store.calling():
+            self.store.client.log_text(self.id, text, path)
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """Names the data that the run has used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,37 @@ def trace(args: argparse.Namespace) -> None:
     from pipeline import trace
 
     print(trace.describe(args.model))
+    if args.params_out:
+        trace.write_params(args.model, args.params_out)
+        print(f"{args.params_out} has the settings of this version")
+
+
+def promote(args: argparse.Namespace) -> None:
+    from pipeline import promotion
+
+    _print(promotion.promote(args.name, args.version, why=args.why, force=args.force))
+
+
+def rollback(args: argparse.Namespace) -> None:
+    from pipeline import promotion
+
+    _print(promotion.rollback(args.name, why=args.why))
+
+
+def history(args: argparse.Namespace) -> None:
+    from pipeline import promotion
+
+    _print(promotion.history(args.name))
+
+
+def audit(args: argparse.Namespace) -> None:
+    from components.errors import StepError
+    from pipeline import promotion
+
+    lines, good = promotion.audit(args.name)
+    _print(lines)
+    if not good:
+        raise StepError("a champion has not passed the gate; roll it back, or promote one that has")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,6 +170,11 @@ def _kubeflow(args: argparse.Namespace) -> Kubeflow:
 
     token = args.token_file.read_text().strip() if args.token_file else os.environ.get("KF_PIPELINES_TOKEN")
     return Kubeflow.at(args.host or os.environ.get("KF_PIPELINES_ENDPOINT", ""), args.namespace, token)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _say_whether_cached(cluster: Cluster) -> None:
@@ -214,9 +251,34 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--experiment", help="experiment of its runs (register.experiment)")
     command.add_argument("--paused", action="store_true", help="do not begin yet")
 
-    command = commands.add_parser("trace", help="say what made a registered model: run, params, code, data")
+    command = commands.add_parser("trace", help="say what made a registered model: run, params, code, data, gate")
     command.set_defaults(command=trace)
     command.add_argument("model", metavar="models:/NAME@ALIAS", help="or models:/NAME/VERSION")
+    command.add_argument(
+        "--params-out", type=Path, metavar="FILE", help="write its settings as a params.yaml that trains it again"
+    )
+
+    command = commands.add_parser("promote", help="make a version the champion")
+    command.set_defaults(command=promote)
+    command.add_argument("name", metavar="NAME", help="the registered model")
+    command.add_argument("--version", metavar="N", help="its version (the challenger)")
+    command.add_argument("--why", required=True, help="the reason, for the trail")
+    command.add_argument("--force", action="store_true", help="promote though the gate did not pass; the trail says so")
+
+    command = commands.add_parser("rollback", help="make the previous champion the champion again")
+    command.set_defaults(command=rollback)
+    command.add_argument("name", metavar="NAME", help="the registered model")
+    command.add_argument("--why", required=True, help="the reason, for the trail")
+
+    command = commands.add_parser("history", help="who promoted what, when and why")
+    command.set_defaults(command=history)
+    command.add_argument("name", metavar="NAME", help="the registered model")
+
+    command = commands.add_parser(
+        "audit", help="list promotions that skipped the gate or were made elsewhere; fails where such one is champion"
+    )
+    command.set_defaults(command=audit)
+    command.add_argument("name", metavar="NAME", nargs="*", help="registered models (all)")
     return parser
 
 

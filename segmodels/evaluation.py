@@ -22,7 +22,17 @@ from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet, normalize, resize_image
 from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo, refined
-from segmodels.metrics import BoundaryF1, CalibrationError, class_accuracy, class_iou, confusion_matrix, scores
+from segmodels.metrics import (
+    BoundaryF1,
+    CalibrationError,
+    calibration_error,
+    class_accuracy,
+    class_iou,
+    class_mean,
+    confusion_matrix,
+    scores,
+)
+from segmodels.per_image import PER_IMAGE_FILE, ImageCounts, PerImage
 from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
 
@@ -40,6 +50,7 @@ class Quality:
         boundary_f1: Of each class `[C]`; NaN where it has no boundary.
         ece: Expected calibration error.
         image_miou: mIoU of each image alone, in the order of the split.
+        per_image: What each image counted.
     """
 
     split: str
@@ -47,6 +58,7 @@ class Quality:
     boundary_f1: np.ndarray
     ece: float
     image_miou: list[float]
+    per_image: PerImage
 
 
 def evaluate(
@@ -54,7 +66,8 @@ def evaluate(
 ) -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
-    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `pictures/` and `predictions/`.
+    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `pictures/` and
+    `predictions/`.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,27 +104,31 @@ def _measure(
     classes = len(config.classes)
     device = next(model.parameters()).device
     decoded = Decoded(data, split, size=settings.image_size or config.image_size, cache_gb=0.0, resize_labels=False)
-    total = torch.zeros(classes, classes, dtype=torch.int64)
-    boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
+    total = np.zeros((classes, classes), np.int64)
     image_miou: list[float] = []
+    counts: list[ImageCounts] = []
     batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
     for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
         probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
         if settings.crf is not None:
-            here = decoded.samples[len(image_miou) : len(image_miou) + len(labels)]
+            here = decoded.samples[len(counts) : len(counts) + len(labels)]
             probs = refined(probs, [read_image(sample.image) for sample in here], settings.crf)
         confidence, prediction = (x.cpu() for x in probs.max(1))
         prediction = prediction.to(torch.uint8)
-        calibration.update(confidence, prediction, labels)
-        for one, label in zip(prediction, labels, strict=True):
-            boundary.update(one, label)
-            matrix = confusion_matrix(one, label, classes)
-            total += matrix
-            sample = decoded.samples[len(image_miou)]
+        for sure, one, label in zip(confidence, prediction, labels, strict=True):
+            sample = decoded.samples[len(counts)]
             Image.fromarray(one.numpy()).save(part / "predictions" / f"{sample.id}.png", compress_level=1)
-            image_miou.append(_own_miou(matrix.numpy()))
-    quality = Quality(split, total.numpy(), boundary.compute(), calibration.compute(), image_miou)
+            boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
+            boundary.update(one, label)
+            calibration.update(sure, one, label)
+            matrix = confusion_matrix(one, label, classes).numpy()
+            total += matrix
+            image_miou.append(_own_miou(matrix))
+            counts.append(ImageCounts.of(sample.id, matrix, boundary.compute(), calibration.sums()))
+    each = PerImage.of(config.class_names, counts)
+    ece = float(calibration_error(each.calibration.sum(0)))
+    quality = Quality(split, total, _column_means(each.boundary_f1), ece, image_miou, each)
     return quality, decoded.samples
 
 
@@ -128,6 +145,13 @@ def _probabilities(model: nn.Module, images: Tensor, settings: EvaluateSettings)
     )
 
 
+def _column_means(values: np.ndarray) -> np.ndarray:
+    """The mean of each column `[N, C]` over the images that have the class; NaN where none has it."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.divide(total, known.sum(0), out=np.full(values.shape[1], np.nan), where=known.any(0))
+
+
 def _own_miou(matrix: np.ndarray) -> float:
     """mIoU over the classes that the image's truth has; 0 where it is all void."""
     iou = class_iou(matrix)[matrix.sum(1) > 0]
@@ -141,11 +165,12 @@ def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
         "split": quality.split,
         "images": len(quality.image_miou),
         **scores(quality.matrix),
-        "boundary_f1": float(np.nanmean(quality.boundary_f1)) if np.isfinite(quality.boundary_f1).any() else 0.0,
+        "boundary_f1": float(class_mean(quality.boundary_f1)),
         "ece": quality.ece,
         "per_class": {name: _number(value) for name, value in zip(names, iou, strict=True)},
     }
     (part / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    quality.per_image.write(part / PER_IMAGE_FILE)
     rows = zip(names, iou, accuracy, quality.boundary_f1, quality.matrix.sum(1), strict=True)
     _write_csv(
         part / "per_class.csv",

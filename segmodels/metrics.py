@@ -40,9 +40,9 @@ def scores(matrix: np.ndarray) -> dict[str, float]:
     truth = matrix.sum(1)
     total = max(int(truth.sum()), 1)
     return {
-        "miou": _mean(iou),
+        "miou": float(class_mean(iou)),
         "pixel_accuracy": float(np.trace(matrix) / total),
-        "mean_accuracy": _mean(accuracy),
+        "mean_accuracy": float(class_mean(accuracy)),
         "fwiou": float(np.nansum(iou * truth) / total),
     }
 
@@ -127,10 +127,20 @@ class CalibrationError:
         self.confidence += torch.bincount(index, weights=confidence.double(), minlength=self.bins).cpu()
         self.correct += torch.bincount(index, weights=hit, minlength=self.bins).cpu()
 
+    def sums(self) -> np.ndarray:
+        """Pixels, summed confidence and correct pixels of each bin, float64 `[3, bins]`."""
+        return torch.stack([self.count, self.confidence, self.correct]).numpy()
+
     def compute(self) -> float:
         """Mean distance between confidence and accuracy, weighted by the bins' pixels; 0 without pixels."""
-        total = self.count.sum().clamp(min=1)
-        return float((self.confidence - self.correct).abs().sum() / total)
+        return float(calibration_error(self.sums()))
+
+
+def calibration_error(sums: np.ndarray) -> np.ndarray:
+    """Expected calibration error from the sums of `CalibrationError`, `[..., 3, bins]` to `[...]`; 0 without pixels."""
+    count, confidence, correct = np.moveaxis(sums, -2, 0)
+    error: np.ndarray = np.abs(confidence - correct).sum(-1) / np.maximum(count.sum(-1), 1)
+    return error
 
 
 def _boundaries(planes: Tensor, void: Tensor) -> Tensor:
@@ -144,5 +154,8 @@ def _boundaries(planes: Tensor, void: Tensor) -> Tensor:
     return edge & planes
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
+def class_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of what is not NaN, `[..., C]` to `[...]`; 0 where all is."""
+    known = np.isfinite(values)
+    mean: np.ndarray = np.where(known, values, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
+    return mean

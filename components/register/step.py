@@ -1,24 +1,33 @@
-"""Completes the MLflow run of each model and registers a version for each that passes the gate."""
+"""Completes the MLflow run of each model, registers versions with their cards, and lets the gate decide on each."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components import tracking
+from components import promotion, tracking
 from components.errors import StepError
-from components.lineage import Lineage, file_sha256, model_settings
+from components.lineage import SETTINGS_FILE, Lineage, model_settings
 from components.params import Params, Register, evaluate_settings
+from components.promotion import PASSED
+from components.register.card import Card
+from components.register.champion import read_champion
+from components.register.gate import Champion, Decision, decide, interval
+from components.register.trained import Trained, read_json, read_model
+from segmodels.per_image import PER_IMAGE_FILE
 
-ALIAS = "challenger"
-GATE_TAG = "gate"
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+UNDECIDED = "not decided yet"
+CARD_FILE = "card.md"
 PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[2] / "segmodels"
 SERVING_KEYS = (
@@ -41,9 +50,10 @@ class Version:
     Attributes:
         key: Its key under `models`.
         run_id: Its MLflow run.
-        version: Number of its registered version; None where it did not pass the gate.
+        version: Number of its registered version; None where it is below the gate's floors.
         passed: Whether it passed the gate.
         reason: Why not, or `passed`.
+        card: Its model card, Markdown without pictures.
     """
 
     key: str
@@ -51,36 +61,44 @@ class Version:
     version: str | None
     passed: bool
     reason: str
+    card: str
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"{self.key}: version {self.version}"
+        return f"{self.key}: {f'version {self.version}' if self.version else 'no version'}, {self.reason}"
 
 
 @dataclass(frozen=True)
 class RegisterResult:
-    """The content of `register.json`."""
+    """The content of `register.json`.
+
+    Attributes:
+        experiment: MLflow's experiment.
+        tracking_uri: MLflow's address, without password.
+        model_name: The registered model.
+        versions: What became of each model.
+        challenger: Key of the model that is the challenger; None where none of them is.
+        champion: Number of the version in production; None where there is none.
+    """
 
     experiment: str
     tracking_uri: str
     model_name: str
     versions: tuple[Version, ...]
     challenger: str | None
+    champion: str | None
 
     def __str__(self) -> str:
-        lines = [f"{v.key}: {f'version {v.version}' if v.passed else f'no version, {v.reason}'}" for v in self.versions]
-        return "\n".join([*lines, f"challenger of {self.model_name}: {self.challenger or 'none passed the gate'}"])
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One model with its results, read from its folders."""
-
-    key: str
-    model: Path
-    evaluation: Path
-    config: dict[str, Any]
-    history: dict[int, dict[str, float]]
-    metrics: dict[str, Any]
-    speed: dict[str, Any]
-    train_speed: dict[str, Any]
-    sha256: str
+        lines = [str(version) for version in self.versions]
+        champion = f"version {self.champion}" if self.champion else "none; promote one"
+        return "\n".join(
+            [
+                *lines,
+                f"challenger of {self.model_name}: {self.challenger or 'none passed the gate'}",
+                f"champion of {self.model_name}: {champion}",
+            ]
+        )
 
 
 def run(
@@ -108,7 +126,7 @@ def run(
         StepError: A result is missing, or MLflow is away; then nothing is lost and the step can be run again.
     """
     trained = [read_model(key, models[key], evaluations[key]) for key in models]
-    report = _read_json(validation / "validation.json", "validate")
+    report = read_json(validation / "validation.json", "validate")
     try:
         result = _register(params, trained, data, validation, report, lineage)
     except tracking.TrackingError as error:
@@ -120,59 +138,6 @@ def run(
     return result
 
 
-def gate(settings: Register, metrics: Mapping[str, Any]) -> str:
-    """`passed`, or the sentence that says why a model gets no version."""
-    miou = metrics["miou"]
-    if miou is None or miou < settings.min_miou:
-        shown = "undefined" if miou is None else _percent(miou)
-        return f"mIoU is {shown}, below register.min_miou, {_percent(settings.min_miou)}"
-    low = {n: iou for n, iou in metrics["per_class"].items() if iou is not None and iou < settings.min_class_iou}
-    if low:
-        shown = ", ".join(f"{name} {_percent(iou)}" for name, iou in low.items())
-        return f"IoU below register.min_class_iou, {_percent(settings.min_class_iou)}: {shown}"
-    return "passed"
-
-
-def read_model(key: str, model: Path, evaluation: Path) -> Trained:
-    """Reads what `train` and `evaluate` wrote for a model.
-
-    Raises:
-        StepError: A file is missing or unreadable.
-    """
-    weights = model / "model.safetensors"
-    if not weights.is_file():
-        raise StepError(f"{weights}: no such file; `python -m components train --model {key}` writes it")
-    return Trained(
-        key=key,
-        model=model,
-        evaluation=evaluation,
-        config=_read_json(model / "model.json", "train"),
-        history=read_history(model / "history.csv"),
-        metrics=_read_json(evaluation / "metrics.json", "evaluate"),
-        speed=_read_json(evaluation / "speed.json", "evaluate"),
-        train_speed=_read_json(model / "speed.json", "train"),
-        sha256=file_sha256(weights),
-    )
-
-
-def read_history(path: Path) -> dict[int, dict[str, float]]:
-    """`history.csv`: epoch -> metrics; what was not measured in an epoch is left out.
-
-    Raises:
-        StepError: The file is missing or not a history.
-    """
-    try:
-        with path.open(newline="") as file:
-            return {
-                int(row["epoch"]): tracking.finite({k: v for k, v in row.items() if k not in ("epoch", "step") and v})
-                for row in csv.DictReader(file)
-            }
-    except FileNotFoundError:
-        raise StepError(f"{path}: no such file; run `train` again") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise StepError(f"{path}: not a training history ({error!r}); run `train` again") from None
-
-
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as `a.b.c` -> value; a list stays one value, an address loses its password."""
     if isinstance(value, Mapping) and value:
@@ -180,97 +145,149 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): tracking.public_uri(value) if isinstance(value, str) else value}
 
 
-def model_card(model: Trained, warnings: list[str], model_name: str, version: str | None = None) -> str:
-    """The Markdown card of a version."""
-    metrics, speed = model.metrics, model.speed
-    size = " x ".join(str(side) for side in speed["image_size"])
-    lines = [
-        f"**{model.key}**: mIoU **{_percent(metrics['miou'])}**, pixel accuracy {_percent(metrics['pixel_accuracy'])}, "
-        f"boundary F1 {_percent(metrics['boundary_f1'])}, ECE {_percent(metrics['ece'])} on {metrics['images']} images "
-        f"of the {metrics['split']} split, at full resolution.",
-        "",
-        f"{speed['parameters']:,} parameters, {speed['gflops']:.2f} GFLOPs and {speed['ms_per_image']:.1f} ms per "
-        f"image of {size} on {speed['device']}.",
-        "",
-        "| class | IoU |",
-        "|---|---:|",
-        *(f"| {name} | {_percent(iou)} |" for name, iou in metrics["per_class"].items()),
-        "",
-    ]
-    if warnings:
-        lines += ["**The data has warnings:**", "", *(f"- {warning}" for warning in warnings), ""]
-    lines += [
-        "```python",
-        f'model = mlflow.pyfunc.load_model("models:/{model_name}@{ALIAS}")',
-        "model.predict(image)                       # uint8 [H, W, 3] -> class ids [H, W]",
-        'model.predict([{"image": base64_of_a_file}])  # -> rows with classes (base64 PNG), height, width',
-        "```",
-    ]
-    return "\n".join(lines)
-
-
 def _register(
     params: Params, trained: list[Trained], data: Path, validation: Path, report: dict[str, Any], lineage: Lineage
 ) -> RegisterResult:
     settings = params.register_
     store = tracking.Store(settings.experiment)
-    warnings = [str(warning["message"]) for warning in report["warnings"]]
-    dataset = _read_json(data / "dataset.json", "download")
+    dataset = read_json(data / "dataset.json", "download")
+    champion = _champion(store, params, data, lineage)
+    # What was in production keeps the decision that put it there.
+    decided = {move.target for move in promotion.trail(store, settings.model_name)}
+    decided |= {champion.version} if champion else set()
     versions = []
     for model in trained:
-        reason = gate(settings, model.metrics)
-        passed = reason == "passed"
         run = store.run_of(model.key, lineage.tags(model.key), model.sha256, model.history)
-        run.set_status("RUNNING")
-        run.log_params(flatten(model_settings(params, model.key)))
-        run.log_steps(model.history)
-        run.log_results(_results(model))
-        run.log_files(_files(model, validation))
-        source = json.dumps(flatten(dataset.get("source", {})), sort_keys=True)
-        run.log_dataset(str(dataset["name"]), lineage.data_md5, source)
-        known = {name: value for name, value in lineage.tags(model.key).items() if name not in run.tags}
-        run.set_tags({**known, tracking.MODEL_TAG: model.sha256, GATE_TAG: reason})
-        as_evaluated = dataclasses.asdict(evaluate_settings(params, model.key))
-        serving = {name: as_evaluated[name] for name in SERVING_KEYS}
-        number = _version(store, run, model, settings.model_name, warnings, serving) if passed else None
-        run.set_status("FINISHED")
-        versions.append(Version(model.key, run.id, number, passed, reason))
-    best = max((m for m, v in zip(trained, versions, strict=True) if v.passed), key=_miou, default=None)
+        found = store.version(settings.model_name, run, model.sha256)
+        kept = found is not None and str(found.version) in decided
+        decision = decide(settings, model.metrics, model.measured, None if kept else champion)
+        if found is not None and kept and promotion.GATE_TAG in found.tags:
+            _complete(params, run, model, validation, dataset, lineage, found.tags[promotion.GATE_TAG])
+            versions.append(_kept(store, model, run, found))
+            continue
+        _complete(params, run, model, validation, dataset, lineage, decision.reason)
+        if found is None and decision.above_floors:
+            found = _new_version(store, params, run, model)
+        card = Card(
+            model=model,
+            decision=decision,
+            dataset=dataset,
+            validation=report,
+            tags=run.tags,
+            name=settings.model_name,
+            run_id=run.id,
+            version=str(found.version) if found else None,
+            confidence=settings.confidence,
+        )
+        run.log_text(card.markdown(), CARD_FILE)
+        if found is not None:
+            store.update_version(found, _gate_tags(settings, decision), card.description())
+        number = str(found.version) if found else None
+        versions.append(Version(model.key, run.id, number, decision.passed, decision.reason, card.markdown()))
+    return _choose(store, settings, trained, versions)
+
+
+def _champion(store: tracking.Store, params: Params, data: Path, lineage: Lineage) -> Champion | None:
+    """The champion with its figures on this data, if there is one."""
+    name = params.register_.model_name
+    number = store.alias(name, promotion.CHAMPION)
+    if number is None:
+        return None
+    return read_champion(store, store.find(f"models:/{name}/{number}"), params, data, lineage.data_md5)
+
+
+def _complete(
+    params: Params,
+    run: tracking.Run,
+    model: Trained,
+    validation: Path,
+    dataset: Mapping[str, Any],
+    lineage: Lineage,
+    reason: str,
+) -> None:
+    """Everything that a run holds but its card."""
+    settings = model_settings(params, model.key)
+    run.set_status("RUNNING")
+    run.log_params(flatten(settings))
+    run.log_text(json.dumps(settings, indent=2) + "\n", SETTINGS_FILE)
+    run.log_steps(model.history)
+    run.log_results(_results(model))
+    run.log_files(_files(model, validation))
+    source = json.dumps(flatten(dataset.get("source", {})), sort_keys=True)
+    run.log_dataset(str(dataset["name"]), lineage.data_md5, source)
+    known = {name: value for name, value in lineage.tags(model.key).items() if name not in run.tags}
+    run.set_tags({**known, tracking.MODEL_TAG: model.sha256, promotion.GATE_TAG: reason})
+    run.set_status("FINISHED")
+
+
+def _kept(store: tracking.Store, model: Trained, run: tracking.Run, found: ModelVersion) -> Version:
+    """A version that is or was in production, as it was decided on then."""
+    with tempfile.TemporaryDirectory() as place:
+        card = store.download_file(run.id, CARD_FILE, Path(place)).read_text()
+    reason = found.tags[promotion.GATE_TAG]
+    return Version(model.key, run.id, str(found.version), reason == PASSED, reason, card)
+
+
+def _gate_tags(settings: Register, decision: Decision) -> dict[str, str]:
+    """What a version says about the gate."""
+    tags = {
+        promotion.GATE_TAG: decision.reason,
+        promotion.AGAINST_TAG: decision.champion.version if decision.champion else promotion.NONE,
+    }
+    if decision.comparison is not None:
+        tags[promotion.FOUND_TAG] = f"mIoU {interval(decision.comparison.miou, settings.confidence)}"
+    return tags
+
+
+def _choose(
+    store: tracking.Store, settings: Register, trained: list[Trained], versions: list[Version]
+) -> RegisterResult:
+    """Points `challenger` to the best version that passed, and `champion` too where the settings promote by themselves.
+
+    A challenger of these models that does not pass any more loses the alias.
+    """
+    name = settings.model_name
+    miou = {model.key: float(model.metrics["miou"] or 0) for model in trained}
+    champion = store.alias(name, promotion.CHAMPION)
+    passed = [v for v in versions if v.passed and v.version is not None and v.version != champion]
+    best = max(passed, key=lambda v: miou[v.key], default=None)
     if best is not None:
-        number = next(v.version for v in versions if v.key == best.key)
-        store.set_alias(settings.model_name, ALIAS, str(number))
+        store.set_alias(name, promotion.CHALLENGER, best.version)
+        if settings.auto_promote:
+            promotion.promote(store, name, str(best.version), why="register.auto_promote", who="register")
+            champion = best.version
+    elif store.alias(name, promotion.CHALLENGER) in {v.version for v in versions if v.version is not None}:
+        store.set_alias(name, promotion.CHALLENGER, None)
     return RegisterResult(
         experiment=settings.experiment,
         tracking_uri=tracking.public_uri(store.uri),
-        model_name=settings.model_name,
+        model_name=name,
         versions=tuple(versions),
         challenger=best.key if best else None,
+        champion=champion,
     )
 
 
-def _version(
-    store: tracking.Store, run: tracking.Run, model: Trained, name: str, warnings: list[str], serving: dict[str, Any]
-) -> str:
-    """The model's registered version, made where there is none."""
-    found = store.version(name, run, model.sha256)
-    if found is None:
-        source = store.log_model(
-            run,
-            name="model",
-            python_model=str(PYFUNC),
-            artifacts={"model": str(model.model.resolve())},
-            code_paths=[str(PACKAGE)],
-            pip_requirements=[f"{p}=={installed_version(p).partition('+')[0]}" for p in REQUIREMENTS],
-            model_config=serving,
-            # Without a schema MLflow lets both forms of input through: rows and arrays. The example shows the rows.
-            signature=False,
-            input_example={"image": [EXAMPLE]},
-            metadata={"architecture": model.config["architecture"], "classes": model.config["classes"]},
-        )
-        lineage = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
-        card = model_card(model, warnings, name)
-        found = store.create_version(name, run, source, tags={**lineage, "model.key": model.key}, description=card)
-    return str(found.version)
+def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> ModelVersion:
+    """A registered version of the model."""
+    as_evaluated = dataclasses.asdict(evaluate_settings(params, model.key))
+    source = store.log_model(
+        run,
+        name="model",
+        python_model=str(PYFUNC),
+        artifacts={"model": str(model.model.resolve())},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=[f"{p}=={installed_version(p).partition('+')[0]}" for p in REQUIREMENTS],
+        model_config={name: as_evaluated[name] for name in SERVING_KEYS},
+        # Without a schema MLflow lets both forms of input through: rows and arrays. The example shows the rows.
+        signature=False,
+        input_example={"image": [EXAMPLE]},
+        metadata={"architecture": model.config["architecture"], "classes": model.config["classes"]},
+    )
+    tags = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
+    # Until the gate's decision is written, it has not passed.
+    tags[promotion.GATE_TAG] = UNDECIDED
+    return store.create_version(params.register_.model_name, run, source, tags={**tags, "model.key": model.key})
 
 
 def _results(model: Trained) -> dict[str, float]:
@@ -282,7 +299,7 @@ def _results(model: Trained) -> dict[str, float]:
 
 def _files(model: Trained, validation: Path) -> dict[Path, str]:
     """The files of a run and the folders they go to."""
-    files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json")}
+    files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json", PER_IMAGE_FILE)}
     files |= {model.evaluation / name: "evaluation" for name in ("per_class.csv", "confusion.csv")}
     files |= dict.fromkeys(sorted((model.evaluation / "pictures").glob("*.png")), "pictures")
     files |= {validation / name: "validation" for name in ("validation.json", "validation.html")}
@@ -293,29 +310,9 @@ def _files(model: Trained, validation: Path) -> dict[Path, str]:
     return files
 
 
-def _miou(model: Trained) -> float:
-    return float(model.metrics["miou"])
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
-
-
 def _parents(trained: list[Trained]) -> str:
     folders = {str(folder.parent) for model in trained for folder in (model.model, model.evaluation)}
     return " and ".join(sorted(folders, reverse=True))
-
-
-def _read_json(path: Path, step: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StepError(f"{path}: no such file; `python -m components {step}` writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StepError(f"{path}: not JSON ({error}); run `{step}` again") from None
-    if not isinstance(content, dict):
-        raise StepError(f"{path}: not a JSON object; run `{step}` again")
-    return content
 
 
 def _write(result: RegisterResult, lineage: Lineage, out: Path) -> None:
@@ -324,6 +321,7 @@ def _write(result: RegisterResult, lineage: Lineage, out: Path) -> None:
         "tracking_uri": result.tracking_uri,
         "model_name": result.model_name,
         "challenger": result.challenger,
+        "champion": result.champion,
         "versions": [vars(version) for version in result.versions],
         "lineage": {version.key: lineage.tags(version.key) for version in result.versions},
     }

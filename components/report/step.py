@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from components.params import Params
 from components.report import charts
 from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
 from segmodels.visualize import colorize
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 TEMPLATE = "report.html.j2"
 KINDS = ("best", "median", "worst")
@@ -58,11 +61,18 @@ class Row:
     history: tuple[Mapping[str, str], ...]
     version: str | None
     challenger: bool
+    champion: bool
     reason: str | None
+    card: str | None
 
     @property
     def miou(self) -> float:
         return float(self.metrics["miou"] or 0.0)
+
+    @property
+    def aliases(self) -> list[str]:
+        """The aliases of its version."""
+        return [name for name in ("champion", "challenger") if getattr(self, name)]
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of the history by epoch, without the epochs that have no value."""
@@ -107,6 +117,7 @@ def run(
         figures=_figures(rows),
         comparison=_comparison(data, info, rows, evaluations),
         galleries={row.key: _gallery(evaluations[row.key], len(rows)) for row in rows},
+        cards={row.key: _html(row.card) for row in rows if row.card},
         validation=_read_json(validation / "validation.json"),
         register=register,
         lineage=_lineage(register),
@@ -130,7 +141,7 @@ def leaderboard(rows: list[Row], info: DatasetInfo) -> str:
         cells += [percent(metrics["boundary_f1"]), percent(metrics["ece"])]
         cells += [percent(metrics["per_class"].get(name)) for name in info.class_names]
         cells += [f"{speed['parameters'] / 1e6:.2f} M", f"{speed['gflops']:.2f}", f"{speed['ms_per_image']:.1f}"]
-        cells += [(f"{row.version}, challenger" if row.challenger else row.version) or "-"]
+        cells += [", ".join(filter(None, [row.version, *row.aliases])) or "-"]
         lines.append(_table_row(cells))
     first = rows[0]
     size = " x ".join(str(side) for side in first.speed["image_size"])
@@ -167,7 +178,9 @@ def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -
         history=history,
         version=version.get("version"),
         challenger=register.get("challenger") == key,
+        champion=version.get("version") is not None and register.get("champion") == version["version"],
         reason=None if version.get("passed", True) else str(version["reason"]),
+        card=version.get("card"),
     )
 
 
@@ -253,18 +266,18 @@ def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register: Mapping[str, Any]) -> dict[str, str]:
-    """Shell commands that predict with the winner and serve it."""
-    challenger = register.get("challenger")
-    key = challenger or rows[0].key
+    """Shell commands that predict with the challenger, else the champion, else the best; a version is served, too."""
+    served = next((row for row in rows if row.challenger), None) or next((row for row in rows if row.champion), None)
+    key = served.key if served else rows[0].key
     split = str(rows[0].metrics["split"])
     image = shlex.quote(_relative(samples(data, split)[0].image))
     commands = {
         "predict": "source .venv/bin/activate\n"
         f"segmodels predict --model {shlex.quote(_relative(models[key]))} {image} --out predictions"
     }
-    if challenger:
+    if served:
         uri = shlex.quote(str(register["tracking_uri"]))
-        address = shlex.quote(f"models:/{register['model_name']}@challenger")
+        address = shlex.quote(f"models:/{register['model_name']}@{served.aliases[-1]}")
         commands["serve"] = (
             "source .venv/bin/activate\n"
             f"export MLFLOW_TRACKING_URI={uri}\n"
@@ -313,6 +326,15 @@ def _embed(picture: Image.Image, **settings: Any) -> str:
     file = io.BytesIO()
     picture.save(file, "WEBP", method=4, **settings)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _html(markdown: str) -> Markup:
+    """A model card as HTML, its headings below the page's; HTML in the card is shown, not taken."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    parser = MarkdownIt("js-default", {"linkify": False})
+    return Markup(parser.render(markdown.replace("\n### ", "\n#### ")))
 
 
 def _render(**values: Any) -> str:

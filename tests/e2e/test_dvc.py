@@ -145,3 +145,31 @@ def test_queued_experiments_run_side_by_side_and_share_one_store(project: Projec
         "print(len(mlflow.search_runs(experiment_names=['e2e'])))"
     )
     assert project.run("python", "-c", script).stdout.strip().splitlines()[-1] == "2"
+
+
+def test_what_trace_tells_is_enough_to_make_the_same_metrics_again(project: Project, tmp_path: Path) -> None:
+    """From the registry alone: a clone at the commit, the settings of the run, the data with that hash."""
+    told = project.run("python", "-m", "pipeline", "trace", "models:/e2e@challenger").stdout
+    commit, md5, run_id = (
+        re.search(pattern, told)[1]  # type: ignore[index]
+        for pattern in (r"git commit (\w{40})\n", r"dvc (\w{32}\.dir)", r"run +[\w-]+, (\w{32}), finished")
+    )
+    clone = Project(tmp_path / "clone")
+    subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone.root)], check=True, timeout=60)
+    clone.run("git", "checkout", "--quiet", commit)
+    out = clone.root / "params.yaml"
+    project.run("python", "-m", "pipeline", "trace", "models:/e2e@challenger", "--params-out", str(out))
+    key = next(iter(yaml.safe_load(out.read_text())["models"]))
+    steps = (["download"], ["train", "--no-tracking", "--model", key], ["evaluate", "--model", key])
+    script = f"from components.__main__ import main; print([main(step) for step in {list(steps)}])"
+    assert clone.run("python", "-c", script).stdout.endswith("[0, 0, 0]\n")
+    script = (
+        "from pathlib import Path; from components.lineage import folder_md5, params_hash;"
+        f"from components.params import Params; print(folder_md5(Path('data')), params_hash(Params.read(), '{key}'))"
+    )
+    made, hashed = clone.run("python", "-c", script).stdout.split()
+    assert made == md5
+    assert f"hash {hashed}" in told
+    again = clone.root / f"outputs/evaluation/{key}/metrics.json"
+    (logged,) = (project.root / "mlartifacts").glob(f"{run_id}/artifacts/evaluation/metrics.json")
+    assert again.read_bytes() == logged.read_bytes()

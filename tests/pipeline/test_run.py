@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
+from components import promotion
 from components.__main__ import main as by_hand
 from components.download.component import download
 from components.evaluate.component import evaluate
@@ -22,6 +24,7 @@ from components.params import Params
 from components.register import component as register
 from components.report import component as report
 from components.task import arms, for_each
+from components.tracking import Store
 from components.train.component import train
 from components.validate.component import validate
 from pipeline.dag import settings_for
@@ -151,9 +154,20 @@ def test_what_the_run_registered_can_be_traced_and_registering_again_doubles_not
     latest = Path("outputs-local/latest")
     registered = json.loads((latest / "outputs/register.json").read_text())
     text = describe("models:/segmentation@challenger")
-    assert len(text.splitlines()) <= 24
-    for told in (registered["versions"][0]["run_id"], "kfp.run_id local-", folder_md5(latest / "data"), "train: "):
-        assert told in text
+    assert len(text.splitlines()) <= 32
+    for told in (
+        registered["versions"][0]["run_id"],
+        "kfp.run_id local-",
+        folder_md5(latest / "data"),
+        "train: ",
+        "validation passed",
+        "6 train, 2 val, 2 test images",
+        "passed; there was no champion",
+        "never",
+    ):
+        assert told in text, told
+    promotion.promote(Store(None), "segmentation", "1", why="first", who="ada")
+    assert re.search(r"promoted  \S+ promote by ada: first", describe("models:/segmentation@champion"))
     folders = {"data": "data", "validation": "outputs/validation", "models": "outputs/models"}
     folders |= {"evaluation": "outputs/evaluation"}
     given = [part for name, path in folders.items() for part in (f"--{name}", str(latest / path))]

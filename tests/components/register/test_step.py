@@ -3,7 +3,6 @@
 import json
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,20 +98,6 @@ def test_what_fails_the_gate_is_recorded_with_the_reason_and_gets_no_version(res
     assert len(client.search_model_versions()) == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({}, "passed"),
-        ({"min_miou": 0.4}, "mIoU is 30.0 %, below register.min_miou, 40.0 %"),
-        ({"min_class_iou": 0.2}, "IoU below register.min_class_iou, 20.0 %: sky 10.0 %"),
-        ({"min_class_iou": 0.1}, "passed"),
-    ],
-)
-def test_the_gate_has_a_floor_for_the_mean_and_for_each_class(settings, reason):
-    metrics = {"miou": 0.3, "per_class": {"road": 0.5, "sky": 0.1, "absent": None}}
-    assert step.gate(step.Register(**settings), metrics) == reason
-
-
 def test_other_weights_under_the_same_settings_get_a_run_and_a_version_of_their_own(results):
     first = register(results, changed(results, min_miou=0.5))
     weights = results.models["unet"] / "model.safetensors"
@@ -148,9 +133,3 @@ def test_a_missing_result_is_named_before_mlflow_is_asked(results, monkeypatch):
         StepError, match=r"outputs/evaluation/enet/metrics.json: no such file; `python -m components eval"
     ):
         register(results)
-
-
-def test_the_model_card_names_absent_classes_and_the_cost(results):
-    trained = step.read_model("enet", results.models["enet"], results.evaluations["enet"])
-    card = step.model_card(replace(trained), [], "segmentation")
-    assert "| pole & <sign> | - |" in card and "363,791 parameters" in card and "warnings" not in card

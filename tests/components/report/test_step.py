@@ -38,20 +38,36 @@ class Page(HTMLParser):
             self.commands.append(data)
 
 
-def registered(challenger: str | None = "unet") -> Path:
+CARD = "**enet**: mIoU\n\n### Classes\n\n| class | IoU |\n|---|---:|\n| sky | 4 |\n\nhttps://arxiv.org <script>"
+
+
+def registered(challenger: str | None = "unet", champion: str | None = None) -> Path:
     versions = [
-        {"key": "enet", "run_id": "r1", "version": None, "passed": False, "reason": "mIoU is 42.0 %, below the gate"},
+        {
+            "key": "enet",
+            "run_id": "r1",
+            "version": None,
+            "passed": False,
+            "reason": "mIoU is 42.0 %, below the gate",
+            "card": CARD,
+        },
         {
             "key": "unet",
             "run_id": "r2",
             "version": "3" if challenger else None,
             "passed": bool(challenger),
             "reason": "low",
+            "card": "",
         },
     ]
     tags = {"params.hash": "0123456789abcdef", "git.commit": "c0ffee", "dvc.data.md5": "ab.dir", "image.digest": "none"}
     content = {"experiment": "segmentation", "tracking_uri": "sqlite:///mlflow.db", "model_name": "segmentation"}
-    content |= {"versions": versions, "challenger": challenger, "lineage": {"enet": tags, "unet": tags}}
+    content |= {
+        "versions": versions,
+        "challenger": challenger,
+        "champion": champion,
+        "lineage": {"enet": tags, "unet": tags},
+    }
     path = Path("outputs/register.json")
     path.write_text(json.dumps(content))
     return path
@@ -110,6 +126,33 @@ def test_without_a_version_there_is_nothing_to_serve(results):
     html, board = write(results, None)
     assert "not registered" in html and len(Page(html).commands) == 1
     assert board.splitlines()[-1].endswith("| - |")
+
+
+def test_the_page_has_every_card_and_takes_no_markup_from_it(results):
+    html, _ = write(results, registered())
+    page = html.partition("<h2>Model cards</h2>")[2].partition("</section>")[0]
+    assert page.count('<details class="card">') == 1
+    assert "<strong>enet</strong>: mIoU" in page and "<h4>Classes</h4>" in page and "<td>sky</td>" in page
+    assert "https://arxiv.org &lt;script&gt;" in page
+    assert "Model cards" not in write(results, None)[0]
+
+
+def test_the_champion_is_served_where_there_is_no_challenger(results):
+    path = registered(challenger=None, champion="3")
+    content = json.loads(path.read_text())
+    content["versions"][1] |= {"version": "3", "passed": True}
+    path.write_text(json.dumps(content))
+    html, board = write(results, path)
+    assert "models:/segmentation@champion --env-manager local" in html
+    assert "| 3, champion |" in board
+
+
+def test_a_version_that_did_not_pass_the_gate_says_why(results):
+    path = registered()
+    content = json.loads(path.read_text())
+    content["versions"][0] |= {"version": "2", "reason": "worse than the champion"}
+    path.write_text(json.dumps(content))
+    assert "enet, version 2, did not pass the gate: worse than the champion." in write(results, path)[0]
 
 
 def test_the_leader_board_is_sorted_by_miou(results):

@@ -1,0 +1,98 @@
+"""The champion's figures on the present test images: those of its run, or those of an evaluation made for them.
+
+Figures of other data say nothing about a difference. Where the champion was evaluated on another version of the data,
+or before evaluations kept what each image counted, its weights are taken from MLflow and evaluated here, once: the
+result is stored in its run, under the hash of the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from components.params import Params
+from components.register.gate import Champion, Measured
+from components.tracking import Store
+from segmodels.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+FILES = (PER_IMAGE_FILE, "speed.json")
+EVALUATION = "evaluation"
+
+
+def read_champion(store: Store, version: ModelVersion, params: Params, data: Path, data_md5: str) -> Champion:
+    """The champion as the gate needs it.
+
+    Args:
+        store: Where it is registered.
+        version: The champion.
+        params: The settings; `evaluate` and `seed` are those of an evaluation that has to be made.
+        data: The dataset folder.
+        data_md5: Its hash.
+    """
+    key = version.tags.get("model.key", version.name)
+    with store.calling():
+        own = store.client.get_run(version.run_id)
+    boundary_px = params.evaluate.boundary_px
+    here = own.data.tags.get("dvc.data.md5") == data_md5 and own.data.params.get("evaluate.boundary_px") == str(
+        boundary_px
+    )
+    if here and store.has_files(version.run_id, EVALUATION, FILES):
+        return Champion(version.version, key, _download(store, version.run_id, EVALUATION))
+    folder = f"evaluation-{data_md5.removesuffix('.dir')}-{boundary_px}px"
+    if not store.has_files(version.run_id, folder, FILES):
+        obstacle = _evaluate(store, version, params, data, folder)
+        if obstacle:
+            return Champion(version.version, key, obstacle=obstacle)
+    return Champion(version.version, key, _download(store, version.run_id, folder), again=True)
+
+
+def _download(store: Store, run_id: str, folder: str) -> Measured:
+    with tempfile.TemporaryDirectory() as place:
+        counts, speed = (store.download_file(run_id, f"{folder}/{name}", Path(place)) for name in FILES)
+        return Measured(PerImage.read(counts), json.loads(speed.read_text()))
+
+
+def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, folder: str) -> str:
+    """Evaluates the champion as it is served and stores the result in its run; gives the obstacle if there is one."""
+    from segmodels.checkpoint import CheckpointError
+    from segmodels.data.dataset import DatasetError
+    from segmodels.evaluation import evaluate
+
+    who = f"the champion (version {version.version})"
+    print(f"{who} was evaluated on other data; evaluating it on {data}", flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        stored = store.download_version(version, Path(place))
+        flavor: dict[str, Any] = yaml.safe_load((stored / "MLmodel").read_text())["flavors"]["python_function"]
+        trained = stored / flavor["artifacts"]["model"]["path"]
+        as_served = flavor.get("config") or {}
+        base = {name: value for name, value in dataclasses.asdict(params.evaluate).items() if name != "models"}
+        settings = TypeAdapter(EvaluateSettings).validate_python({**base, **as_served})
+        out = Path(place) / folder
+        try:
+            evaluate(trained, data, out, settings, seed=params.seed)
+        except DatasetError:
+            # It names the folders of this evaluation, which nobody will find.
+            classes = [c["name"] for c in json.loads((trained / "model.json").read_text())["classes"]]
+            known = [c["name"] for c in json.loads((data / "dataset.json").read_text())["classes"]]
+            if classes == known:
+                raise
+            return (
+                f"{who} has other classes ({', '.join(classes)}) than this data ({', '.join(known)}): register it "
+                "under another register.model_name"
+            )
+        except CheckpointError as error:
+            return f"{who} cannot be evaluated with this code: {error}"
+        with store.calling():
+            for name in (*FILES, "metrics.json"):
+                store.client.log_artifact(version.run_id, str(out / name), folder)
+    return ""

@@ -1,0 +1,124 @@
+"""The gate: what a model is held against, and the sentence that says why it does not pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from components.params import Register
+from components.register.gate import PASSED, Champion, Measured, decide
+from segmodels.per_image import PerImage
+
+NAMES = ("road", "sky", "pole")
+SPEED = {"parameters": 1_000_000, "ms_per_image": 20.0, "device": "cpu", "threads": 2}
+
+
+def measured(*iou: float, boundary: float = 0.5, ece: float = 0.03, noise: float = 0.02, seed: int = 0, **speed):
+    """A model with about these IoU, the same images for all; `noise` is how much they vary from image to image."""
+    rng, images = np.random.default_rng(seed), 40
+    truth = np.tile([4000, 4000, 400], (images, 1))
+    quality = np.clip(np.array(iou) + rng.normal(0, noise, (images, 3)), 0, 1)
+    hits = (truth * quality).astype(int)
+    bins = np.zeros((images, 3, 15))
+    bins[:, :, 12] = [8400, 7000 + 8400 * ece, 7000]
+    ids, f1 = np.array([f"{i:03}" for i in range(images)]), np.full((images, 3), boundary)
+    return Measured(PerImage(ids, np.array(NAMES), hits, truth, hits, f1, bins), {**SPEED, **speed})
+
+
+CHAMPION = Champion("3", "unet", measured(0.8, 0.7, 0.3))
+
+
+def against(new: Measured, champion: Champion | None = CHAMPION, **rules):
+    iou = new.each.hits.sum(0) / new.each.truth.sum(0)
+    metrics = {"miou": float(iou.mean()), "per_class": dict(zip(NAMES, iou.tolist(), strict=True))}
+    return decide(Register(**rules), metrics, new, champion)
+
+
+def test_a_better_model_passes() -> None:
+    decision = against(measured(0.83, 0.74, 0.36, seed=1))
+    assert decision.passed
+    assert decision.comparison.miou.value == pytest.approx(0.043, abs=0.01)
+
+
+def test_a_worse_model_is_refused_with_the_difference_and_its_interval() -> None:
+    decision = against(measured(0.77, 0.68, 0.29, seed=1))
+    assert not decision.passed
+    assert decision.above_floors
+    assert decision.reason.startswith("worse than the champion (version 3): mIoU -")
+    assert "95 % interval -" in decision.reason
+
+
+def test_an_equal_model_is_no_significant_difference_and_does_not_pass() -> None:
+    for equal in (CHAMPION.measured, measured(0.8, 0.7, 0.3, seed=1)):
+        reason = against(equal).reason
+        assert reason.startswith("no significant difference from the champion (version 3) on 40 images: mIoU ")
+
+
+def test_a_gain_that_is_sure_and_too_small_does_not_pass() -> None:
+    tiny = measured(0.803, 0.703, 0.303, noise=0.0)
+    champion = replace(CHAMPION, measured=measured(0.8, 0.7, 0.3, noise=0.0))
+    assert "gains less than register.min_gain, +0.5 points" in against(tiny, champion).reason
+    assert against(tiny, champion, min_gain=0.001).reason == PASSED
+
+
+def test_a_gain_overall_does_not_pay_for_a_class() -> None:
+    paid = measured(0.9, 0.85, 0.2, seed=1)
+    reason = against(paid).reason
+    assert reason.startswith("IoU falls by more than register.max_class_loss, 5 points: pole -")
+    assert "road" not in reason
+    assert against(paid, max_class_loss=0.2).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"boundary": 0.45}, "boundary F1 falls by more than register.max_boundary_loss, 2 points: -5.0 points"),
+        ({"ece": 0.09}, "ECE rises by more than register.max_ece_rise, 2 points: +6.0 points"),
+        ({"ms_per_image": 50.0}, "takes 50.0 ms an image, the champion 20.0 ms: more than register.max_slowdown"),
+        ({"parameters": 5_000_000}, "has 5,000,000 parameters, the champion 1,000,000: more than register.max_g"),
+    ],
+)
+def test_nor_for_boundaries_calibration_speed_or_size(change, reason) -> None:
+    decision = against(measured(0.9, 0.8, 0.4, seed=1, **change))
+    assert decision.reason.startswith(reason)
+
+
+def test_every_objection_is_named() -> None:
+    reason = against(measured(0.7, 0.6, 0.2, seed=1, parameters=9_000_000)).reason
+    assert reason.count("; ") == 2
+    assert "worse than" in reason and "max_class_loss" in reason and "max_growth" in reason
+
+
+def test_times_of_other_devices_are_not_compared() -> None:
+    assert against(measured(0.9, 0.8, 0.4, seed=1, ms_per_image=500.0, device="NVIDIA H100")).passed
+    assert against(measured(0.9, 0.8, 0.4, seed=1, ms_per_image=500.0, threads=1)).passed
+
+
+def test_without_a_champion_the_floors_alone_count() -> None:
+    assert against(measured(0.5, 0.4, 0.1), None).reason == PASSED
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ({"min_miou": 0.6}, "mIoU is 33.3 %, below register.min_miou, 60.0 %"),
+        ({"min_class_iou": 0.2}, "IoU below register.min_class_iou, 20.0 %: pole 10.0 %"),
+    ],
+)
+@pytest.mark.parametrize("champion", [None, CHAMPION])
+def test_below_the_floors_there_is_no_version(rules, reason, champion) -> None:
+    decision = against(measured(0.5, 0.4, 0.1, noise=0.0), champion, **rules)
+    assert not decision.above_floors
+    assert decision.reason == reason
+
+
+def test_a_class_that_was_never_seen_is_below_no_floor() -> None:
+    metrics = {"miou": 0.5, "per_class": {"road": 0.5, "absent": None}}
+    assert decide(Register(min_class_iou=0.3), metrics, measured(0.5, 0.5, 0.5), None).passed
+
+
+def test_a_champion_that_cannot_be_compared_is_the_reason() -> None:
+    champion = Champion("3", "unet", obstacle="the champion (version 3) has other classes")
+    assert against(measured(0.9, 0.9, 0.9), champion).reason == "the champion (version 3) has other classes"

@@ -1,0 +1,122 @@
+"""What each image counted, and whether two models differ by more than noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segmodels.bootstrap import compare, fewest_images
+from segmodels.metrics import BoundaryF1, CalibrationError, confusion_matrix
+from segmodels.per_image import ImageCounts, PerImage
+
+CLASSES = ("road", "sky", "pole")
+
+
+def predictions(wrong: float, images: int = 40, seed: int = 0) -> PerImage:
+    """A model that takes this share of pixels for a random class; the truth is the same for every model."""
+    truth_rng, rng = np.random.default_rng(7), np.random.default_rng(seed)
+    counts = []
+    for i in range(images):
+        truth = truth_rng.integers(0, 3, (12, 16)).repeat(2, 0).repeat(2, 1)
+        guess = np.where(rng.random(truth.shape) < wrong, rng.integers(0, 3, truth.shape), truth)
+        label, one = torch.tensor(truth), torch.tensor(guess)
+        boundary, calibration = BoundaryF1(3, 1), CalibrationError()
+        boundary.update(one, label)
+        calibration.update(torch.full(label.shape, 0.9), one, label)
+        matrix = confusion_matrix(one, label, 3).numpy()
+        counts.append(ImageCounts.of(f"{i:03}", matrix, boundary.compute(), calibration.sums()))
+    return PerImage.of(CLASSES, counts)
+
+
+def test_the_figures_of_all_images_are_those_of_the_evaluation() -> None:
+    each = predictions(0.3)
+    miou, _, ece, *iou = each.figures(np.ones((1, 40)))[0]
+    hits, rest = each.hits.sum(0), (each.truth + each.predicted - each.hits).sum(0)
+    assert iou == pytest.approx((hits / rest).tolist())
+    assert miou == pytest.approx(np.mean(hits / rest))
+    assert ece == pytest.approx(abs(0.9 - hits.sum() / each.truth.sum()), abs=1e-6)
+
+
+def test_an_image_that_counts_twice_is_an_image_that_is_there_twice() -> None:
+    each = predictions(0.3, images=3)
+    order = [0, 2, 2]
+    columns = {f.name: getattr(each, f.name)[order] for f in dataclasses.fields(each) if f.name != "classes"}
+    repeated = dataclasses.replace(each, **columns)
+    assert repeated.figures(np.ones((1, 3))) == pytest.approx(each.figures(np.array([[1.0, 0.0, 2.0]])))
+
+
+def test_the_file_keeps_the_counts_and_has_the_same_bytes_every_time(tmp_path: Path) -> None:
+    each = predictions(0.3, images=4)
+    each.write(tmp_path / "a.npz")
+    each.write(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    again = PerImage.read(tmp_path / "a.npz")
+    for field in dataclasses.fields(each):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(each, field.name))
+    (tmp_path / "a.npz").write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(ValueError, match=r"a\.npz: not the counts of an evaluation"):
+        PerImage.read(tmp_path / "a.npz")
+
+
+def test_a_model_is_no_different_from_itself() -> None:
+    each = predictions(0.3)
+    found = compare(each, each)
+    assert (found.miou.value, found.miou.low, found.miou.high, found.miou.significant) == (0, 0, 0, False)
+
+
+def test_two_models_that_err_as_often_differ_by_noise_alone() -> None:
+    found = compare(predictions(0.3, seed=1), predictions(0.3, seed=2))
+    assert found.miou.value != 0
+    assert found.miou.low < 0 < found.miou.high
+    assert not found.miou.significant
+
+
+def test_a_model_that_errs_less_is_better_in_every_class_and_the_interval_holds_the_difference() -> None:
+    found = compare(predictions(0.2, seed=1), predictions(0.3, seed=2))
+    for difference in (found.miou, *found.classes.values()):
+        assert difference.significant
+        assert 0 < difference.low < difference.value < difference.high
+    assert found.ece.value < 0
+
+
+def test_the_same_images_are_drawn_for_both_models() -> None:
+    """Images of very different difficulty: unpaired draws would drown a small difference."""
+    old = predictions(0.3)
+    hits = (old.truth * np.linspace(0.1, 0.9, 40)[:, None]).astype(int)
+    old = dataclasses.replace(old, hits=hits, predicted=old.truth)
+    new = dataclasses.replace(old, hits=hits + old.truth // 100)
+    found = compare(new, old)
+    assert found.miou.significant
+    assert found.miou.high - found.miou.low < 0.002
+
+
+def test_the_same_seed_gives_the_same_interval_and_the_interval_grows_with_the_confidence() -> None:
+    new, old = predictions(0.2, seed=1), predictions(0.3, seed=2)
+    assert compare(new, old) == compare(new, old)
+    sure, less = compare(new, old, confidence=0.99).miou, compare(new, old, confidence=0.8).miou
+    assert sure.low < less.low < less.high < sure.high
+
+
+def test_a_class_that_never_occurs_has_no_difference() -> None:
+    new, old = (dataclasses.replace(each, classes=np.array([*CLASSES[:2], "x"])) for each in [predictions(0.2)] * 2)
+    gone = {name: getattr(new, name) * np.array([1, 1, 0]) for name in ("hits", "truth", "predicted")}
+    found = compare(dataclasses.replace(new, **gone), dataclasses.replace(old, **gone))
+    assert np.isnan(found.classes["x"].value)
+    assert not found.classes["x"].significant
+
+
+def test_a_handful_of_images_proves_nothing() -> None:
+    assert fewest_images(0.95) == 6
+    five = compare(predictions(0.1, images=5), predictions(0.5, images=5))
+    assert five.miou.low > 0
+    assert not five.miou.significant
+    assert compare(predictions(0.1, images=6), predictions(0.5, images=6)).miou.significant
+
+
+def test_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="same images"):
+        compare(predictions(0.1, images=5), predictions(0.1, images=6))
