@@ -226,6 +226,16 @@ class Store:
                 return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
             return self.client.get_model_version(parts["name"], parts["number"])
 
+    def download(self, address: str, folder: Path) -> None:
+        """Brings all files behind an address (`models:/NAME/NUMBER`, `runs:/ID/PATH`, …) into a folder.
+
+        Raises:
+            TrackingError: They cannot be had.
+        """
+        mlflow = _import_mlflow()
+        with self.calling():
+            mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri)
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias of a registered model to a version."""
         with self.calling():
