@@ -70,9 +70,11 @@ def polygons(classes: np.ndarray) -> list[Polygon]:
     outlines: list[np.ndarray | None] = [None] * len(labels)
     holes: list[list[np.ndarray]] = [[] for _ in labels]
     areas = np.bincount(regions.ravel(), minlength=len(labels))
-    for begin, end, owner in zip(first.tolist(), ends.tolist(), owners[order[first]].tolist(), strict=True):
+    outer = _areas(corners, first, ends) > 0
+    rings = zip(first.tolist(), ends.tolist(), owners[order[first]].tolist(), outer.tolist(), strict=True)
+    for begin, end, owner, is_outline in rings:
         ring = corners[begin:end][turns[begin:end]]
-        if _signed_area(ring) > 0:
+        if is_outline:
             outlines[owner] = ring
         else:
             holes[owner].append(ring)
@@ -215,9 +217,13 @@ def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(order, np.int64), np.array(ends, np.int64)
 
 
-def _signed_area(ring: np.ndarray) -> float:
-    x, y = ring[:, 0], ring[:, 1]
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+def _areas(corners: np.ndarray, first: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The area of each ring, negative where it runs the other way round (the shoelace formula)."""
+    following = np.arange(1, len(corners) + 1)
+    following[ends - 1] = first
+    x, y = corners[:, 0], corners[:, 1]
+    twice: np.ndarray = np.add.reduceat(x * y[following] - x[following] * y, first)
+    return twice / 2
 
 
 def _closed(ring: np.ndarray) -> list[list[int]]:
