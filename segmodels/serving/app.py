@@ -498,9 +498,8 @@ def negotiate(output: Form | None, accept: str) -> tuple[Form, str]:
         if kind in ACCEPTED:
             form = ACCEPTED[kind]
             return form, kind if kind in KINDS[form] else KINDS[form][0]
-    raise RefusedError(
-        406, f"Accept {accept[:100]}: answers are {', '.join(list(ACCEPTED)[4:])} or image/png", "accept"
-    )
+    kinds = "image/png, image/jpeg, application/json or application/geo+json"
+    raise RefusedError(406, f"Accept {accept[:100]}: no answer has that type; ask for {kinds}", "accept")
 
 
 def _preferences(accept: str) -> list[str]:

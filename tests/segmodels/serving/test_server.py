@@ -18,17 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SECONDS, Server, encoded, form, serving, write_model
 from PIL import Image
 from pycocotools import mask as coco_mask
 from shapely.geometry import shape
 
 from segmodels.data.dataset import read_image
 from segmodels.inference import Predictor
-from segmodels.serving.app import negotiate
 from segmodels.serving.answers import Form
+from segmodels.serving.app import negotiate
 from segmodels.serving.images import RefusedError
 from segmodels.visualize import overlay
+from tests.segmodels.serving.running import CLASSES, SECONDS, Server, encoded, form, serving, write_model
 
 MEGAPIXELS, MEGABYTES, IMAGES = 0.25, 0.3, 4
 
@@ -225,7 +225,7 @@ HOSTILE: dict[str, tuple[int, str, object, dict[str, str]]] = {
     "form without boundary": (422, "/predict", PART, {"Content-Type": "multipart/form-data"}),
     "form that is none": (422, "/predict", PNG, FORM),
     "form cut off": (422, "/predict", PART + PNG[:50], FORM),
-    "form without file": (422, "/predict", b'--edge\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--edge--\r\n', FORM),
+    "form without file": (422, "/predict", PART.replace(b'; filename="a.png"', b"") + b"x\r\n--edge--\r\n", FORM),
     "form of two for one": (422, "/predict", *form({"a": PNG, "b": PNG})),
     "too many": (413, "/predict/batch", *form({str(i): PNG for i in range(IMAGES + 1)})),
     "one bad of two": (422, "/predict/batch", *form({"good.png": PNG, "bad.png": b"x"})),
@@ -266,10 +266,10 @@ def test_a_hostile_request_is_refused_in_one_sentence_and_the_server_lives_on(na
         b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
         b"NONSENSE\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000,
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
     ],
-    ids=["negative length", "two lengths", "bad chunk", "no host", "no request", "long header", "tls"],
+    ids=["negative length", "two lengths", "bad chunk", "no host", "no request", "a header without end", "tls"],
 )
 def test_what_is_no_http_is_refused(head: bytes, server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as raw:
