@@ -386,7 +386,7 @@ ADMIN = "admin:correct-horse-battery"
 def server(engine: Engine, mlflow: str, postgres: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """MLflow's container with the manifest's own arguments, environment and security context."""
     resources = check.render(check.HERE / "overlays/local")
-    (deployment,) = (r for r in resources if r["kind"] == "Deployment")
+    (deployment,) = (r for r in resources if policy.name(r) == "Deployment mlflow/mlflow")
     ((_, container, pod),) = policy.containers([deployment])
     (config,) = (r["data"] for r in resources if r["kind"] == "ConfigMap")
     folder = tmp_path_factory.mktemp("mlflow")
