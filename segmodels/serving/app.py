@@ -149,8 +149,9 @@ class Service:
         self.draining = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         # So many are decoded while one is predicted; more would only take memory.
-        self._turns = asyncio.Semaphore(2 * threads + 2)
-        self._inside = self._waiting = self._bytes = 0
+        self._at_once = 2 * threads + 2
+        self._turns = asyncio.Semaphore(self._at_once)
+        self._inside = self._received = self._bytes = 0
 
     async def answer(
         self, request: Request, form: Form, kind: str, alpha: float, *, several: bool
@@ -218,23 +219,21 @@ class Service:
 
     @contextmanager
     def _queued(self, size: int) -> Iterator[None]:
-        if self._waiting >= self.limits.queue or self._bytes + size > BYTES_HELD * self.limits.body:
-            raise RefusedError(429, f"{self._waiting} requests wait already; try again later", "queue")
+        full = self._received >= self.limits.queue + self._at_once
+        if full or self._bytes + size > BYTES_HELD * self.limits.body:
+            raise RefusedError(429, f"{self._received} requests wait already; try again later", "queue")
+        self._received += 1
         self._bytes += size
         try:
             yield
         finally:
+            self._received -= 1
             self._bytes -= size
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        self._waiting += 1
-        self.metrics.queue.set(self._waiting)
-        try:
+        with self.metrics.queue.track_inprogress():
             await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-            self.metrics.queue.set(self._waiting)
         try:
             yield
         finally:
@@ -473,6 +472,10 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         first = error.errors()[0]
         service.metrics.rejected.labels("parameter").inc()
         return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg'][:200]}"}, 422)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the server failed; its log says why"}, 500)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> Response:

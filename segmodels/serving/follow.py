@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -45,8 +46,9 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops following. A version that is being loaded is not waited for."""
+        """Stops following; a version that is being loaded is waited for, but not for long."""
         self._stop.set()
+        self._thread.join(10)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -69,6 +71,7 @@ class Follower:
         if current is not None and current.key != version.key:
             return  # it moved on while this one was loaded; the next round loads what it means now
         self._swap(model)
+        gc.collect()  # the model before is in no use, and a large part of the memory
 
     def _latest(self) -> Version | None:
         try:
