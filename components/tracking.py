@@ -236,6 +236,17 @@ class Store:
                 return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
             return self.client.get_model_version(parts["name"], parts["number"])
 
+    def download(self, address: str, folder: Path) -> Path:
+        """Copies all files behind an address (`models:/NAME/NUMBER`, `runs:/ID/PATH`, …) below a folder.
+
+        Raises:
+            TrackingError: They cannot be had.
+        """
+        with self.calling():
+            from mlflow.artifacts import download_artifacts
+
+            return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri))
+
     def registered(self, name: str) -> RegisteredModel | None:
         """A registered model with its aliases and tags, or None where there is none."""
         with self.calling():
@@ -267,14 +278,6 @@ class Store:
                     self.client.set_model_version_tag(version.name, version.version, key, value)
             if version.description != description:
                 self.client.update_model_version(version.name, version.version, description)
-
-    def download_version(self, version: ModelVersion, folder: Path) -> Path:
-        """Copies what `log_model` stored for a version below `folder`."""
-        with self.calling():
-            from mlflow.artifacts import download_artifacts
-
-            address = f"models:/{version.name}/{version.version}"
-            return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri))
 
     def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
         """Whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""

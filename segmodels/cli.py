@@ -1,4 +1,4 @@
-"""`segmodels list | info | train | predict | tune-crf | export`: the library on the command line.
+"""`segmodels list | info | train | predict | serve | tune-crf | export`: the library on the command line.
 
 A command imports what it uses when it runs; `--help` imports neither torch nor numpy.
 """
@@ -29,6 +29,7 @@ _USERS = {
     "segmodels.checkpoint": ("CheckpointError",),
     "segmodels.overrides": ("OverrideError",),
     "segmodels.exporting": ("ExportError",),
+    "segmodels.sources": ("AddressError", "SourceError"),
     "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
 }
@@ -45,6 +46,13 @@ app = typer.Typer(
 
 class CommandError(Exception):
     """What was asked for cannot be done; the message says why."""
+
+
+class ServePrecision(StrEnum):
+    auto = "auto"
+    float32 = "32"
+    bfloat16 = "bf16"
+    float16 = "16"
 
 
 class ExportFormat(StrEnum):
@@ -147,7 +155,7 @@ def train(
 @app.command()
 def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, videos, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="The model folder.")],
+    model: Annotated[str, typer.Option(help="The model folder, or models:/NAME@ALIAS of MLflow's registry.")],
     out: Annotated[Path, typer.Option(help="Where the results go.")],
     overlay: Annotated[bool, typer.Option(help="Write the image under the classes' colours, too.")] = True,
     masks: Annotated[bool, typer.Option(help="Write class ids; of a video, a PNG for each frame.")] = True,
@@ -178,9 +186,10 @@ def predict(
     import torch
 
     from segmodels.inference import Predictor
+    from segmodels.sources import local_folder
 
     predictor = Predictor(
-        model,
+        local_folder(model),
         _device(device, torch.cuda.is_available()),
         flip=flip,
         scales=factors,
@@ -211,6 +220,64 @@ def predict(
     print(f"{', '.join(parts)}; {out}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(help="A model folder, or models:/NAME@ALIAS of MLflow's registry.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        ServePrecision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")
+    ] = ServePrecision.auto,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks for another version.")] = 5.0,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images of one size in one pass; 8 on a GPU, 1 on a CPU.")
+    ] = None,
+    batch_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for others.")] = 3.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more gets 429.")] = 128,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 20.0,
+    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of an image.")] = 25.0,
+    max_images: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 16,
+    body_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds in which a body must have come.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which an answer is given up.")] = 60.0,
+    drain: Annotated[float, typer.Option(min=1, help="Seconds for what is in flight when told to end.")] = 60.0,
+) -> None:
+    """Serves a model over HTTP.
+
+    POST an image to /predict; the page at / shows how that looks, /openapi.json describes the rest. The server follows
+    its target: when the alias moves, or the folder's files are replaced, it loads the other version beside the one
+    that serves and swaps them between two requests. SIGTERM ends it when all that came is answered.
+    """
+    from segmodels.sources import open_source
+
+    source = open_source(target)
+
+    import torch
+
+    from segmodels.serving.app import Limits
+    from segmodels.serving.server import serve as run
+
+    run(
+        source,
+        host=host,
+        port=port,
+        device=_device(device, torch.cuda.is_available()),
+        precision=precision.value,
+        poll=poll,
+        batch=batch,
+        batch_wait=batch_wait / 1000,
+        drain=drain,
+        limits=Limits(
+            body=round(max_body * 1e6),
+            pixels=round(max_pixels * 1e6),
+            images=max_images,
+            queue=queue,
+            receiving=body_timeout,
+            answering=timeout,
+        ),
+    )
 
 
 @app.command("tune-crf")

@@ -44,7 +44,7 @@ from segmodels.data.transforms import (
     resize_label,
     training_loader,
 )
-from segmodels.inference import channels_last
+from segmodels.inference import channels_last, fast_precision
 from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
 from segmodels.optimization import learning_rate, move_average, optimizer_for
@@ -457,12 +457,8 @@ def precision_for(settings: TrainSettings) -> str:
     named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     if settings.precision != "auto":
         return named[settings.precision]
-    if settings.accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "16-mixed"
-    # Without AMX or AVX512-BF16 a CPU emulates bf16 and takes four times as long as fp32.
-    capabilities = torch.backends.cpu.get_cpu_capability() if torch.backends.mkldnn.is_available() else ""
-    fast = "AVX512" in capabilities and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return "bf16-mixed" if fast else "32-true"
+    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    return named[fast_precision("cuda" if gpu else "cpu")]
 
 
 def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:

@@ -71,7 +71,7 @@ def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, f
     who = f"the champion (version {version.version})"
     print(f"{who} was evaluated on other data; evaluating it on {data}", flush=True)
     with tempfile.TemporaryDirectory() as place:
-        stored = store.download_version(version, Path(place))
+        stored = store.download(f"models:/{version.name}/{version.version}", Path(place))
         flavor: dict[str, Any] = yaml.safe_load((stored / "MLmodel").read_text())["flavors"]["python_function"]
         trained = stored / flavor["artifacts"]["model"]["path"]
         as_served = flavor.get("config") or {}

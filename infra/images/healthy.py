@@ -16,11 +16,13 @@ IMPORTS["light"] += [f"components.{step}.{part}" for step in STEPS for part in (
 IMPORTS["gpu"] = [
     *IMPORTS["light"],
     *(f"components.{step}.{part}" for step in ("train", "evaluate", "register") for part in ("step", "component")),
+    "components.registered",
     "components.tracking",
     "lightning",
     "mlflow.pytorch",
     "segmodels.exporting",
     "segmodels.models",
+    "segmodels.serving.server",
     "timm",
     "torchvision.ops",
 ]

@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 COMPOSE = HERE.parent / "compose.yaml"
 KUSTOMIZE = "v5.8.1"
+KSERVE = ("serving.kserve.io/v1beta1", "InferenceService")
 # The oldest and the newest Kubernetes that the manifests are for.
 KUBERNETES = ("1.32", "1.35")
 
@@ -67,6 +68,16 @@ def render(folder: Path) -> list[dict[str, Any]]:
 
 def invalid(resource: dict[str, Any], version: str) -> str | None:
     """What this version of Kubernetes would refuse; an unknown field, kind or API version is refused too."""
+    if (resource["apiVersion"], resource["kind"]) == KSERVE:
+        # Kubernetes has no schema of KServe's own; its predictor is a pod's specification with a few more fields.
+        if set(resource["spec"]) != {"predictor"}:
+            return f"{policy.name(resource)}: spec has a predictor, and nothing else that could be checked"
+        meta = {key: resource["metadata"][key] for key in ("name", "namespace")}
+        made = policy.template(resource)
+        sentence = invalid(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": made and made["spec"]}, version
+        )
+        return sentence and sentence.replace("Pod ", "InferenceService ", 1)
     try:
         kubernetes_validate.validate(resource, version, strict=True)
     except kubernetes_validate.ValidationError as error:

@@ -29,6 +29,8 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|access_?key|private_?key|api_?key", re.IGNORECASE)
 # scheme://user:password@host
 URL_WITH_PASSWORD = re.compile(r"\w+://[^\s/:@]*:[^\s/@]+@")
+# What an InferenceService of KServe has among the fields of its pods.
+KSERVE = frozenset({"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout", "labels", "annotations"})
 LIMITED = ("cpu", "memory", "ephemeral-storage")
 
 
@@ -39,6 +41,10 @@ def name(resource: Resource) -> str:
 
 def template(resource: Resource) -> Resource | None:
     """The template of the pods that a resource makes."""
+    if resource["kind"] == "InferenceService":
+        predictor = resource["spec"]["predictor"]
+        spec = {key: value for key, value in predictor.items() if key not in KSERVE}
+        return {"metadata": {"labels": predictor.get("labels", {})}, "spec": spec}
     if resource["kind"] not in TEMPLATES:
         return None
     for key in TEMPLATES[resource["kind"]]:
@@ -253,6 +259,10 @@ def references(resources: list[Resource]) -> Iterator[str]:
                 target = port.get("targetPort")
                 if isinstance(target, str) and target not in ports.get(space, ()):
                     yield f"{name(resource)}: no pod has a port {target}"
+        if kind == "HorizontalPodAutoscaler":
+            target = spec["scaleTargetRef"]
+            if f"{target['kind']} {space}/{target['name']}" not in {name(r) for r in resources}:
+                yield f"{name(resource)}: there is no {target['kind']} {target['name']}"
         if kind == "Ingress":
             for path in (path for rule in spec["rules"] for path in rule["http"]["paths"]):
                 service = path["backend"]["service"]

@@ -12,19 +12,23 @@ import pytest
 import yaml
 from kfp import __version__ as sdk
 
-from infra.k8s import check
+from infra.k8s import check, policy
 
 ROOT = check.ROOT
 
 
 def mlflow(resources: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = (r for r in resources if r["kind"] == "Deployment")
+    (found,) = (r for r in resources if policy.name(r) == "Deployment mlflow/mlflow")
     return found
 
 
 def test_every_overlay_passes(capsys):
     assert check.main([]) == 0
-    assert re.findall(r"^(\w+): \d+ resources, 0 errors$", capsys.readouterr().out, re.M) == ["local", "production"]
+    assert re.findall(r"^(\w+): \d+ resources, 0 errors$", capsys.readouterr().out, re.M) == [
+        "kserve",
+        "local",
+        "production",
+    ]
 
 
 def test_before_a_deployment_digests_can_be_asked_for(capsys):
@@ -151,7 +155,7 @@ def test_the_local_secrets_are_made_once_from_random_values_that_no_argument_sho
     env = {"PATH": "/usr/bin:/bin", "KUBECTL": str(kubectl)}
     subprocess.run(script, env=env, check=True, timeout=60)
     secrets = {path.name: path.read_text() for path in tmp_path.glob("*-*")}
-    assert set(secrets) == {"mlflow-mlflow", "mlflow-mlflow-database", "kubeflow-segmodels"}
+    assert set(secrets) == {"mlflow-mlflow", "mlflow-mlflow-database", "kubeflow-segmodels", "segmodels-serving"}
     values = [line.partition("=")[2] for text in secrets.values() for line in text.splitlines()]
     assert all(value and value not in (tmp_path / "arguments").read_text() for value in values if len(value) > 20)
     again = subprocess.run(script, env=env, check=True, timeout=60, capture_output=True, text=True)
@@ -181,3 +185,58 @@ def test_the_compose_file_gets_its_passwords_once(tmp_path: Path):
     assert asked <= set(re.findall(r"^(\w+)=\S+$", written, re.M))
     subprocess.run(["bash", str(tmp_path / "env")], check=True, timeout=60)
     assert (tmp_path / ".env").read_text() == written
+
+
+def server(resources: list[dict[str, Any]]) -> dict[str, Any]:
+    """The container that serves the champion."""
+    (found,) = (c for where, c, _ in policy.containers(resources) if "segmodels/" in where)
+    return found
+
+
+@pytest.mark.parametrize("name", ["kserve", "local", "production"])
+def test_the_champion_is_served_by_the_image_of_the_steps_with_probes_and_time_to_drain(name, overlay):
+    resources = overlay(name)
+    container = server(resources)
+    assert re.search(r"(^|/)segmodels:0\.1\.0$", container["image"])
+    assert container["args"][:3] == ["segmodels", "serve", "models:/segmentation@champion"]
+    probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness")}
+    assert probes == {"liveness": "/health", "readiness": "/ready"}
+    (grace,) = (p["terminationGracePeriodSeconds"] for w, p in policy.pods(resources) if "segmodels/" in w)
+    (drain,) = (int(a.partition("=")[2]) for a in container["args"] if a.startswith("--drain="))
+    assert grace > drain + container["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+
+def test_the_options_of_the_served_container_are_those_of_the_command_line(overlay):
+    from typer.main import get_command
+
+    from segmodels.cli import app
+
+    command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    known = {name for parameter in command.params for name in parameter.opts}
+    given = {a.partition("=")[0] for a in server(overlay("production"))["args"] if a.startswith("--")}
+    assert given and given <= known
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p.update(minReplica=2), "'minReplica' was unexpected"),
+        (lambda p: p["containers"][0].update(imagee="x"), "'imagee' was unexpected"),
+        (lambda p: p["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"), "may change its own image"),
+        (lambda p: p["containers"][0]["resources"].pop("limits"), "no limits for cpu"),
+        (lambda p: p.pop("serviceAccountName"), "its account default is not one of ours"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_inference_service_is_held_to_what_pods_are_held_to(change, said, overlay):
+    resources = overlay("kserve")
+    (service,) = (r for r in resources if r["kind"] == "InferenceService")
+    change(service["spec"]["predictor"])
+    assert any(said in sentence for sentence in check.troubles(resources))
+
+
+def test_an_autoscaler_of_nothing_is_named(overlay):
+    resources = overlay("local")
+    (scaler,) = (r for r in resources if r["kind"] == "HorizontalPodAutoscaler")
+    scaler["spec"]["scaleTargetRef"]["name"] = "server"
+    assert any("there is no Deployment server" in sentence for sentence in check.troubles(resources))

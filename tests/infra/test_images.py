@@ -236,7 +236,7 @@ def server(
     """MLflow's container with the manifest's own arguments, environment and security context."""
     postgres.create("mlflow")
     resources = check.render(check.HERE / "overlays/local")
-    (deployment,) = (r for r in resources if r["kind"] == "Deployment")
+    (deployment,) = (r for r in resources if policy.name(r) == "Deployment mlflow/mlflow")
     ((_, container, pod),) = policy.containers([deployment])
     (config,) = (r["data"] for r in resources if r["kind"] == "ConfigMap")
     folder = tmp_path_factory.mktemp("mlflow")

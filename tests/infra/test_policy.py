@@ -16,8 +16,9 @@ OVERLAYS = ["local", "production"]
 
 
 def find(resources: Resources, kind: str, name: str) -> dict[str, Any]:
-    """The resource of this kind whose name begins so."""
-    (found,) = (r for r in resources if r["kind"] == kind and r["metadata"]["name"].startswith(name))
+    """The resource of this kind, outside the server's namespace, whose name begins so."""
+    others = (r for r in resources if r["metadata"].get("namespace") != "segmodels")
+    (found,) = (r for r in others if r["kind"] == kind and r["metadata"]["name"].startswith(name))
     return found
 
 

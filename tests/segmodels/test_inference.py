@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
-from segmodels.inference import augmented, full_resolution, monte_carlo, sliding
+from segmodels.checkpoint import ModelConfig, save_model
+from segmodels.data.dataset import ClassInfo
+from segmodels.inference import Predictor, argmax, augmented, full_resolution, monte_carlo, sliding
 
 
 class Pixelwise(nn.Module):
@@ -57,3 +63,38 @@ def test_monte_carlo_without_dropout_is_the_plain_pass() -> None:
     mean, uncertainty = monte_carlo(Pixelwise(), images, 3)
     torch.testing.assert_close(mean, Pixelwise()(images)["out"].softmax(1))
     assert uncertainty.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("values", [torch.rand(2, 5, 7, 9), torch.randint(0, 2, (2, 5, 7, 9)).float()])
+def test_argmax_is_torchs_and_takes_the_first_of_equal_ones(values: Tensor) -> None:
+    first = torch.from_numpy(values.numpy().argmax(1))
+    assert argmax(values).dtype == torch.uint8 and torch.equal(argmax(values).long(), first)
+    channels_last = values.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(argmax(channels_last), argmax(values))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    classes = tuple(ClassInfo(name, (0, 0, 0)) for name in "abc")
+    config = ModelConfig("unet", classes, {"width": 4, "batch_norm": True}, image_size=(40, 48))
+    path = tmp_path_factory.mktemp("model") / "unet"
+    save_model(path, config, config.build().state_dict())
+    return path
+
+
+def test_a_batch_gives_what_its_images_give_alone(folder: Path) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8))
+    predictor = Predictor(folder, "cpu", flip=True, scales=(1.0, 1.5))
+    for alone, together in zip(images, predictor.predict_batch(images), strict=True):
+        assert (predictor.predict(alone) == together).mean() > 0.999
+        assert together.shape == (50, 70) and together.dtype == np.uint8
+
+
+def test_merged_norms_and_bfloat16_round_differently_and_predict_the_same(folder: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    probs = Predictor(folder, "cpu").predict_probabilities(image)
+    fused = Predictor(folder, "cpu", fused=True).predict_probabilities(image)
+    np.testing.assert_allclose(fused, probs, atol=1e-5)
+    half = Predictor(folder, "cpu", fused=True, precision="bf16").predict_probabilities(image)
+    assert half.dtype == np.float32 and 0 < np.abs(half - probs).max() < 0.05

@@ -1,0 +1,110 @@
+"""Registered models as `segmodels` uses them: `models:/NAME@ALIAS` and `models:/NAME/NUMBER`.
+
+The entry point `models` of the group `segmodels.models` leads here, so that `segmodels serve` and `segmodels predict`
+follow MLflow's registry without the library knowing of MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components import tracking
+from segmodels.sources import CONFIG, WEIGHTS, AddressError, Fetched, SourceError, Version, file_sha256
+
+ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)")
+KEPT = 3  # versions of a model in the cache; more than the two that a swap needs, so that rolling back is fast
+MLMODEL = "MLmodel"
+
+
+class RegisteredModel:
+    """The version that an address of MLflow's registry means; `segmodels.sources.Source`.
+
+    Args:
+        address: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+        cache: Folder in which versions are kept, each under its number and the hash of its weights.
+
+    Raises:
+        AddressError: The address is neither.
+    """
+
+    def __init__(self, address: str, cache: Path) -> None:
+        parts = ADDRESS.fullmatch(address)
+        if parts is None:
+            raise AddressError(f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/1")
+        self.address, self.name = address, parts["name"]
+        self.cache = cache / re.sub(r"[^\w.-]", "_", self.name)
+        self._store: tracking.Store | None = None
+
+    def latest(self) -> Version:
+        """As `segmodels.sources.Source.latest`."""
+        try:
+            found = self._opened().find(self.address)
+        except tracking.TrackingError as error:
+            raise SourceError(f"{self.address}: {error}") from None
+        sha256 = str(found.tags.get(tracking.MODEL_TAG, ""))
+        # Without the hash the place of its files tells a version from one of the same number that was made anew.
+        mark = sha256 or re.sub(r"\W", "_", str(found.source))
+        return Version(self.name, str(found.version), sha256, f"{found.version}-{mark}")
+
+    def fetch(self, version: Version) -> Fetched:
+        """As `segmodels.sources.Source.fetch`; what the cache has is not downloaded again."""
+        folder = self.cache / version.key
+        if not (folder / MLMODEL).is_file():
+            self._download(version, folder)
+        os.utime(folder)
+        model, settings = _description(folder)
+        digest = file_sha256(model / WEIGHTS)
+        if version.sha256 and digest != version.sha256:
+            shutil.rmtree(folder)  # so that the next try downloads it again
+            raise SourceError(
+                f"models:/{self.name}/{version.number}: its weights have the hash {digest[:12]}…, but its tag "
+                f"{tracking.MODEL_TAG} says {version.sha256[:12]}…; register the model again"
+            )
+        self._forget(folder)
+        return Fetched(model, settings, digest)
+
+    def _opened(self) -> tracking.Store:
+        if self._store is None:
+            self._store = tracking.Store(None, retries=1, timeout=10)
+        return self._store
+
+    def _download(self, version: Version, folder: Path) -> None:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.cache))
+        try:
+            self._opened().download(f"models:/{self.name}/{version.number}", part)
+            os.replace(part, folder)
+        except tracking.TrackingError as error:
+            raise SourceError(f"models:/{self.name}/{version.number}: {error}") from None
+        except OSError as error:
+            if not (folder / MLMODEL).is_file():  # another process was faster
+                raise SourceError(f"{folder}: {error.strerror}; make room, or set SEGMODELS_CACHE") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _forget(self, used: Path) -> None:
+        """Removes all but the versions that were used last."""
+        kept = sorted((p for p in self.cache.glob("[!.]*") if p != used), key=lambda p: p.stat().st_mtime, reverse=True)
+        for folder in kept[KEPT - 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _description(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where in a logged model the model folder lies, and the settings that it was registered with."""
+    path = folder / MLMODEL
+    try:
+        flavor = yaml.safe_load(path.read_text())["flavors"]["python_function"]
+        model = folder / flavor["artifacts"]["model"]["path"]
+        settings = flavor.get("config") or {}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise SourceError(f"{path}: not a model that `register` logged; register the model folder again") from None
+    if not (model / WEIGHTS).is_file() or not (model / CONFIG).is_file():
+        raise SourceError(f"{model}: not a model folder, which holds {WEIGHTS} and {CONFIG}; register the model again")
+    return model, {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}

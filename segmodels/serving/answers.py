@@ -1,0 +1,122 @@
+"""From class maps to the bytes of an answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from segmodels.checkpoint import ModelConfig
+from segmodels.predicting import JPEG_QUALITY
+from segmodels.serving.images import RefusedError
+from segmodels.serving.polygons import Polygon, TooManyEdgesError, coco, geojson, polygons
+from segmodels.visualize import overlay
+
+PNG_LEVEL = 1  # class maps have few colours: higher levels take five times as long for a fifth less
+
+
+class Form(StrEnum):
+    """What an answer holds."""
+
+    classes = "classes"
+    overlay = "overlay"
+    coco = "coco"
+    geojson = "geojson"
+
+
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "application/json": ".json", "application/geo+json": ".geojson"}
+ZIP = "application/zip"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of an answer and its type."""
+
+    body: bytes
+    type: str
+
+
+def answer(
+    form: Form, kind: str, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str],
+    config: ModelConfig, alpha: float, *, several: bool
+) -> Answer:  # fmt: skip
+    """The answer to a request.
+
+    Args:
+        form: What is wanted.
+        kind: Its content type.
+        images: RGB, uint8 `[H, W, 3]`.
+        maps: Class ids, uint8 `[H, W]`.
+        names: The images' names.
+        config: Of the model that made the maps.
+        alpha: How much of the colours is seen in overlays, 0..1.
+        several: Whether many were asked for: then a zip, except for COCO, whose document takes any number.
+
+    Raises:
+        RefusedError: 422 where outlines would be larger than any use.
+    """
+    if form is Form.coco:
+        shapes = [_shapes(label, name) for label, name in zip(maps, names, strict=True)]
+        return Answer(_json(coco(maps, names, config.class_names, shapes)), kind)
+    bodies = [
+        _one(form, kind, image, label, name, config, alpha)
+        for image, label, name in zip(images, maps, names, strict=True)
+    ]
+    return Answer(_zip(bodies, names, kind), ZIP) if several else Answer(bodies[0], kind)
+
+
+def _one(
+    form: Form, kind: str, image: np.ndarray, label: np.ndarray, name: str, config: ModelConfig, alpha: float
+) -> bytes:
+    if form is Form.classes:
+        return class_map(label, config.palette)
+    if form is Form.overlay:
+        return _picture(overlay(image, label, config.palette, alpha), kind)
+    return _json(geojson(_shapes(label, name), name, config.class_names, config.palette))
+
+
+def class_map(label: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
+    """Class ids as an 8-bit PNG with the classes' colours as its palette."""
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()
+
+
+def _picture(pixels: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    if kind == "image/jpeg":
+        Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+    else:
+        Image.fromarray(pixels).save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()
+
+
+def _shapes(label: np.ndarray, name: str) -> list[Polygon]:
+    try:
+        return polygons(label)
+    except TooManyEdgesError as error:
+        sentence = f"{name}: {error}; ask for output=classes"
+        raise RefusedError(422, sentence, "ragged") from None
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _zip(bodies: Sequence[bytes], names: Sequence[str], kind: str) -> bytes:
+    """A file for each image, numbered, since two images may have the same name."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED if kind.startswith("image/") else zipfile.ZIP_DEFLATED) as made:
+        for number, (body, name) in enumerate(zip(bodies, names, strict=True)):
+            stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in PurePosixPath(name).stem)[:80]
+            made.writestr(f"{number:03}-{stem or 'image'}{SUFFIXES[kind]}", body)
+    return file.getvalue()

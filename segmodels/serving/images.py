@@ -1,0 +1,80 @@
+"""From the bytes of a request to an image; what could hurt is refused before it is decoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Decoders of Pillow that start no other program and read no other file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+SHORTEST = 32  # pixels of a side that every architecture takes
+
+
+class RefusedError(Exception):
+    """A request that cannot be answered; the status code and one sentence."""
+
+    def __init__(self, status: int, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.reason = status, sentence, reason
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image as it came: the name that it is spoken of by, and the file's bytes."""
+
+    name: str
+    data: bytes
+
+
+def decode(upload: Upload, max_pixels: int) -> np.ndarray:
+    """The image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says; as `segmodels predict` reads it.
+
+    Args:
+        upload: The file.
+        max_pixels: Height times width that is still decoded; the header tells it.
+
+    Raises:
+        RefusedError: 413 where it has too many pixels, 422 where it is no image of 8 bits a channel.
+    """
+    name = upload.name
+    if not upload.data:
+        raise RefusedError(422, f"{name}: empty; send the bytes of an image file", "not_an_image")
+    try:
+        with warnings.catch_warnings():
+            # Pillow would warn of sizes that the check below refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
+                _check(image, name, max_pixels)
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Image.DecompressionBombError:
+        raise RefusedError(413, f"{name}: has more than {max_pixels} pixels; send a smaller image", "pixels") from None
+    except UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise RefusedError(422, f"{name}: not an image that can be read; send one of {kinds}", "not_an_image") from None
+    except RefusedError:
+        raise
+    except Exception as error:  # whatever a decoder says of hostile bytes
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sentence = f"{name}: a damaged or truncated image ({told[:120]}); send it again"
+        raise RefusedError(422, sentence, "not_an_image") from None
+    return pixels
+
+
+def _check(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        sentence = f"{name}: {width} x {height} are more than {max_pixels} pixels; send a smaller image"
+        raise RefusedError(413, sentence, "pixels")
+    if min(width, height) < SHORTEST:
+        sentence = f"{name}: {width} x {height}; both sides need at least {SHORTEST} pixels"
+        raise RefusedError(422, sentence, "too_small")
+    # The further pictures of a phone's MPO are a preview or a map of brightness.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise RefusedError(422, f"{name}: has {image.n_frames} frames; send one image", "animated")  # type: ignore[attr-defined]
+    if image.mode not in MODES:
+        raise RefusedError(422, f"{name}: {image.mode} pixels; send 8 bits a channel", "depth")

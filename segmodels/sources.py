@@ -1,0 +1,165 @@
+"""Where a model comes from: a folder, or an address such as `models:/NAME@ALIAS` whose target may move.
+
+The library knows folders alone. What understands another scheme is an entry point of the group `segmodels.models`,
+named as the scheme; it takes (address, cache folder) and gives a `Source`. `components` brings MLflow's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+GROUP = "segmodels.models"
+WEIGHTS, CONFIG = "model.safetensors", "model.json"
+
+
+class AddressError(ValueError):
+    """No model can ever be behind this address; one sentence."""
+
+
+class SourceError(Exception):
+    """The model cannot be had at the moment (a registry is away, an alias is not set, a file is missing)."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state of a model.
+
+    Attributes:
+        name: The model's name.
+        number: Of a registry its version's number, of a folder the beginning of the weights' hash.
+        sha256: Hash of the weights; empty where the registry does not know it.
+        key: Equal where nothing has to be loaded anew.
+    """
+
+    name: str
+    number: str
+    sha256: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A version on this machine.
+
+    Attributes:
+        folder: The model folder; nobody changes it while it is in use.
+        settings: Keywords of `segmodels.inference.Predictor` that the version is to be used with.
+        sha256: Hash of its weights.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    sha256: str
+
+
+class Source(Protocol):
+    """What a target is at the moment, and how to get it."""
+
+    def latest(self) -> Version:
+        """The version that the target means now; asks, and downloads nothing.
+
+        Raises:
+            SourceError: There is no answer now.
+        """
+
+    def fetch(self, version: Version) -> Fetched:
+        """Brings a version to this machine.
+
+        Raises:
+            SourceError: It cannot be had, or is not what the registry says.
+        """
+
+
+class FolderSource:
+    """A model folder, whose files may be replaced.
+
+    Args:
+        folder: The model folder.
+
+    Raises:
+        AddressError: There is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise AddressError(f"{folder}: no such model folder; give one, or an address such as models:/NAME@ALIAS")
+        self.folder = folder
+        self._seen: tuple[tuple[int, ...], Version] | None = None
+
+    def latest(self) -> Version:
+        """As `Source.latest`; files are hashed again where their size, time or place on the disk changed."""
+        stats = [_stat(self.folder / name) for name in (WEIGHTS, CONFIG)]
+        state = tuple(n for s in stats for n in (s.st_size, s.st_mtime_ns, s.st_ino))
+        if self._seen is None or self._seen[0] != state:
+            weights, config = (file_sha256(self.folder / name) for name in (WEIGHTS, CONFIG))
+            name = self.folder.resolve().name
+            self._seen = state, Version(name, weights[:12], weights, f"{weights} {config}")
+        return self._seen[1]
+
+    def fetch(self, version: Version) -> Fetched:
+        """As `Source.fetch`; the folder itself."""
+        return Fetched(self.folder, {}, version.sha256)
+
+
+def open_source(target: str, cache: Path | None = None) -> Source:
+    """What is behind a target.
+
+    Args:
+        target: A model folder, or an address whose scheme an installed package knows.
+        cache: Where downloads are kept; `models` in `SEGMODELS_CACHE` or in the user's cache folder by default.
+
+    Raises:
+        AddressError: The folder does not exist, or nobody knows the scheme.
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", target)
+    if scheme is None:
+        return FolderSource(Path(target))
+    found = next(iter(entry_points(group=GROUP, name=scheme[1])), None)
+    if found is None:
+        raise AddressError(f"{target}: no installed package knows addresses of {scheme[1]}:/; give a model folder")
+    source: Source = found.load()(target, cache or default_cache())
+    return source
+
+
+def local_folder(target: str) -> Path:
+    """The model folder behind a target, downloaded where it has to be.
+
+    Raises:
+        AddressError: The address is not one.
+        SourceError: The model cannot be had at the moment.
+    """
+    source = open_source(target)
+    return source.fetch(source.latest()).folder
+
+
+def default_cache() -> Path:
+    """Where downloaded models are kept between runs."""
+    root = os.environ.get("SEGMODELS_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "segmodels" / "models"
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal.
+
+    Raises:
+        SourceError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}; a model folder holds {WEIGHTS} and {CONFIG}") from None
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}; a model folder holds {WEIGHTS} and {CONFIG}") from None
