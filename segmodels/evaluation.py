@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import statistics
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels import visualize
+from segmodels import drift, visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet
@@ -40,6 +42,7 @@ class Quality:
         boundary_f1: Of each class `[C]`; NaN where it has no boundary.
         ece: Expected calibration error.
         image_miou: mIoU of each image alone, in the order of the split.
+        predicted: What `segmodels.drift` keeps of the predictions, of images spread evenly over the split.
     """
 
     split: str
@@ -47,6 +50,7 @@ class Quality:
     boundary_f1: np.ndarray
     ece: float
     image_miou: list[float]
+    predicted: list[tuple[np.ndarray, float, np.ndarray]]
 
 
 def evaluate(
@@ -54,7 +58,8 @@ def evaluate(
 ) -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
-    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `pictures/` and `predictions/`.
+    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `profile.json` (`segmodels.drift`),
+    `pictures/` and `predictions/`.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,6 +81,8 @@ def evaluate(
     torch.manual_seed(seed)
     quality, listed = _measure(model, config, data, split, settings, part)
     _write_quality(part, config, quality)
+    profile = drift.build_profile(data, config.class_names, split, quality.predicted, _as_predicted(settings))
+    profile.write(part / drift.PROFILE_FILE)
     size = settings.image_size or config.image_size or read_label(listed[0].label).shape
     _write_speed(part, model, config, (size[0], size[1]))
     _write_pictures(part, config, listed, quality.image_miou)
@@ -94,6 +101,8 @@ def _measure(
     total = torch.zeros(classes, classes, dtype=torch.int64)
     boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
     image_miou: list[float] = []
+    predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
+    kept = set(drift.spread(len(decoded)))
     batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
     for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
@@ -104,14 +113,16 @@ def _measure(
         confidence, prediction = (x.cpu() for x in probs.max(1))
         prediction = prediction.to(torch.uint8)
         calibration.update(confidence, prediction, labels)
-        for one, label in zip(prediction, labels, strict=True):
+        for one, sure, label in zip(prediction, confidence, labels, strict=True):
+            if len(image_miou) in kept:
+                predicted.append(drift.describe_prediction(one.numpy(), sure.numpy(), classes))
             boundary.update(one, label)
             matrix = confusion_matrix(one, label, classes)
             total += matrix
             sample = decoded.samples[len(image_miou)]
             Image.fromarray(one.numpy()).save(part / "predictions" / f"{sample.id}.png", compress_level=1)
             image_miou.append(_own_miou(matrix.numpy()))
-    quality = Quality(split, total.numpy(), boundary.compute(), calibration.compute(), image_miou)
+    quality = Quality(split, total.numpy(), boundary.compute(), calibration.compute(), image_miou, predicted)
     return quality, decoded.samples
 
 
@@ -126,6 +137,12 @@ def _probabilities(model: nn.Module, images: Tensor, settings: EvaluateSettings)
         window=settings.window,
         stride=settings.stride,
     )
+
+
+def _as_predicted(settings: EvaluateSettings) -> dict[str, Any]:
+    """The keywords of a `Predictor` that predicts as the evaluation does."""
+    chosen = dataclasses.asdict(settings)
+    return {key: chosen[key] for key in ("flip", "scales", "window", "stride", "image_size", "crf")}
 
 
 def _own_miou(matrix: np.ndarray) -> float:
