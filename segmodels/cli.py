@@ -31,6 +31,8 @@ _USERS = {
     "segmodels.exporting": ("ExportError",),
     "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
+    "segmodels.drift": ("DriftError",),
+    "segmodels.remote": ("RemoteError",),
 }
 
 app = typer.Typer(
@@ -253,16 +255,29 @@ def export(
     folder: Annotated[Path, typer.Argument(help="The model folder.")],
     format: Annotated[ExportFormat, typer.Option(help="The file's format.")],  # noqa: A002
     out: Annotated[Path, typer.Option(help="The file to write.")],
+    raw: Annotated[bool, typer.Option("--raw", help="The bare network: normalised batches to logits.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise ONNX to 8-bit integers; needs --data.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder to check and calibrate on.")] = None,
 ) -> None:
     """Writes a model as one file.
 
-    It takes normalised float32 batches of any size, [N, channels, H, W], gives the logits [N, classes, H, W], and
-    carries model.json (classes, mean, standard deviation). The file appears when it gives the model's own results.
+    It takes images, RGB uint8 [N, H, W, 3] of any size, and gives class ids, uint8 [N, H, W], and their probability;
+    with --raw it takes normalised float32 batches [N, channels, H, W] and gives logits. It carries model.json (classes,
+    mean, standard deviation) and interface.json (inputs and outputs), and appears when it gives real images the classes
+    that the model gives them: the validation images of --data, or some of `streets`.
     """
+    if int8:
+        if format is not ExportFormat.onnx or raw:
+            raise CommandError("--int8 writes images to class ids in ONNX; give --format onnx without --raw")
+        if data is None:
+            raise CommandError("--int8 needs --data, a dataset folder: train calibrates, val tells what it costs")
+        from segmodels.quantizing import export_int8
+
+        print(export_int8(folder, out, data))
+        return
     from segmodels.exporting import export as write
 
-    checked = write(folder, out, format.value)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {checked}")
+    print(write(folder, out, format.value, raw=raw, data=data))
 
 
 def _shown(settings: CRFSettings | None) -> str:

@@ -84,13 +84,23 @@ class Complete(nn.Module):
         """Images, uint8 `[N, H, W, channels]`, to class ids, uint8 `[N, H, W]`, and their probability `[N, H, W]`."""
         pixels = images.permute(0, 3, 1, 2).float()
         if self.size is not None:
-            # Rounded, since the Predictor resizes images that are uint8 and stay so.
-            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False).round()
+            pixels = _resize_like_uint8(pixels, self.size)
         probs = self.model(normalize(pixels, self.mean, self.std))["out"].softmax(1)
         if self.size is not None:
             probs = full_resolution(probs, images.shape[1:3])
         confidence, classes = probs.max(1)
         return classes.to(torch.uint8), confidence
+
+
+def _resize_like_uint8(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `resize_image` does with uint8, in float32 `[N, channels, H, W]`, which every runtime can resize.
+
+    torch resizes the rows of uint8 images first, then the columns, and rounds halves up after each.
+    """
+    for target in ((pixels.shape[-2], size[1]), size):
+        pixels = F.interpolate(pixels, target, mode="bilinear", antialias=True, align_corners=False)
+        pixels = (pixels + 0.5).floor()
+    return pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +156,7 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
     write = {"pt2": _pt2, "onnx": _onnx, "torchscript": _torchscript}[kind]
     agreement, pixels = None, 0
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             run = write(network, example, config, part)
             if run is not None:
                 if isinstance(network, Logits):
@@ -165,7 +175,7 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
     except Exception as error:  # each exporter has its own way to say that it knows no such operator
         other = "pt2" if kind != "pt2" else "onnx"
         raise ExportError(
-            f"{config.architecture} cannot be written as {kind} ({_first_sentence(error)}); try {other}"
+            f"{config.architecture} cannot be written as {kind} ({first_sentence(error)}); try {other}"
         ) from None
     finally:
         part.unlink(missing_ok=True)
@@ -319,7 +329,7 @@ def _ran(run: Run, images: Tensor, height: int, width: int) -> tuple[Tensor, ...
     try:
         return run(images)
     except Exception as error:
-        raise ExportError(f"its file does not take {height}x{width} images ({_first_sentence(error)})") from None
+        raise ExportError(f"its file does not take {height}x{width} images ({first_sentence(error)})") from None
 
 
 @functools.lru_cache(maxsize=2)
@@ -360,14 +370,14 @@ def _value(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": list(shape)}
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
     """Exporters explain themselves over pages, in colour."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return re.split(r"\.\s|\n", text)[0] if text else type(error).__name__
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporters' advice to their developers is no use to who exports."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
