@@ -1,4 +1,4 @@
-"""`segmodels list | info | train | predict | tune-crf | export`: the library on the command line.
+"""`segmodels list | info | train | predict | drift | tune-crf | export`: the library on the command line.
 
 A command imports what it uses when it runs; `--help` imports neither torch nor numpy.
 """
@@ -32,7 +32,6 @@ _USERS = {
     "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
     "segmodels.drift": ("DriftError",),
-    "segmodels.remote": ("RemoteError",),
 }
 
 app = typer.Typer(
@@ -148,14 +147,19 @@ def train(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, videos, or folders of them.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Images, videos, rasters; folders or s3:// prefixes of them."),
+    ],
     model: Annotated[Path, typer.Option(help="The model folder.")],
-    out: Annotated[Path, typer.Option(help="Where the results go.")],
+    out: Annotated[str, typer.Option(help="Where the results go: a folder, or s3://bucket/prefix.")],
     overlay: Annotated[bool, typer.Option(help="Write the image under the classes' colours, too.")] = True,
     masks: Annotated[bool, typer.Option(help="Write class ids; of a video, a PNG for each frame.")] = True,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
     scales: Annotated[str, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = "1",
-    window: Annotated[str | None, typer.Option(metavar="HxW", help="Predict in windows of this size.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Predict in windows of this size; rasters always are.")
+    ] = None,
     crf: Annotated[
         str | None, typer.Option(metavar="FILE|default", help="Refine by a dense CRF; `tune-crf` writes the file.")
     ] = None,
@@ -163,19 +167,21 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict also what has its results.")] = False,
 ) -> None:
-    """Predicts images and videos.
+    """Predicts images, videos and rasters.
 
     a.jpg gives a.png (class ids, with the classes' colours as palette) and a.overlay.jpg; a.mp4 gives the folder
-    a.masks with a PNG for each frame, and a.overlay.mp4. Folders keep their structure. What has its results already
-    is skipped, so an interrupted command goes on.
+    a.masks with a PNG for each frame, and a.overlay.mp4; a GeoTIFF, or a TIFF too large for memory, gives a.tif, where
+    it lies on the earth, and a.overlay.tif. Folders keep their structure. What has its results already is skipped, so
+    an interrupted command goes on.
     """
-    from segmodels import predicting
+    from segmodels import predicting, rasters, remote
 
     if not (overlay or masks):
         raise CommandError("--no-overlay and --no-masks leave nothing to write")
     factors, size = _scales(scales), _window(window)
-    found, problems = predicting.find_inputs(inputs, out)
-    jobs = predicting.plan(found, out, masks=masks, overlays=overlay)
+    place = remote.Store(out) if remote.is_remote(out) else Path(out)
+    found, problems = predicting.find_inputs(inputs, place)
+    jobs = predicting.plan(found, place, masks=masks, overlays=overlay)
 
     import torch
 
@@ -204,7 +210,15 @@ def predict(
             bar.update(task, advance=1, description=job.input.path.name)
 
         outcome = predicting.run(
-            jobs, predictor, overwrite=overwrite, alpha=alpha, on_frame=on_frame, on_done=on_done, on_problem=_complain
+            jobs,
+            predictor,
+            overwrite=overwrite,
+            alpha=alpha,
+            # Pixel for pixel where the model has an input size: how much smaller its training images became is unknown.
+            window=size or predictor.image_size or rasters.WINDOW,
+            on_frame=on_frame,
+            on_done=on_done,
+            on_problem=_complain,
         )
     failed = len(problems) + len(outcome.problems)
     parts = [f"{outcome.written} written"]
@@ -212,6 +226,54 @@ def predict(
     parts += [f"{failed} failed"] if failed else []
     print(f"{', '.join(parts)}; {out}")
     if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def drift(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="The model folder.")],
+    reference: Annotated[Path, typer.Option(help="The profile.json that evaluation wrote for this model.")],
+    out: Annotated[list[Path], typer.Option(help="What to write: a .html, .json or .prom file; may be repeated.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Tells whether images are still like those a model was trained on, and its predictions as they were.
+
+    Brightness, contrast, colours, sharpness, noise and size are compared with the training images', class mix and
+    confidence with those on evaluated images; the report names what moved, which images to label first, and how to
+    retrain.
+    """
+    import torch
+
+    from segmodels import drift_report as reporting
+    from segmodels.drift import DriftError, Profile
+    from segmodels.predicting import find_inputs
+
+    for path in out:
+        reporting.check_suffix(path)
+    profile = Profile.read(reference)
+    found, problems = find_inputs(images, out[0])
+    paths = [item.path for item in found if item.kind == "image"]
+    if not paths:
+        raise DriftError(problems[0] if problems else f"{images[0]}: holds no image")
+    with _progress() as bar:
+        task = bar.add_task("", total=len(paths), frames="")
+        report, seen, predictor = reporting.measure(
+            paths,
+            model,
+            profile,
+            device=_device(device, torch.cuda.is_available()),
+            on_done=lambda path: bar.update(task, advance=1, description=path.name),
+        )
+    for problem in (*problems, *report.problems):
+        _complain(problem)
+    for path in out:
+        reporting.write(path, report, profile, seen, predictor)
+    print(report.drift.verdict)
+    if report.label:
+        print(f"label {report.label} images first, beginning with {report.candidates[0].path}")
+    print(", ".join(str(path) for path in out))
+    if problems or report.problems:
         raise typer.Exit(1)
 
 

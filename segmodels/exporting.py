@@ -76,9 +76,8 @@ class Complete(nn.Module):
     def __init__(self, model: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.model, self.size = model, config.image_size
-        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.mean = nn.Buffer(torch.tensor(config.mean))
+        self.std = nn.Buffer(torch.tensor(config.std))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images, uint8 `[N, H, W, channels]`, to class ids, uint8 `[N, H, W]`, and their probability `[N, H, W]`."""
@@ -306,9 +305,9 @@ def _agreement(
             total += given[0, 0].numel()
         return same / total, total
     predictor = Predictor(folder, "cpu")
-    for batch in _batches(images):
-        given, _ = _ran(run, torch.tensor(np.stack(batch)), *batch[0].shape[:2])
-        wanted = np.stack([predictor.predict(image) for image in batch])
+    for group in _batches(images):
+        given, _ = _ran(run, torch.tensor(np.stack(group)), *group[0].shape[:2])
+        wanted = np.stack([predictor.predict(image) for image in group])
         if given.shape != wanted.shape:
             raise ExportError(f"its file gives {list(given.shape)} for {list(wanted.shape)}")
         same += int((given.numpy() == wanted).sum())

@@ -161,9 +161,18 @@ def _measure(plain: Path, small: Path, data: Path, classes: int, calibrated: int
     first = next(_validation(data))[0]
     miou_float, miou = (scores(matrix.numpy())["miou"] for matrix in matrices)
     ms_float, ms = _milliseconds(runs, first)
-    sizes = (path.stat().st_size / 1e6 for path in (plain, small))
     return Quantized(
-        small, images, calibrated, miou_float, miou, same / total, ms_float, ms, *sizes, torch.get_num_threads()
+        path=small,
+        images=images,
+        calibration_images=calibrated,
+        miou_float=miou_float,
+        miou=miou,
+        agreement=same / total,
+        ms_float=ms_float,
+        ms=ms,
+        megabytes_float=plain.stat().st_size / 1e6,
+        megabytes=small.stat().st_size / 1e6,
+        threads=torch.get_num_threads(),
     )
 
 
