@@ -28,7 +28,7 @@ PROFILE_FILE = "profile.json"
 FORMAT = 1
 # A profile stays small however large the dataset: so many images, spread evenly over it.
 REFERENCE_IMAGES = 400
-ALPHA = 0.05
+ALPHA = 0.01
 # The population stability index from which practice speaks of a moderate and of a large shift.
 MODERATE, LARGE = 0.1, 0.25
 # Fewer images than these say little, whatever the distance.
@@ -39,11 +39,11 @@ COLORS, CLASSES, CONFIDENCE = "colours", "class mix", "confidence"
 MEANINGS = {
     "brightness": "mean luma, 0..1",
     "contrast": "spread of luma over its mean",
-    "saturation": "mean distance of the strongest from the weakest channel, over the strongest",
+    "saturation": "distance of the strongest from the weakest channel, over the strongest",
     "warmth": "log of red over blue",
     "tint": "log of green over the mean of red and blue",
-    "sharpness": "log of fine over coarse gradients",
-    "noise": "log of the grain's standard deviation, grey levels",
+    "sharpness": "log of fine over coarse gradients, without the grain",
+    "noise": "log of the grain's standard deviation over the mean luma",
     "pixels": "log10 of width times height",
     "aspect": "log of width over height",
     COLORS: "histogram of red, green and blue",
@@ -163,7 +163,7 @@ class Finding:
         distance: Kolmogorov-Smirnov, or Jensen-Shannon divergence in bits; 0..1.
         threshold: The distance that samples of this size from the reference exceed in `alpha` of all draws.
         p: Chance of any such distance among all numbers where there is no drift.
-        psi: Population stability index.
+        psi: Population stability index, less what chance adds to it.
         shift: Difference of the means, in standard deviations of the reference; NaN for distributions.
         reference: Mean in the reference; NaN for distributions.
         mean: Mean in these images; NaN for distributions.
@@ -232,18 +232,22 @@ def describe(image: np.ndarray) -> Seen:
     colors = thin.reshape(-1, 3).astype(np.float32)
     luma = colors @ _LUMA
     mean = float(luma.mean())
-    strongest = colors.max(1)
+    # Means over blocks, whose colours grain does not change.
+    blocks = thin[: len(thin) // 4 * 4, : thin.shape[1] // 4 * 4].astype(np.float32)
+    blocks = blocks.reshape(blocks.shape[0] // 4, 4, blocks.shape[1] // 4, 4, 3).mean((1, 3))
+    strongest, weakest = float(blocks.max(2).mean()), float(blocks.min(2).mean())
     red, green, blue = (float(v) + 1.0 for v in colors.mean(0))
     top, left = max(0, (height - _CROP) // 2), max(0, (width - _CROP) // 2)
     sharpness, noise = _texture(image[top : top + _CROP, left : left + _CROP].astype(np.float32) @ _LUMA)
     inputs = [
         mean / 255,
         float(luma.std()) / (mean + 1.0),
-        float(((strongest - colors.min(1)) / (strongest + 1.0)).mean()),
+        (strongest - weakest) / (strongest + 1.0),
         math.log(red / blue),
         math.log(2 * green / (red + blue)),
         sharpness,
-        noise,
+        # The grain of a darker picture is weaker, too: that is no other noise.
+        math.log((noise + 0.1) / (mean + 1.0)),
         math.log10(height * width),
         math.log(width / height),
     ]
@@ -591,6 +595,7 @@ def _finding(
     profile: Profile, sample: _Sample, name: str, distance: float, threshold: float, p: float, *, drifted: bool
 ) -> Finding:
     shift = reference = mean = math.nan
+    count = len(profile.mix) if name in (CLASSES, CONFIDENCE) else len(profile.inputs)
     if name in (COLORS, CLASSES):
         before, now = (profile.colors, sample.colors) if name == COLORS else (profile.mix, sample.mix)
         assert now is not None
@@ -600,7 +605,8 @@ def _finding(
         reference, mean = float(before.mean()), float(now.mean())
         shift = (mean - reference) / max(float(before.std()), float(_least(np.array(reference))))
         shares = _in_tenths(before, now)
-    return Finding(name, float(distance), float(threshold), float(p), _psi(*shares), shift, reference, mean, drifted)
+    psi = _psi(*shares, (count, len(sample.inputs)))
+    return Finding(name, float(distance), float(threshold), float(p), psi, shift, reference, mean, drifted)
 
 
 def _in_tenths(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -614,10 +620,12 @@ def _in_tenths(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndar
     return first / len(before), second / len(now)
 
 
-def _psi(before: np.ndarray, now: np.ndarray) -> float:
-    """Population stability index; empty bins count as a tenth of a per mille."""
-    before, now = before.clip(1e-4), now.clip(1e-4)
-    return float(((now - before) * np.log(now / before)).sum())
+def _psi(before: np.ndarray, now: np.ndarray, sizes: tuple[int, int]) -> float:
+    """Population stability index of shares of so many images, less what chance adds to it; at least 0."""
+    # Half an image for an empty bin: its logarithm would be infinite.
+    first, second = (np.maximum(v, 0.5 / n) for v, n in zip((before, now), sizes, strict=True))
+    chance = (len(before) - 1) * (1 / sizes[0] + 1 / sizes[1])
+    return max(0.0, float(((second - first) * np.log(second / first)).sum()) - chance)
 
 
 def _least(mean: np.ndarray) -> np.ndarray:
@@ -639,15 +647,18 @@ def _in_words(finding: Finding) -> str:
 
 
 def _texture(luma: np.ndarray) -> tuple[float, float]:
-    """Sharpness and noise of luma `[H, W]`, grey levels."""
-    fine = np.square(np.diff(luma, axis=0)).mean() + np.square(np.diff(luma, axis=1)).mean()
-    coarse = np.square(luma[2:] - luma[:-2]).mean() + np.square(luma[:, 2:] - luma[:, :-2]).mean()
+    """Sharpness, and the standard deviation of the noise in grey levels, of luma `[H, W]`."""
     # Second differences in both directions cancel edges and slopes; the median leaves texture out (Immerkaer, 1996,
     # with a robust mean).
     rows = luma[:-2] - 2 * luma[1:-1] + luma[2:]
     grain = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
     noise = float(np.median(np.abs(grain))) / (6 * 0.6745)
-    return math.log((float(fine) + 0.01) / (float(coarse) + 0.01)), math.log(noise + 0.1)
+    fine = np.square(np.diff(luma, axis=0)).mean() + np.square(np.diff(luma, axis=1)).mean()
+    coarse = np.square(luma[2:] - luma[:-2]).mean() + np.square(luma[:, 2:] - luma[:, :-2]).mean()
+    # Grain gives each of the two squared differences twice its variance; a tenth is left where it is all there is.
+    of_grain = 4 * noise**2
+    sharp, smooth = (max(float(v) - of_grain, 0.1 * float(v)) + 0.01 for v in (fine, coarse))
+    return math.log(sharp / smooth), noise
 
 
 def _rounded(values: np.ndarray, digits: int = _DIGITS) -> Any:
