@@ -595,17 +595,15 @@ def _finding(
     profile: Profile, sample: _Sample, name: str, distance: float, threshold: float, p: float, *, drifted: bool
 ) -> Finding:
     shift = reference = mean = math.nan
-    count = len(profile.mix) if name in (CLASSES, CONFIDENCE) else len(profile.inputs)
     if name in (COLORS, CLASSES):
         before, now = (profile.colors, sample.colors) if name == COLORS else (profile.mix, sample.mix)
         assert now is not None
-        shares = before.mean(0) / before.mean(0).sum(), now.mean(0) / now.mean(0).sum()
+        psi = _psi(before.mean(0) / before.mean(0).sum(), now.mean(0) / now.mean(0).sum())
     else:
         before, now = _numbers(profile, sample, name)
         reference, mean = float(before.mean()), float(now.mean())
         shift = (mean - reference) / max(float(before.std()), float(_least(np.array(reference))))
-        shares = _in_tenths(before, now)
-    psi = _psi(*shares, (count, len(sample.inputs)))
+        psi = _psi(*_in_tenths(before, now), (len(before), len(now)))
     return Finding(name, float(distance), float(threshold), float(p), psi, shift, reference, mean, drifted)
 
 
@@ -620,11 +618,18 @@ def _in_tenths(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndar
     return first / len(before), second / len(now)
 
 
-def _psi(before: np.ndarray, now: np.ndarray, sizes: tuple[int, int]) -> float:
-    """Population stability index of shares of so many images, less what chance adds to it; at least 0."""
-    # Half an image for an empty bin: its logarithm would be infinite.
-    first, second = (np.maximum(v, 0.5 / n) for v, n in zip((before, now), sizes, strict=True))
-    chance = (len(before) - 1) * (1 / sizes[0] + 1 / sizes[1])
+def _psi(before: np.ndarray, now: np.ndarray, counts: tuple[int, int] | None = None) -> float:
+    """Population stability index of two distributions, less what chance adds to it; at least 0.
+
+    Args:
+        before: Shares in the reference.
+        now: Shares here.
+        counts: How many numbers each was counted from; None for shares of pixels, which are no independent draws.
+    """
+    # Half a count for an empty bin, whose logarithm would be infinite.
+    least = (1e-4, 1e-4) if counts is None else (0.5 / counts[0], 0.5 / counts[1])
+    first, second = np.maximum(before, least[0]), np.maximum(now, least[1])
+    chance = 0.0 if counts is None else (len(before) - 1) * (1 / counts[0] + 1 / counts[1])
     return max(0.0, float(((second - first) * np.log(second / first)).sum()) - chance)
 
 

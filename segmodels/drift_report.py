@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class Report:
         """How the labelled images become another model, line by line."""
         return [
             "# the dataset folder of `data.source` in params.yaml: photos/images, photos/labels",
-            f"cp {' '.join(str(c.path) for c in self.candidates[: self.label])} photos/images/",
+            f"cp {shlex.join(str(c.path) for c in self.candidates[: self.label])} photos/images/",
             "# label each as photos/labels/NAME.png: class ids, 255 where nobody can tell",
             "dvc repro -f download   # takes the images in",
             "dvc repro               # validates, trains, evaluates, registers",
