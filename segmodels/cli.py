@@ -1,4 +1,4 @@
-"""`segmodels list | info | train | predict | serve | tune-crf | export`: the library on the command line.
+"""`segmodels list | info | train | predict | serve | drift | tune-crf | export`: the library on the command line.
 
 A command imports what it uses when it runs; `--help` imports neither torch nor numpy.
 """
@@ -32,6 +32,7 @@ _USERS = {
     "segmodels.sources": ("AddressError", "SourceError"),
     "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
+    "segmodels.drift": ("DriftError",),
 }
 
 app = typer.Typer(
@@ -154,14 +155,19 @@ def train(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, videos, or folders of them.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Images, videos, rasters; folders or s3:// prefixes of them."),
+    ],
     model: Annotated[str, typer.Option(help="The model folder, or models:/NAME@ALIAS of MLflow's registry.")],
-    out: Annotated[Path, typer.Option(help="Where the results go.")],
+    out: Annotated[str, typer.Option(help="Where the results go: a folder, or s3://bucket/prefix.")],
     overlay: Annotated[bool, typer.Option(help="Write the image under the classes' colours, too.")] = True,
     masks: Annotated[bool, typer.Option(help="Write class ids; of a video, a PNG for each frame.")] = True,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
     scales: Annotated[str, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = "1",
-    window: Annotated[str | None, typer.Option(metavar="HxW", help="Predict in windows of this size.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Predict in windows of this size; rasters always are.")
+    ] = None,
     crf: Annotated[
         str | None, typer.Option(metavar="FILE|default", help="Refine by a dense CRF; `tune-crf` writes the file.")
     ] = None,
@@ -169,19 +175,21 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict also what has its results.")] = False,
 ) -> None:
-    """Predicts images and videos.
+    """Predicts images, videos and rasters.
 
     a.jpg gives a.png (class ids, with the classes' colours as palette) and a.overlay.jpg; a.mp4 gives the folder
-    a.masks with a PNG for each frame, and a.overlay.mp4. Folders keep their structure. What has its results already
-    is skipped, so an interrupted command goes on.
+    a.masks with a PNG for each frame, and a.overlay.mp4; a GeoTIFF, or a TIFF too large for memory, gives a.tif, where
+    it lies on the earth, and a.overlay.tif. Folders keep their structure. What has its results already is skipped, so
+    an interrupted command goes on.
     """
-    from segmodels import predicting
+    from segmodels import predicting, rasters, remote
 
     if not (overlay or masks):
         raise CommandError("--no-overlay and --no-masks leave nothing to write")
     factors, size = _scales(scales), _window(window)
-    found, problems = predicting.find_inputs(inputs, out)
-    jobs = predicting.plan(found, out, masks=masks, overlays=overlay)
+    place = remote.Store(out) if remote.is_remote(out) else Path(out)
+    found, problems = predicting.find_inputs(inputs, place)
+    jobs = predicting.plan(found, place, masks=masks, overlays=overlay)
 
     import torch
 
@@ -211,7 +219,15 @@ def predict(
             bar.update(task, advance=1, description=job.input.path.name)
 
         outcome = predicting.run(
-            jobs, predictor, overwrite=overwrite, alpha=alpha, on_frame=on_frame, on_done=on_done, on_problem=_complain
+            jobs,
+            predictor,
+            overwrite=overwrite,
+            alpha=alpha,
+            # Pixel for pixel where the model has an input size: how much smaller its training images became is unknown.
+            window=size or predictor.image_size or rasters.WINDOW,
+            on_frame=on_frame,
+            on_done=on_done,
+            on_problem=_complain,
         )
     failed = len(problems) + len(outcome.problems)
     parts = [f"{outcome.written} written"]
@@ -280,6 +296,54 @@ def serve(
     )
 
 
+@app.command()
+def drift(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="The model folder.")],
+    reference: Annotated[Path, typer.Option(help="The profile.json that evaluation wrote for this model.")],
+    out: Annotated[list[Path], typer.Option(help="What to write: a .html, .json or .prom file; may be repeated.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Tells whether images are still like those a model was trained on, and its predictions as they were.
+
+    Brightness, contrast, colours, sharpness, noise and size are compared with the training images', class mix and
+    confidence with those on evaluated images; the report names what moved, which images to label first, and how to
+    retrain.
+    """
+    import torch
+
+    from segmodels import drift_report as reporting
+    from segmodels.drift import DriftError, Profile
+    from segmodels.predicting import find_inputs
+
+    for path in out:
+        reporting.check_suffix(path)
+    profile = Profile.read(reference)
+    found, problems = find_inputs(images, out[0])
+    paths = [item.path for item in found if item.kind == "image"]
+    if not paths:
+        raise DriftError(problems[0] if problems else f"{images[0]}: holds no image")
+    with _progress() as bar:
+        task = bar.add_task("", total=len(paths), frames="")
+        report, seen, predictor = reporting.measure(
+            paths,
+            model,
+            profile,
+            device=_device(device, torch.cuda.is_available()),
+            on_done=lambda path: bar.update(task, advance=1, description=path.name),
+        )
+    for problem in (*problems, *report.problems):
+        _complain(problem)
+    for path in out:
+        reporting.write(path, report, profile, seen, predictor)
+    print(report.drift.verdict)
+    if report.label:
+        print(f"label {report.label} images first, beginning with {report.candidates[0].path}")
+    print(", ".join(str(path) for path in out))
+    if problems or report.problems:
+        raise typer.Exit(1)
+
+
 @app.command("tune-crf")
 def tune_crf_command(
     model: Annotated[Path, typer.Argument(help="The model folder.")],
@@ -320,16 +384,29 @@ def export(
     folder: Annotated[Path, typer.Argument(help="The model folder.")],
     format: Annotated[ExportFormat, typer.Option(help="The file's format.")],  # noqa: A002
     out: Annotated[Path, typer.Option(help="The file to write.")],
+    raw: Annotated[bool, typer.Option("--raw", help="The bare network: normalised batches to logits.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise ONNX to 8-bit integers; needs --data.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder to check and calibrate on.")] = None,
 ) -> None:
     """Writes a model as one file.
 
-    It takes normalised float32 batches of any size, [N, channels, H, W], gives the logits [N, classes, H, W], and
-    carries model.json (classes, mean, standard deviation). The file appears when it gives the model's own results.
+    It takes images, RGB uint8 [N, H, W, 3] of any size, and gives class ids, uint8 [N, H, W], and their probability;
+    with --raw it takes normalised float32 batches [N, channels, H, W] and gives logits. It carries model.json (classes,
+    mean, standard deviation) and interface.json (inputs and outputs), and appears when it gives real images the classes
+    that the model gives them: the validation images of --data, or some of `streets`.
     """
+    if int8:
+        if format is not ExportFormat.onnx or raw:
+            raise CommandError("--int8 writes images to class ids in ONNX; give --format onnx without --raw")
+        if data is None:
+            raise CommandError("--int8 needs --data, a dataset folder: train calibrates, val tells what it costs")
+        from segmodels.quantizing import export_int8
+
+        print(export_int8(folder, out, data))
+        return
     from segmodels.exporting import export as write
 
-    checked = write(folder, out, format.value)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {checked}")
+    print(write(folder, out, format.value, raw=raw, data=data))
 
 
 def _shown(settings: CRFSettings | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import statistics
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels import visualize
+from segmodels import drift, visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet, normalize, resize_image
@@ -51,6 +53,7 @@ class Quality:
         ece: Expected calibration error.
         image_miou: mIoU of each image alone, in the order of the split.
         per_image: What each image counted.
+        predicted: What `segmodels.drift` keeps of the predictions, of images spread evenly over the split.
     """
 
     split: str
@@ -59,6 +62,7 @@ class Quality:
     ece: float
     image_miou: list[float]
     per_image: PerImage
+    predicted: list[tuple[np.ndarray, float, np.ndarray]]
 
 
 def evaluate(
@@ -66,8 +70,8 @@ def evaluate(
 ) -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
-    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `pictures/` and
-    `predictions/`.
+    `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `profile.json`
+    (`segmodels.drift`), `pictures/` and `predictions/`.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,6 +93,8 @@ def evaluate(
     torch.manual_seed(seed)
     quality, listed = _measure(model, config, data, split, settings, part)
     _write_quality(part, config, quality)
+    profile = drift.build_profile(data, config.class_names, split, quality.predicted, _as_predicted(settings))
+    profile.write(part / drift.PROFILE_FILE)
     size = settings.image_size or config.image_size or read_label(listed[0].label).shape
     _write_speed(part, model, config, _network_input(listed[0], config, (size[0], size[1])))
     _write_pictures(part, config, listed, quality.image_miou)
@@ -107,6 +113,8 @@ def _measure(
     total = np.zeros((classes, classes), np.int64)
     image_miou: list[float] = []
     counts: list[ImageCounts] = []
+    predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
+    kept = set(drift.spread(len(decoded)))
     batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
     for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
@@ -117,6 +125,8 @@ def _measure(
         confidence, prediction = (x.cpu() for x in probs.max(1))
         prediction = prediction.to(torch.uint8)
         for sure, one, label in zip(confidence, prediction, labels, strict=True):
+            if len(counts) in kept:
+                predicted.append(drift.describe_prediction(one.numpy(), sure.numpy(), classes))
             sample = decoded.samples[len(counts)]
             Image.fromarray(one.numpy()).save(part / "predictions" / f"{sample.id}.png", compress_level=1)
             boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
@@ -128,7 +138,7 @@ def _measure(
             counts.append(ImageCounts.of(sample.id, matrix, boundary.compute(), calibration.sums()))
     each = PerImage.of(config.class_names, counts)
     ece = float(calibration_error(each.calibration.sum(0)))
-    quality = Quality(split, total, _column_means(each.boundary_f1), ece, image_miou, each)
+    quality = Quality(split, total, _column_means(each.boundary_f1), ece, image_miou, each, predicted)
     return quality, decoded.samples
 
 
@@ -150,6 +160,12 @@ def _column_means(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(values.shape[1], np.nan), where=known.any(0))
+
+
+def _as_predicted(settings: EvaluateSettings) -> dict[str, Any]:
+    """The keywords of a `Predictor` that predicts as the evaluation does."""
+    chosen = dataclasses.asdict(settings)
+    return {key: chosen[key] for key in ("flip", "scales", "window", "stride", "image_size", "crf")}
 
 
 def _own_miou(matrix: np.ndarray) -> float:

@@ -1,14 +1,19 @@
 """Predictions for files: which inputs there are, what their results are called, and how those are written.
 
 An image `a.jpg` gives `a.png`, the class ids with the classes' colours as palette, and `a.overlay.jpg`. A video
-`a.mp4` gives the folder `a.masks/` with `000000.png` for its first frame, and `a.overlay.mp4`. What lies in a given
+`a.mp4` gives the folder `a.masks/` with `000000.png` for its first frame, and `a.overlay.mp4`. A raster, which is a
+TIFF with a place on the earth or too large to be decoded whole, gives `a.tif` and `a.overlay.tif`. What lies in a given
 folder keeps its place below it. A result appears when it is complete, and what exists is not computed again.
+
+Inputs and results may lie in an object store: they pass through a temporary folder, one at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from segmodels import rasters
 from segmodels.data.dataset import IMAGE_SUFFIXES, DatasetError, read_image, replace_folder
+from segmodels.remote import RemoteError, Store, is_remote
 from segmodels.visualize import overlay
 
 if TYPE_CHECKING:
@@ -30,6 +37,14 @@ VIDEO_SUFFIXES = frozenset(
     | {".3gp", ".gif"}
 )
 JPEG_QUALITY = 92
+
+Kind = Literal["image", "video", "raster"]
+_RESULTS: dict[Kind, tuple[str, str]] = {
+    "image": (".png", ".overlay.jpg"),
+    "video": (".masks", ".overlay.mp4"),
+    "raster": (".tif", ".overlay.tif"),
+}
+_FIRST_FRAME = "000000.png"
 
 
 class Model(Protocol):
@@ -46,28 +61,47 @@ class Input:
     """A file to predict.
 
     Attributes:
-        path: The file.
+        path: The file; in a store its name there.
         place: Its path below the folder it was found in, or its name; its results are called so, without the suffix.
-        kind: Image or video.
+        kind: Image, video or raster.
+        store: Where it lies; None on this machine.
     """
 
     path: Path
     place: Path
-    kind: Literal["image", "video"]
+    kind: Kind
+    store: Store | None = None
+
+    @property
+    def shown(self) -> str:
+        """What it is called in messages."""
+        return str(self.path) if self.store is None else self.store.address(self.path.as_posix())
+
+    @property
+    def identity(self) -> Path | str:
+        """The same for the same file only."""
+        return self.path.resolve() if self.store is None else self.shown
 
 
 @dataclass
 class Job:
-    """An input and where its results go; None where that result is not wanted."""
+    """An input and where its results go; None where that result is not wanted.
+
+    In a `store` the results' paths are their names there.
+    """
 
     input: Input
     masks: Path | None
     overlay: Path | None
+    store: Store | None = None
 
     @property
     def done(self) -> bool:
         """Whether every result exists."""
-        return all(p.exists() for p in (self.masks, self.overlay) if p is not None)
+        results = [p for p in (self.masks, self.overlay) if p is not None]
+        if self.store is None:
+            return all(p.exists() for p in results)
+        return all(self.store.has(p.as_posix(), first=_FIRST_FRAME if p.suffix == ".masks" else "") for p in results)
 
 
 @dataclass
@@ -79,14 +113,29 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def find_inputs(paths: Sequence[Path], out: Path) -> tuple[list[Input], list[str]]:
+def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[Input], list[str]]:
     """The files behind the given paths, folders with all that is below them, and a sentence for each bad path.
 
     Results of an earlier run, which lie under `out`, are no inputs.
+
+    Args:
+        paths: Files, folders, and addresses of objects or of prefixes (`s3://bucket/prefix`).
+        out: Where the results go.
     """
     found: list[Input] = []
     problems: list[str] = []
-    for path in paths:
+    for given in paths:
+        if isinstance(given, str) and is_remote(given):
+            try:
+                inside = _stored(Store(given), out)
+            except RemoteError as error:
+                problems.append(str(error))
+                continue
+            if not inside:
+                problems.append(f"{given}: holds no image and no video")
+            found += inside
+            continue
+        path = Path(given)
         if path.is_dir():
             inside = [Input(p, p.relative_to(path), _kind(p)) for p in _media(path, out)]
             if not inside:
@@ -96,11 +145,11 @@ def find_inputs(paths: Sequence[Path], out: Path) -> tuple[list[Input], list[str
             found.append(Input(path, Path(path.name), _kind(path)))
         else:
             problems.append(f"{path}: no such file or folder")
-    unique = {item.path.resolve(): item for item in reversed(found)}
+    unique = {item.identity: item for item in reversed(found)}
     return list(reversed(unique.values())), problems
 
 
-def plan(inputs: Sequence[Input], out: Path, *, masks: bool = True, overlays: bool = True) -> list[Job]:
+def plan(inputs: Sequence[Input], out: Path | Store, *, masks: bool = True, overlays: bool = True) -> list[Job]:
     """Gives each input's results a name of their own.
 
     Inputs that differ in their suffix alone keep it (`a.jpg.png`); those that still collide get the name of their
@@ -109,15 +158,18 @@ def plan(inputs: Sequence[Input], out: Path, *, masks: bool = True, overlays: bo
     Raises:
         DatasetError: A result would replace an input.
     """
-    sources = {item.path.resolve() for item in inputs}
+    sources = {item.identity for item in inputs}
+    store = out if isinstance(out, Store) else None
+    folder = Path() if isinstance(out, Store) else out
     jobs = []
     for item, name in zip(inputs, _names(inputs), strict=True):
-        stem, suffixes = out / name, (".png", ".overlay.jpg") if item.kind == "image" else (".masks", ".overlay.mp4")
-        places = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+        stem = folder / name
+        places = [stem.with_name(stem.name + suffix) for suffix in _RESULTS[item.kind]]
         for place in places:
-            if place.resolve() in sources:
-                raise DatasetError(f"{place}: is an input and would be replaced; choose another folder for the results")
-        jobs.append(Job(item, places[0] if masks else None, places[1] if overlays else None))
+            shown = store.address(place.as_posix()) if store else str(place)
+            if (shown if store else place.resolve()) in sources:
+                raise DatasetError(f"{shown}: is an input and would be replaced; choose another folder for the results")
+        jobs.append(Job(item, places[0] if masks else None, places[1] if overlays else None, store))
     return jobs
 
 
@@ -127,6 +179,7 @@ def run(
     *,
     overwrite: bool = False,
     alpha: float = 0.5,
+    window: tuple[int, int] = rasters.WINDOW,
     on_frame: Callable[[Job], None] = lambda job: None,
     on_done: Callable[[Job], None] = lambda job: None,
     on_problem: Callable[[str], None] = lambda problem: None,
@@ -138,7 +191,8 @@ def run(
         model: What predicts.
         overwrite: Computes also what exists.
         alpha: How much of the colours is seen in overlays, 0..1.
-        on_frame: Called after each frame of a video.
+        window: (height, width) in which rasters are predicted.
+        on_frame: Called after each frame of a video and each window of a raster.
         on_done: Called after each input, whatever became of it.
         on_problem: Called with the sentence about an input that failed.
     """
@@ -148,17 +202,16 @@ def run(
             if job.done and not overwrite:
                 outcome.skipped += 1
             else:
-                _parent(job)
-                if job.input.kind == "image":
-                    _predict_image(job, model, alpha)
-                else:
-                    _predict_video(job, model, alpha, on_frame)
+                with _staged(job) as here:
+                    _predict(here, model, alpha, window, on_frame)
                 outcome.written += 1
         except DatasetError as error:
             outcome.problems.append(str(error))
             on_problem(str(error))
         except RuntimeError as error:  # torch: not enough memory, an image smaller than the network takes
-            problem = f"{job.input.path}: the network failed ({str(error).splitlines()[0]}); --window takes less memory"
+            problem = (
+                f"{job.input.shown}: the network failed ({str(error).splitlines()[0]}); --window takes less memory"
+            )
             outcome.problems.append(problem)
             on_problem(problem)
         on_done(job)
@@ -185,6 +238,52 @@ def _predict_image(job: Job, model: Model, alpha: float) -> None:
     if job.overlay is not None:
         picture = Image.fromarray(overlay(image, label, palette, alpha))
         _save(picture, job.overlay, "JPEG", quality=JPEG_QUALITY)
+
+
+def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_frame: Callable[[Job], None]) -> None:
+    """Predicts what lies on this machine, to this machine."""
+    _parent(job)
+    if job.input.kind == "image":
+        _predict_image(job, model, alpha)
+    elif job.input.kind == "video":
+        _predict_video(job, model, alpha, on_frame)
+    else:
+        rasters.predict_raster(
+            job.input.path,
+            model.predict,
+            model.config.palette,
+            masks=job.masks,
+            overlays=job.overlay,
+            window=window,
+            alpha=alpha,
+            on_window=lambda: on_frame(job),
+        )
+
+
+@contextlib.contextmanager
+def _staged(job: Job) -> Iterator[Job]:
+    """The job with all its files on this machine; leaving it stores what was written."""
+    source, store = job.input, job.store
+    if source.store is None and store is None:
+        yield job
+        return
+    with tempfile.TemporaryDirectory(prefix="segmodels-") as held:
+        path = source.path
+        if source.store is not None:
+            path = Path(held, source.place.name)
+            source.store.fetch(source.path.as_posix(), path)
+        local = {p: Path(held, "results", p.name) if store else p for p in (job.masks, job.overlay) if p is not None}
+        try:
+            yield Job(
+                Input(path, source.place, source.kind),
+                local[job.masks] if job.masks is not None else None,
+                local[job.overlay] if job.overlay is not None else None,
+            )
+        except DatasetError as error:
+            raise DatasetError(str(error).replace(str(path), source.shown)) from None
+        if store is not None:
+            for name, result in local.items():
+                store.put(result, name.as_posix())
 
 
 def _predict_video(job: Job, model: Model, alpha: float, on_frame: Callable[[Job], None]) -> None:
@@ -285,21 +384,48 @@ class _Film:
         self.container.close()
 
 
-def _media(folder: Path, out: Path) -> Iterator[Path]:
+def _media(folder: Path, out: Path | Store) -> Iterator[Path]:
     """Images and videos under `folder`, sorted; hidden ones and those under `out` left out."""
-    results = out.resolve()
+    results = out.resolve() if isinstance(out, Path) else None
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not path.is_file():
             continue
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if results != folder.resolve() and path.resolve().is_relative_to(results):
+        if results not in (None, folder.resolve()) and path.resolve().is_relative_to(results):
             continue
         yield path
 
 
-def _kind(path: Path) -> Literal["image", "video"]:
+def _stored(store: Store, out: Path | Store) -> list[Input]:
+    """Images and videos in a store, sorted; hidden ones and those under `out` left out."""
+    if store.is_file:
+        name = store.url.rpartition("/")[2]
+        return [_stored_input(store.parent(), name)]
+    results = f"{out.url}/" if isinstance(out, Store) and out.url != store.url else None
+    found = []
+    for name in sorted(store.files):
+        path = Path(name)
+        if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or any(p.startswith(".") for p in path.parts):
+            continue
+        if results is None or not store.address(name).startswith(results):
+            found.append(_stored_input(store, name))
+    return found
+
+
+def _stored_input(store: Store, name: str) -> Input:
+    suffix = Path(name).suffix.lower()
+    kind: Kind = "image" if suffix in IMAGE_SUFFIXES else "video"
+    if suffix in rasters.SUFFIXES:
+        with store.open(name) as file:
+            kind = "raster" if rasters.is_raster(file) else "image"
+    return Input(Path(name), Path(name), kind, store)
+
+
+def _kind(path: Path) -> Kind:
     suffix = path.suffix.lower()
+    if suffix in rasters.SUFFIXES and rasters.is_raster(path):
+        return "raster"
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
@@ -316,7 +442,7 @@ def _names(inputs: Sequence[Input]) -> list[str]:
 
     def forms(item: Input) -> list[str]:
         whole = item.place.as_posix()
-        return [item.place.with_suffix("").as_posix(), whole, f"{item.path.resolve().parent.name}/{whole}"]
+        return [item.place.with_suffix("").as_posix(), whole, f"{_folder(item)}/{whole}"]
 
     names = [forms(item)[0] for item in inputs]
     for level in (1, 2):
@@ -330,6 +456,11 @@ def _names(inputs: Sequence[Input]) -> list[str]:
             number += 1
         taken.add(names[index].casefold())
     return names
+
+
+def _folder(item: Input) -> str:
+    """The name of the folder that holds it."""
+    return item.path.resolve().parent.name if item.store is None else item.shown.split("/")[-2]
 
 
 def _parent(job: Job) -> None:

@@ -275,7 +275,11 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
         run,
         name="model",
         python_model=str(PYFUNC),
-        artifacts={"model": str(model.model.resolve())},
+        # The profile lies beside the model, so that what serves it can tell drift.
+        artifacts={
+            "model": str(model.model.resolve()),
+            "profile": str((model.evaluation / "profile.json").resolve()),
+        },
         code_paths=[str(PACKAGE)],
         pip_requirements=[f"{p}=={installed_version(p).partition('+')[0]}" for p in REQUIREMENTS],
         model_config={name: as_evaluated[name] for name in SERVING_KEYS},
@@ -299,7 +303,8 @@ def _results(model: Trained) -> dict[str, float]:
 
 def _files(model: Trained, validation: Path) -> dict[Path, str]:
     """The files of a run and the folders they go to."""
-    files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json", PER_IMAGE_FILE)}
+    files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json")}
+    files |= {model.evaluation / name: "evaluation" for name in (PER_IMAGE_FILE, "profile.json")}
     files |= {model.evaluation / name: "evaluation" for name in ("per_class.csv", "confusion.csv")}
     files |= dict.fromkeys(sorted((model.evaluation / "pictures").glob("*.png")), "pictures")
     files |= {validation / name: "validation" for name in ("validation.json", "validation.html")}

@@ -106,6 +106,7 @@ def write_evaluation(folder: Path, key: str) -> None:
     speed = {"parameters": 363_791, "gflops": 1.25, "ms_per_image": 8.5 if key == "enet" else 31.0}
     speed |= {"image_size": [48, 64], "device": "cpu", "threads": 1}
     (folder / "speed.json").write_text(json.dumps(speed))
+    (folder / "profile.json").write_text(json.dumps({"format": 1, "classes": [c.name for c in CLASSES]}))
     names = [c.name for c in CLASSES]
     rows = [
         [name, "" if iou is None else iou, "" if iou is None else iou, 0.5, 1000] for name, iou in per_class.items()

@@ -36,6 +36,7 @@ SAME = (
     "outputs/models/unet/model.json",
     "outputs/evaluation/unet/metrics.json",
     "outputs/evaluation/unet/confusion.csv",
+    "outputs/evaluation/unet/profile.json",
 )
 
 

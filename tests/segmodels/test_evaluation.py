@@ -65,7 +65,7 @@ def test_the_folder_is_complete(evaluated: Path) -> None:
 
 def test_the_same_model_gives_the_same_bytes(dataset: Path, trained: Path, evaluated: Path, tmp_path: Path) -> None:
     evaluate(trained, dataset, tmp_path / "again", EvaluateSettings())
-    for name in ("metrics.json", "per_class.csv", "confusion.csv"):
+    for name in ("metrics.json", "per_class.csv", "confusion.csv", "profile.json"):
         assert (tmp_path / "again" / name).read_bytes() == (evaluated / name).read_bytes()
 
 
