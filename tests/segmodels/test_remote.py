@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,13 @@ from segmodels import remote
 from segmodels.data.dataset import DatasetError
 from segmodels.predicting import Outcome, find_inputs, plan, run
 from segmodels.remote import RemoteError, Store
-from tests import s3_server
 from tests.segmodels.test_predicting import Brightness, film, picture
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
-    with s3_server.running(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as monkeypatch:
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running
-
-
 @pytest.fixture
-def bucket(server: s3_server.Server, request: pytest.FixtureRequest) -> Any:
+def bucket(bucket: str) -> Any:
     """An empty bucket."""
-    name = "b" + str(abs(hash(request.node.nodeid)) % 10**9)
-    made = boto3.resource("s3").Bucket(name)
-    made.create()
-    return made
+    return boto3.resource("s3").Bucket(bucket.removeprefix("s3://"))
 
 
 def keys(bucket: Any) -> list[str]:
@@ -153,8 +138,9 @@ def test_a_server_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for name, value in s3_server.Server(port, Path()).environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     _, (problem,) = find_inputs(["s3://bucket/in"], Path("out"))
     assert problem.startswith("s3://bucket/in: ")
     assert "then run this again" in problem
