@@ -12,10 +12,11 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 TESTS ?= tests
+IMAGES := tests/infra/test_images.py
 BENCHMARKS ?= confusion_matrix data_loading startup streets crf layer_cascade
 JOBS ?= 2
 
-.PHONY: help setup repro camvid test lint format bench lock images pin-images cluster-check clean
+.PHONY: help setup repro camvid test test-images lint format bench lock images pin-images cluster-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -39,9 +40,12 @@ repro: setup ## the main job: data, training, evaluation, registration, report
 camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-address
 	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(or $(DATA),../shared/data/camvid)"
 
-test: setup ## all tests
+test: setup ## all tests but those of the images
 	@# One thread a worker: the workers share the cores.
-	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) $(TESTS)
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --ignore=$(IMAGES) $(TESTS)
+
+test-images: setup ## build the container images and run the pipeline in them (docker or podman; minutes and 10 GB)
+	@$(RUN) OMP_NUM_THREADS=$(JOBS) python -m pytest $(IMAGES)
 
 lint: setup ## ruff, mypy, import rules
 	@$(RUN) ruff check .

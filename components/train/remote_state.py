@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from components.errors import StepError
 
 STATE = "state.pt"
 BEST = "best-*.safetensors"
+# Metadata of the stored state: the weights that belong to it.
+BESIDE = "beside"
 # Standard mode waits up to 20 s between attempts, so this survives a store that is away for half a minute.
 ATTEMPTS = 8
 
@@ -123,19 +125,22 @@ class RemoteState:
             return False
         state = max(found, key=lambda entry: entry["LastModified"])["Key"]
         self.folder.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.glob("*.part"):
+            part.unlink()
         try:
-            version = self._client.head_object(Bucket=self._bucket, Key=state)["ETag"]
-            others = [e["Key"] for e in self._objects() if e["Key"].startswith(state.removesuffix(STATE))]
-            for key in sorted(others, key=state.__eq__):
-                self._client.download_file(self._bucket, key, str(self.folder / f"{key.rpartition('/')[2]}.part"))
-            if self._client.head_object(Bucket=self._bucket, Key=state)["ETag"] != version:
+            known = self._client.head_object(Bucket=self._bucket, Key=state)
+            # Not by a listing: some stores take a while until theirs are up to date.
+            names = [*filter(None, known["Metadata"].get(BESIDE, "").split(",")), STATE]
+            for name in names:
+                key = state.removesuffix(STATE) + name
+                self._client.download_file(self._bucket, key, str(self.folder / f"{name}.part"))
+            if self._client.head_object(Bucket=self._bucket, Key=state)["ETag"] != known["ETag"]:
                 return None
         except ClientError as error:
             if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
                 return None
             raise
-        for key in sorted(others, key=state.__eq__):  # last what makes the others count
-            name = key.rpartition("/")[2]
+        for name in names:  # last what makes the others count
             os.replace(self.folder / f"{name}.part", self.folder / name)
         return True
 
@@ -153,13 +158,14 @@ class RemoteState:
                 version = _version(state.fileno())
                 if self._sent.get(STATE) == version:
                     return True
-                for best in self.folder.glob(BEST):
-                    with best.open("rb") as weights:
-                        self._send(best.name, weights)
+                beside = sorted(best.name for best in self.folder.glob(BEST))
+                for name in beside:
+                    with (self.folder / name).open("rb") as weights:
+                        self._send(name, weights)
                 # Best weights go only after a newer state has come: while it is the same, all that it names is here.
                 if _version(path) != version:
                     return False
-                self._send(STATE, state)
+                self._send(STATE, state, {BESIDE: ",".join(beside)})
         except FileNotFoundError:
             return not path.is_file()
         kept = {STATE, *(best.name for best in self.folder.glob(BEST))}
@@ -168,12 +174,13 @@ class RemoteState:
             del self._sent[name]
         return True
 
-    def _send(self, name: str, file: Any) -> None:
+    def _send(self, name: str, file: Any, metadata: Mapping[str, str] | None = None) -> None:
         version = _version(file.fileno())
         if self._sent.get(name) != version:
             # boto3 closes what it is given.
             with open(os.dup(file.fileno()), "rb") as copy:
-                self._client.upload_fileobj(copy, self._bucket, self._key(name))
+                extra = {"Metadata": dict(metadata or {})}
+                self._client.upload_fileobj(copy, self._bucket, self._key(name), ExtraArgs=extra)
             self._sent[name] = version
 
     def _objects(self) -> list[dict[str, Any]]:

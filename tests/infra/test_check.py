@@ -109,7 +109,11 @@ def test_the_pipelines_account_may_do_what_it_needs_and_no_more(overlay):
         ("workflows", "get"),
         ("configmaps", "get", "kfp-launcher"),
         ("secrets", "get", "mlpipeline-minio-artifact"),
-        *(("trainjobs", verb) for verb in ("create", "get", "list", "watch", "delete")),
+        *(
+            (kind, verb)
+            for kind in ("trainjobs", "trainingruntimes")
+            for verb in ("create", "get", "list", "watch", "delete")
+        ),
         *(("pods", verb) for verb in ("get", "list", "watch")),
         ("pods/log", "get"),
     }

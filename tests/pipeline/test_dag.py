@@ -288,9 +288,9 @@ PRESETS = sorted(path.stem for path in (ROOT / "conf/preset").glob("*.yaml"))
 DATASETS = sorted(path.stem for path in (ROOT / "conf/dataset").glob("*.yaml"))
 
 
-# Forty arms take half a minute, whatever the dataset: the zoo is compiled with one.
+# The two say nothing of each other's settings: each is compiled once with one of the other.
 @pytest.mark.parametrize(
-    ("preset", "dataset"), [(p, d) for p in PRESETS for d in DATASETS if p != "zoo" or d == "camvid"]
+    ("preset", "dataset"), [*((p, "camvid") for p in PRESETS), *(("quick", d) for d in DATASETS if d != "camvid")]
 )
 def test_every_preset_compiles(preset, dataset, tmp_path):
     from dvc.utils.hydra import compose_and_dump

@@ -186,7 +186,7 @@ def test_info_for_reading_has_citation_and_differences(run: Run) -> None:
         ),
         (("train", "absent", "--model", "unet", "--out", "m"), "error: absent: no such folder"),
         (("train", "DATA", "--model", "unet", "--out", "DATA"), "exists and is not a model folder"),
-        (("predict", "DATA", "--model", "absent", "--out", "p"), "error: absent/model.json: no such file"),
+        (("predict", "DATA", "--model", "absent", "--out", "p"), "error: absent: no such model folder; give one"),
         (("predict", "DATA", "--model", "MODEL", "--out", "p", "--window", "9"), "error: --window is '9'"),
         (("predict", "DATA", "--model", "MODEL", "--out", "p", "--scales", "1,x"), "error: --scales is '1,x'"),
         (("predict", "DATA", "--model", "MODEL", "--out", "p", "--device", "tpu"), "error: --device is 'tpu'"),

@@ -168,7 +168,7 @@ def test_what_is_stored_is_whole_whenever_training_goes_on_meanwhile(
             another = RemoteState(there / str(number), f"{bucket}/unet")
             if another.fetch():
                 found = (another.folder / "state.pt").read_text()[0:1]
-                brought = {path.name: path.read_text()[0:1] for path in another.folder.glob("best-*")}
+                brought = {path.name: path.read_text()[0:1] for path in another.folder.glob("best-*.safetensors")}
                 assert found in brought.values()
         assert remote.push()
     assert names(swift, bucket) == set()

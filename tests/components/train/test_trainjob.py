@@ -98,19 +98,6 @@ def test_two_nodes_train_as_one_with_the_doubled_batch_and_nothing_is_left(
     assert "2 nodes of 1 processes" in printed and "unet epoch 1/4" in printed
 
 
-def test_a_node_that_is_killed_is_survived(
-    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill(row: Mapping[str, Any]) -> None:
-        if row["epoch"] == 1:
-            os.killpg(cluster.pods[1].pid, signal.SIGKILL)
-
-    rows = train(data, tmp_path / "model", monkeypatch, on_epoch=kill)
-    assert cluster.restarts >= 1
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    assert len(losses(tmp_path / "model")) == 4
-
-
 def test_a_step_that_is_told_to_stop_ends_its_nodes_and_the_next_goes_on(
     cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
