@@ -6,6 +6,10 @@ follow MLflow's registry without the library knowing of MLflow.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import logging
 import os
 import re
 import shutil
@@ -16,11 +20,23 @@ from typing import Any
 import yaml
 
 from components import tracking
-from segmodels.sources import CONFIG, WEIGHTS, AddressError, Fetched, SourceError, Version, file_sha256
+from segmodels.sources import (
+    CONFIG,
+    WEIGHTS,
+    AddressError,
+    Fetched,
+    SourceError,
+    UnreachableError,
+    Version,
+    file_sha256,
+)
 
+log = logging.getLogger(__name__)
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)")
 KEPT = 3  # versions of a model in the cache; more than the two that a swap needs, so that rolling back is fast
 MLMODEL = "MLmodel"
+# With these MLflow says that there is no such model, version or alias; whatever else it says, it says nothing of them.
+ANSWERS = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
 class RegisteredModel:
@@ -40,6 +56,9 @@ class RegisteredModel:
             raise AddressError(f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/1")
         self.address, self.name = address, parts["name"]
         self.cache = cache / re.sub(r"[^\w.-]", "_", self.name)
+        # Of another registry the same address is another model.
+        registry = hashlib.sha256(_registry().encode()).hexdigest()[:12]
+        self._memory = cache / f"{re.sub(r'[^a-zA-Z0-9_.@-]', '_', address)}-{registry}.json"
         self._store: tracking.Store | None = None
 
     def latest(self) -> Version:
@@ -47,7 +66,8 @@ class RegisteredModel:
         try:
             found = self._opened().find(self.address)
         except tracking.TrackingError as error:
-            raise SourceError(f"{self.address}: {error}") from None
+            answered = getattr(error.__cause__, "error_code", "") in ANSWERS
+            raise (SourceError if answered else UnreachableError)(f"{self.address}: {error}") from None
         sha256 = str(found.tags.get(tracking.MODEL_TAG, ""))
         # Without the hash the place of its files tells a version from one of the same number that was made anew.
         mark = sha256 or re.sub(r"\W", "_", str(found.source))
@@ -59,7 +79,7 @@ class RegisteredModel:
         if not (folder / MLMODEL).is_file():
             self._download(version, folder)
         os.utime(folder)
-        model, settings = _description(folder)
+        model, settings, profile = _description(folder)
         digest = file_sha256(model / WEIGHTS)
         if version.sha256 and digest != version.sha256:
             shutil.rmtree(folder)  # so that the next try downloads it again
@@ -68,7 +88,25 @@ class RegisteredModel:
                 f"{tracking.MODEL_TAG} says {version.sha256[:12]}…; register the model again"
             )
         self._forget(folder)
-        return Fetched(model, settings, digest)
+        return Fetched(model, settings, digest, profile)
+
+    def remember(self, version: Version) -> None:
+        """As `segmodels.sources.Source.remember`."""
+        part = self._memory.with_suffix(f".{os.getpid()}.part")
+        try:
+            part.write_text(json.dumps(dataclasses.asdict(version)))
+            os.replace(part, self._memory)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            log.warning("%s: %s; a start while MLflow is away would find nothing", self._memory, error.strerror)
+
+    def remembered(self) -> Version | None:
+        """As `segmodels.sources.Source.remembered`."""
+        try:
+            version = Version(**json.loads(self._memory.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return version if (self.cache / version.key / MLMODEL).is_file() else None
 
     def _opened(self) -> tracking.Store:
         if self._store is None:
@@ -96,15 +134,23 @@ class RegisteredModel:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _description(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Where in a logged model the model folder lies, and the settings that it was registered with."""
+def _registry() -> str:
+    """The registry's address without a password, which may change."""
+    uri = tracking.tracking_uri()
+    return uri if uri.startswith("sqlite:") else tracking.public_uri(uri)
+
+
+def _description(folder: Path) -> tuple[Path, dict[str, Any], Path | None]:
+    """Where in a logged model the model folder lies, the settings that it was registered with, and its profile."""
     path = folder / MLMODEL
     try:
         flavor = yaml.safe_load(path.read_text())["flavors"]["python_function"]
         model = folder / flavor["artifacts"]["model"]["path"]
         settings = flavor.get("config") or {}
+        told = flavor["artifacts"].get("profile")
+        profile = folder / told["path"] if told else None
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         raise SourceError(f"{path}: not a model that `register` logged; register the model folder again") from None
     if not (model / WEIGHTS).is_file() or not (model / CONFIG).is_file():
         raise SourceError(f"{model}: not a model folder, which holds {WEIGHTS} and {CONFIG}; register the model again")
-    return model, {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    return model, {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}, profile

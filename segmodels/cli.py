@@ -248,6 +248,9 @@ def serve(
         ServePrecision, typer.Option(help="auto is bf16 where the hardware multiplies it fast.")
     ] = ServePrecision.auto,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between looks for another version.")] = 5.0,
+    profile: Annotated[
+        Path | None, typer.Option(help="profile.json of a model folder that does not hold it: /drift compares with it.")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images of one size in one pass; 8 on a GPU, 1 on a CPU.")
     ] = None,
@@ -268,7 +271,7 @@ def serve(
     """
     from segmodels.sources import open_source
 
-    source = open_source(target)
+    source = open_source(target, profile=profile)
 
     import torch
 

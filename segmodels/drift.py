@@ -417,6 +417,16 @@ class Monitor:
             self._last.append(seen)
             self._total += 1
 
+    @property
+    def total(self) -> int:
+        """How many images were taken into account."""
+        return self._total
+
+    @property
+    def least(self) -> int:
+        """How many images the first comparison needs."""
+        return self.refresh * math.ceil(LEAST / self.refresh)
+
     def drift(self) -> Drift | None:
         """The newest comparison; None before there are enough images."""
         with self._lock:

@@ -72,7 +72,12 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `predict`, of several images of one size in one pass of the network."""
-        return list(argmax(self.batch_probabilities(images)).cpu().numpy())
+        return list(most_likely(self.batch_probabilities(images))[0].cpu().numpy())
+
+    def predict_with_confidence(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """As `predict_batch`, and of each image the probability of the predicted classes, float32 `[H, W]`."""
+        classes, confidence = most_likely(self.batch_probabilities(images))
+        return list(classes.cpu().numpy()), list(confidence.cpu().numpy())
 
     def predict_probabilities(self, image: np.ndarray) -> np.ndarray:
         """Probabilities, float32 `[C, H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
@@ -108,16 +113,17 @@ def fast_precision(device: torch.device | str) -> Precision:
     return "bf16" if fast else "32"
 
 
-def argmax(probs: Tensor) -> Tensor:
-    """Class ids, uint8 `[N, H, W]`, of probabilities `[N, C, H, W]`; of equal ones the first, as torch's own."""
+def most_likely(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Class ids, uint8 `[N, H, W]`, and their probability, of probabilities `[N, C, H, W]`; of equal ones the first."""
     if probs.is_cuda:
-        return probs.argmax(1).to(torch.uint8)
+        confidence, classes = probs.max(1)
+        return classes.to(torch.uint8), confidence
     # On a CPU torch goes through the classes pixel by pixel; through whole maps it is several times as fast.
     best, ids = probs[:, 0].contiguous(), torch.zeros_like(probs[:, 0], dtype=torch.uint8).contiguous()
     for index in range(1, probs.shape[1]):
         ids.masked_fill_(probs[:, index] > best, index)
         best = torch.maximum(best, probs[:, index])
-    return ids
+    return ids, best
 
 
 def channels_last(model: nn.Module) -> nn.Module:

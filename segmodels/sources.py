@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 GROUP = "segmodels.models"
-WEIGHTS, CONFIG = "model.safetensors", "model.json"
+WEIGHTS, CONFIG, PROFILE = "model.safetensors", "model.json", "profile.json"
 
 
 class AddressError(ValueError):
@@ -25,6 +25,10 @@ class AddressError(ValueError):
 
 class SourceError(Exception):
     """The model cannot be had at the moment (a registry is away, an alias is not set, a file is missing)."""
+
+
+class UnreachableError(SourceError):
+    """There is no answer at all: what was last heard may well still hold."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,14 @@ class Fetched:
         folder: The model folder; nobody changes it while it is in use.
         settings: Keywords of `segmodels.inference.Predictor` that the version is to be used with.
         sha256: Hash of its weights.
+        profile: What its images and predictions were like when it was evaluated (`segmodels.drift.Profile`); None
+            where that is not known.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     sha256: str
+    profile: Path | None = None
 
 
 class Source(Protocol):
@@ -76,21 +83,30 @@ class Source(Protocol):
             SourceError: It cannot be had, or is not what the registry says.
         """
 
+    def remember(self, version: Version) -> None:
+        """Notes that the version serves, for a start at which nobody answers."""
+
+    def remembered(self) -> Version | None:
+        """The version that was noted last, where `fetch` needs nobody else for it."""
+
 
 class FolderSource:
     """A model folder, whose files may be replaced.
 
     Args:
         folder: The model folder.
+        profile: Its `profile.json`; by default the one in the folder, if any.
 
     Raises:
-        AddressError: There is no such folder.
+        AddressError: There is no such folder, or no such profile.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: Path | None = None) -> None:
         if not folder.is_dir():
             raise AddressError(f"{folder}: no such model folder; give one, or an address such as models:/NAME@ALIAS")
-        self.folder = folder
+        if profile is not None and not profile.is_file():
+            raise AddressError(f"{profile}: no such file; `evaluate` writes profile.json beside metrics.json")
+        self.folder, self._profile = folder, profile or folder / PROFILE
         self._seen: tuple[tuple[int, ...], Version] | None = None
 
     def latest(self) -> Version:
@@ -105,22 +121,31 @@ class FolderSource:
 
     def fetch(self, version: Version) -> Fetched:
         """As `Source.fetch`; the folder itself."""
-        return Fetched(self.folder, {}, version.sha256)
+        return Fetched(self.folder, {}, version.sha256, self._profile if self._profile.is_file() else None)
+
+    def remember(self, version: Version) -> None:
+        """As `Source.remember`; the folder is its own memory."""
+
+    def remembered(self) -> None:
+        """As `Source.remembered`; a folder that cannot be read has no other place."""
 
 
-def open_source(target: str, cache: Path | None = None) -> Source:
+def open_source(target: str, cache: Path | None = None, *, profile: Path | None = None) -> Source:
     """What is behind a target.
 
     Args:
         target: A model folder, or an address whose scheme an installed package knows.
         cache: Where downloads are kept; `models` in `SEGMODELS_CACHE` or in the user's cache folder by default.
+        profile: The `profile.json` of a model folder that does not hold it.
 
     Raises:
-        AddressError: The folder does not exist, or nobody knows the scheme.
+        AddressError: The folder does not exist, nobody knows the scheme, or a profile is given for an address.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", target)
     if scheme is None:
-        return FolderSource(Path(target))
+        return FolderSource(Path(target), profile)
+    if profile is not None:
+        raise AddressError(f"--profile {profile}: is for a model folder; {target} has its own in each version")
     found = next(iter(entry_points(group=GROUP, name=scheme[1])), None)
     if found is None:
         raise AddressError(f"{target}: no installed package knows addresses of {scheme[1]}:/; give a model folder")

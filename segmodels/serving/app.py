@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import prometheus_client
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -24,12 +25,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from segmodels import drift as statistics
 from segmodels.registry import model_info
 from segmodels.serving.answers import Answer, Form, answer
-from segmodels.serving.engine import Engine, LoadedModel
+from segmodels.serving.engine import Engine, LoadedModel, Prediction
 from segmodels.serving.follow import Follower
 from segmodels.serving.images import RefusedError, Upload, decode
 from segmodels.serving.metrics import Metrics
+from segmodels.serving.watch import Watch, Watched
 
 T = TypeVar("T")
 
@@ -115,7 +118,7 @@ class ServedClass:
 
 @dataclass
 class ModelCard:
-    """The model that answers."""
+    """The model that answers; `trouble` says why it may not be what the target means."""
 
     name: str
     version: str
@@ -131,6 +134,45 @@ class ModelCard:
     image_size: list[int] | None
     settings: dict[str, Any]
     metrics: dict[str, float]
+    trouble: str | None
+
+
+@dataclass
+class DriftFeature:
+    """One number compared with the reference; None where a distribution has none."""
+
+    name: str
+    meaning: str
+    drifted: bool
+    size: str
+    distance: float
+    threshold: float
+    p: float
+    psi: float
+    reference: float | None
+    mean: float | None
+
+
+@dataclass
+class DriftClass:
+    """The share of the pixels that are predicted as a class."""
+
+    name: str
+    reference: float
+    share: float
+
+
+@dataclass
+class DriftState:
+    """The last images that were looked at, compared with those of the version's evaluation."""
+
+    version: str
+    verdict: str
+    drifted: bool
+    seen: int
+    images: int
+    features: list[DriftFeature]
+    classes: list[DriftClass]
 
 
 class Service:
@@ -147,6 +189,7 @@ class Service:
     def __init__(self, engine: Engine, follower: Follower, metrics: Metrics, limits: Limits, threads: int) -> None:
         self.engine, self.follower, self.metrics, self.limits = engine, follower, metrics, limits
         self.draining = False
+        self._watch = Watch()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         # So many are decoded while one is predicted; more would only take memory.
         self._at_once = 2 * threads + 2
@@ -179,6 +222,7 @@ class Service:
         """Ends the threads."""
         self.follower.close()
         self.engine.close()
+        self._watch.close()
         self._pool.shutdown()
 
     async def _predict(
@@ -195,7 +239,14 @@ class Service:
         made = await self._in_pool(
             lambda: answer(form, kind, images, prediction.maps, names, config, alpha, several=several)
         )
+        # Called when this request's task pauses next, which is when its answer was sent; not after a slow reader has
+        # taken all of it, or images would be kept for each of them.
+        asyncio.get_running_loop().call_soon(self._look, images, prediction)
         return made, prediction.model
+
+    def _look(self, images: Sequence[np.ndarray], made: Prediction) -> None:
+        """Has what was answered looked at for drift."""
+        self._watch.offer(made.model.watched, images, made.maps, made.confidences, busy=self._inside > 0)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -432,24 +483,40 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """For a liveness probe: 200 while the server can predict, or will once a model is loaded."""
         if not service.engine.alive:
             raise RefusedError(503, "the thread that predicts has ended; restart the server", "dead")
+        _check_network(service)
         return Alive(True)
 
     @app.get("/ready", summary="Whether a model is loaded", response_model=Ready, tags=["state"],
              responses={503: _REFUSALS[503]})  # fmt: skip
     async def ready() -> Ready:
-        """For a readiness probe: 200 once a model is loaded and warm, until the server shuts down."""
+        """For a readiness probe: 200 once a model is loaded and warm, until it breaks or the server shuts down."""
+        _check_network(service)
         return Ready(True, _current(service).version.number)
 
     @app.get("/model", summary="The model that answers", response_model=ModelCard, tags=["state"],
              responses={503: _REFUSALS[503]})  # fmt: skip
     async def model() -> ModelCard:
         """Its version, classes, colours, settings and measured quality."""
-        return _card(_current(service))
+        return _card(_current(service), service.follower.trouble)
+
+    @app.get("/drift", summary="Whether the images are still like those of the evaluation", response_model=DriftState,
+             tags=["state"], responses={404: {"model": Problem, "description": "The version has no profile."},
+                                        503: _REFUSALS[503]})  # fmt: skip
+    async def drift() -> DriftState:
+        """The last images and what was predicted, against the version's profile; anew with each version."""
+        model = _current(service)
+        if model.watched is None:
+            sentence = f"version {model.version.number} has no profile.json that fits; see the log, evaluate and "
+            raise RefusedError(404, f"{sentence}register the model again, or give --profile", "no_profile")
+        return _drift_state(model.version.number, model.watched)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["state"])
     async def metrics() -> Response:
-        """Requests, latencies, what waits, the model's version, swaps and refusals."""
+        """Requests, latencies, what waits, the model's version, swaps, refusals and drift."""
         text = prometheus_client.generate_latest(service.metrics.registry)
+        model = service.engine.model
+        if model is not None and model.watched is not None and model.watched.drift is not None:
+            text += statistics.prometheus(model.watched.drift, {"version": model.version.number}).encode()
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
@@ -596,7 +663,31 @@ def _current(service: Service) -> LoadedModel:
     return service.engine.model
 
 
-def _card(model: LoadedModel) -> ModelCard:
+def _check_network(service: Service) -> None:
+    if service.engine.broken:
+        sentence = f"the network fails on every image ({service.engine.broken}); restart the server"
+        raise RefusedError(503, sentence, "broken")
+
+
+def _drift_state(version: str, watched: Watched) -> DriftState:
+    drift, seen = watched.drift, watched.monitor.total
+    if drift is None:
+        verdict = f"too few images to say: {seen}, and {watched.monitor.least} are the least"
+        return DriftState(version, verdict, False, seen, 0, [], [])
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no NaN
+
+    features = [
+        DriftFeature(f.name, statistics.MEANINGS[f.name], f.drifted, f.size, f.distance, f.threshold, f.p, f.psi,
+                     number(f.reference), number(f.mean))
+        for f in drift.findings
+    ]  # fmt: skip
+    classes = [DriftClass(name, was, now) for name, (was, now) in drift.mix.items()]
+    return DriftState(version, drift.verdict, bool(drift.drifted), seen, drift.images, features, classes)
+
+
+def _card(model: LoadedModel, trouble: str) -> ModelCard:
     config, info = model.config, model_info(model.config.architecture)
     options = {**config.options, **({"backbone": config.backbone} if config.backbone else {})}
     return ModelCard(
@@ -617,4 +708,5 @@ def _card(model: LoadedModel) -> ModelCard:
             for name, value in model.settings.items()
         },
         metrics={name: value for name, value in config.metrics.items() if math.isfinite(value)},
+        trouble=trouble or None,
     )

@@ -15,12 +15,15 @@ import numpy as np
 import torch
 
 from segmodels.inference import Precision, Predictor, fast_precision
+from segmodels.serving.watch import Watched, watched
 from segmodels.sources import Fetched, Version
 
 log = logging.getLogger("segmodels.serving")
 # What a network meets first if it has answered nothing and has no size of its own.
 TYPICAL_SIZE = (360, 480)
 BATCH_ON_GPU = 8
+# Failures in a row after which it is tried whether the network or the images are at fault.
+FAILURES = 3
 
 
 class LoadedModel:
@@ -41,6 +44,7 @@ class LoadedModel:
         self.loaded_at = time.time()
         self.predictor = Predictor(fetched.folder, device, precision=chosen, fused=True, **fetched.settings)
         self.config = self.predictor.config
+        self.watched: Watched | None = watched(version.number, fetched, self.config.class_names)
 
     def warm_up(self, size: tuple[int, int]) -> None:
         """Predicts an image of the size (height, width) twice: the first passes choose kernels and take memory."""
@@ -50,9 +54,16 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class maps of a request's images, and the one model that made them all."""
+    """The class maps of a request's images, and the one model that made them all.
+
+    Attributes:
+        maps: Class ids, uint8 `[H, W]`.
+        confidences: Their probabilities, float32 `[H, W]`; none where nobody asks for them.
+        model: What predicted.
+    """
 
     maps: list[np.ndarray]
+    confidences: list[np.ndarray]
     model: LoadedModel
 
 
@@ -88,6 +99,8 @@ class Engine:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._failures = 0
+        self.broken = ""  # why the network fails on every image; empty where it does not
         self.last_size = TYPICAL_SIZE
         self._thread = threading.Thread(target=self._work, name="predict", daemon=True)
         self._thread.start()
@@ -105,6 +118,7 @@ class Engine:
     def swap(self, model: LoadedModel) -> None:
         """Makes a model the current one; what is being predicted ends with the one before it."""
         self._model = model
+        self._failures, self.broken = 0, ""
 
     def submit(self, images: Sequence[np.ndarray]) -> Future[Prediction]:
         """Queues the images of a request; cancelling the future takes them out again."""
@@ -132,21 +146,41 @@ class Engine:
             try:
                 if model is None:
                     raise RuntimeError("no model is loaded")
-                maps = self._predict(model, [image for job in running for image in job.images])
+                maps, confidences = self._predict(model, [image for job in running for image in job.images])
             except Exception as error:
                 if not isinstance(error, RuntimeError):
                     log.exception("a batch failed")
                 for job in running:
                     job.result.set_exception(error)
+                if model is not None:
+                    self._failed(model)
                 continue
+            self._failures, self.broken = 0, ""
             for job in running:
                 count = len(job.images)
-                job.result.set_result(Prediction(maps[:count], model))
-                maps = maps[count:]
+                job.result.set_result(Prediction(maps[:count], confidences[:count], model))
+                maps, confidences = maps[count:], confidences[count:]
 
-    def _predict(self, model: LoadedModel, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _failed(self, model: LoadedModel) -> None:
+        """Counts a failure; after several in a row an image of a size that went well tells what is at fault."""
+        self._failures += 1
+        if self._failures < FAILURES:
+            return
+        try:
+            model.warm_up(self.last_size)
+            broken = ""
+        except Exception as error:
+            broken = str(error).partition("\n")[0][:160] or type(error).__name__
+            if not self.broken:
+                log.error("the network fails on every image: %s", broken)
+        # Images that a sound network cannot take are no reason to end the process, however many come.
+        if model is self._model:
+            self._failures, self.broken = 0, broken
+
+    def _predict(self, model: LoadedModel, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         most = self._most(model)
         maps: list[np.ndarray] = []
+        confidences: list[np.ndarray] = []
         while len(maps) < len(images):
             group = [images[len(maps)]]
             for image in images[len(maps) + 1 :]:
@@ -154,11 +188,16 @@ class Engine:
                     break
                 group.append(image)
             start = time.perf_counter()
-            maps += model.predictor.predict_batch(group)
+            if model.watched is not None:
+                classes, confidence = model.predictor.predict_with_confidence(group)
+                confidences += confidence
+            else:
+                classes = model.predictor.predict_batch(group)
+            maps += classes
             self._on_batch(len(group), time.perf_counter() - start)
         height, width = images[-1].shape[:2]
         self.last_size = height, width
-        return maps
+        return maps, confidences
 
     def _take(self) -> list[_Job]:
         """The next job with those that fit into one pass with it; nothing at the end."""

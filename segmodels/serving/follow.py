@@ -10,7 +10,7 @@ import time
 from segmodels.checkpoint import CheckpointError
 from segmodels.serving.engine import Engine, LoadedModel
 from segmodels.serving.metrics import Metrics
-from segmodels.sources import Source, SourceError, Version
+from segmodels.sources import Source, SourceError, UnreachableError, Version
 
 log = logging.getLogger("segmodels.serving")
 LONGEST_PAUSE = 300.0  # seconds between two tries to load a version that could not be loaded
@@ -19,7 +19,8 @@ LONGEST_PAUSE = 300.0  # seconds between two tries to load a version that could 
 class Follower:
     """The thread that keeps an engine's model what its target means.
 
-    A version that cannot be loaded, and a source that is away, leave the model that serves as it is.
+    A version that cannot be loaded, and a source that is away, leave the model that serves as it is. Where a source is
+    away at the start, the version that served last is loaded, if it is still on this machine.
 
     Args:
         source: Asked every `interval` seconds.
@@ -35,11 +36,20 @@ class Follower:
     ) -> None:
         self._source, self._engine, self._metrics = source, engine, metrics
         self._interval, self._device, self._precision = interval, device, precision
-        self.trouble = "the model is being loaded"
-        self._complaint = ""
+        self._complaint = self._reason = ""
         self._failed: tuple[str, float, float] | None = None  # version's key, when to try again, the pause after that
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no model, or it may not be what the target means; empty where all is well."""
+        serving = self._engine.model
+        if serving is None:
+            return self._reason or self._complaint or "the model is being loaded"
+        if self._complaint:
+            return f"{self._complaint}; version {serving.version.number} is what it meant when it last answered"
+        return self._reason
 
     def start(self) -> None:
         """Starts to follow; the first model is loaded at once."""
@@ -78,8 +88,10 @@ class Follower:
             version = self._source.latest()
         except SourceError as error:
             self._metrics.reachable.set(0)
-            self._complain(str(error))
-            return None
+            away = self._engine.model is None and isinstance(error, UnreachableError)
+            kept = self._source.remembered() if away else None
+            self._complain(str(error), kept)
+            return kept
         self._metrics.reachable.set(1)
         self._complaint = ""
         return version
@@ -87,7 +99,7 @@ class Follower:
     def _due(self, version: Version) -> bool:
         serving = self._engine.model
         if serving is not None and serving.version.key == version.key:
-            self._failed = None
+            self._failed, self._reason = None, ""
             return False
         return self._failed is None or self._failed[0] != version.key or time.monotonic() >= self._failed[1]
 
@@ -104,7 +116,8 @@ class Follower:
     def _swap(self, model: LoadedModel) -> None:
         before = self._engine.model
         self._engine.swap(model)
-        self._failed, self.trouble = None, ""
+        self._failed, self._reason = None, ""
+        self._source.remember(model.version)
         self._metrics.model.clear()
         told = (model.version.name, model.version.number, model.sha256, model.config.architecture)
         self._metrics.model.labels(*told).set(1)
@@ -120,14 +133,14 @@ class Follower:
         serving = self._engine.model
         rest = f"version {serving.version.number} goes on serving" if serving else "there is nothing to serve"
         log.error("%s version %s cannot be loaded: %s; %s", version.name, version.number, reason, rest)
-        self.trouble = reason
+        self._reason = reason
 
-    def _complain(self, sentence: str) -> None:
+    def _complain(self, sentence: str, kept: Version | None) -> None:
         """Says once what is the matter, not at every question."""
         if sentence != self._complaint:
             serving = self._engine.model
             rest = f"version {serving.version.number} goes on serving" if serving else "trying again"
+            if kept is not None:
+                rest = f"starting with version {kept.number}, which served last"
             log.warning("%s; %s", sentence, rest)
             self._complaint = sentence
-        if self._engine.model is None:
-            self.trouble = sentence

@@ -17,7 +17,7 @@ from components.register import step
 from components.registered import KEPT, RegisteredModel
 from components.tracking import MODEL_TAG, Store
 from segmodels.cli import main
-from segmodels.sources import SourceError, Version
+from segmodels.sources import SourceError, UnreachableError, Version
 from tests.segmodels.serving.running import SECONDS, Server, encoded, serving, write_model
 
 NAME = "segmentation"
@@ -162,6 +162,8 @@ def test_a_version_is_downloaded_once_and_used_as_it_was_evaluated(store, versio
     assert (version.name, version.number) == (NAME, first)
     fetched = source.fetch(version)
     assert fetched.sha256 == version.sha256 and set(fetched.settings) == set(step.SERVING_KEYS)
+    evaluated = Path("outputs/evaluation/unet/profile.json").read_bytes()
+    assert fetched.profile is not None and fetched.profile.read_bytes() == evaluated
     made = (fetched.folder / "model.safetensors").stat().st_mtime_ns
     assert source.fetch(version).folder == fetched.folder
     assert (fetched.folder / "model.safetensors").stat().st_mtime_ns == made
@@ -169,6 +171,33 @@ def test_a_version_is_downloaded_once_and_used_as_it_was_evaluated(store, versio
     assert source.latest().key != version.key
     (folder,) = (cache / NAME).iterdir()
     assert folder.name == version.key
+
+
+def test_what_served_last_is_remembered_for_each_address_and_registry(store, versions, cache, monkeypatch) -> None:
+    promote(store, min(versions))
+    source = RegisteredModel(CHAMPION, cache)
+    version = source.latest()
+    source.fetch(version)
+    assert source.remembered() is None
+    source.remember(version)
+    assert RegisteredModel(CHAMPION, cache).remembered() == version
+    assert RegisteredModel(f"models:/{NAME}@challenger", cache).remembered() is None
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+        assert RegisteredModel(CHAMPION, cache).remembered() is None
+    shutil.rmtree(cache / NAME / version.key)
+    assert source.remembered() is None, "its files are not on this machine any more"
+
+
+def test_no_answer_is_told_from_the_answer_that_there_is_none(store, versions, cache, monkeypatch) -> None:
+    with pytest.raises(SourceError, match="refuses") as refused:
+        RegisteredModel(f"models:/{NAME}@nobody", cache).latest()
+    with pytest.raises(SourceError, match="refuses") as unknown:
+        RegisteredModel("models:/nothing@champion", cache).latest()
+    assert UnreachableError not in (refused.type, unknown.type)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(UnreachableError, match="does not answer"):
+        RegisteredModel(CHAMPION, cache).latest()
 
 
 def test_the_cache_keeps_the_versions_that_were_used_last(store, versions, cache) -> None:

@@ -1,4 +1,4 @@
-"""A person promotes in MLflow's UI: a real browser, MLflow's server, PostgreSQL; then the shell rolls back.
+"""A person promotes in MLflow's UI and `segmodels serve` follows: a real browser, MLflow's server, PostgreSQL.
 
 With `SCREENSHOTS=docs` the pictures of the documentation are written, from models that are trained a little longer.
 """
@@ -21,7 +21,10 @@ import yaml
 from PIL import Image
 
 from components.__main__ import main as by_hand
+from segmodels.data.streets import render
+from tests.segmodels.serving.running import Server, encoded, serving
 from tests.servers import mlflow as mlflow_server
+from tests.servers.line import Line, line_to
 from tests.servers.postgres import Postgres
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the UI is not tested")
@@ -105,6 +108,36 @@ def page(browser: Any, registry: Any, server: str) -> Iterator[Any]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def line(server: str) -> Iterator[Line]:
+    """The way of `segmodels serve` to MLflow, which can be cut."""
+    with line_to(server) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `segmodels serve` keeps what it downloads."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@contextlib.contextmanager
+def served(line: Line, cache: Path, log: str) -> Iterator[Server]:
+    """`segmodels serve` of the champion."""
+    environment = {"MLFLOW_TRACKING_URI": line.url, "SEGMODELS_CACHE": str(cache)}
+    with serving(f"models:/{NAME}@champion", cache / log, "--poll=0.5", **environment) as running:
+        running.wait(running.is_ready)
+        yield running
+
+
+def answering(running: Server) -> str:
+    """The version that predicts an image now."""
+    image = encoded(render(0, "test", 0, height=96, width=128).image)
+    reply = running.ask("/predict", image)
+    assert reply.status == 200, reply.body
+    return reply.model[1]
+
+
 def screenshot(page: Any, name: str, height: int) -> None:
     if SCREENSHOTS:
         page.set_viewport_size({"width": 1280, "height": height})
@@ -120,7 +153,17 @@ def pipeline(server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_person_reads_the_card_promotes_in_the_ui_and_the_shell_rolls_back(page: Any, registry: Any, server: str):
+@pytest.fixture(scope="module")
+def champion(registry: Any, line: Line, cache: Path) -> Iterator[Server]:
+    with served(line, cache, "serve.log") as running:
+        yield running
+
+
+def test_a_person_reads_the_card_and_promotes_in_the_ui_the_shell_rolls_back_and_the_server_follows(
+    page: Any, registry: Any, server: str, champion: Server
+) -> None:
+    assert answering(champion) == "1"
+
     # The card, as the browser shows it.
     text = page.locator("body").inner_text()
     for told in (
@@ -149,6 +192,7 @@ def test_a_person_reads_the_card_promotes_in_the_ui_and_the_shell_rolls_back(pag
     dialog.get_by_role("button", name="Save aliases").click()
     dialog.wait_for(state="hidden")
     assert registry.alias(NAME, "champion") == "2"
+    champion.wait(lambda: answering(champion) == "2", seconds=60)
 
     # The trail notices it, and one command takes it back.
     audited = pipeline(server, "audit", NAME)
@@ -157,9 +201,28 @@ def test_a_person_reads_the_card_promotes_in_the_ui_and_the_shell_rolls_back(pag
     back = pipeline(server, "rollback", NAME, "--why", "halos around trees")
     assert back.stdout == f"{NAME}: rolled back from version 2 to version 1 by ada\n", back.stderr
     assert registry.alias(NAME, "champion") == "1"
+    champion.wait(lambda: answering(champion) == "1", seconds=60)
     page.reload()
     page.get_by_text("Gate: passed", exact=True).wait_for()
     page.wait_for_timeout(2000)
     assert "@ champion" not in page.locator("body").inner_text()
     table = pipeline(server, "history", NAME).stdout
     assert [line.split()[2] for line in table.splitlines()[1:]] == ["promote", "elsewhere", "rollback"]
+
+
+def test_a_server_that_starts_while_mlflow_is_away_serves_what_served_last_and_then_follows(
+    registry: Any, champion: Server, line: Line, cache: Path
+) -> None:
+    last = answering(champion)
+    line.cuts[:] = [0] * 10_000
+    with served(line, cache, "restarted.log") as restarted:
+        assert answering(restarted) == last
+        trouble = restarted.ask("/model").json["trouble"]
+        assert "does not answer" in trouble and f"version {last} is what it meant when it last answered" in trouble
+        assert f"starting with version {last}, which served last" in restarted.log.read_text()
+        assert restarted.metric("segmodels_source_up") == 0
+        line.cuts.clear()
+        other = "2" if last == "1" else "1"
+        registry.set_alias(NAME, "champion", other)
+        restarted.wait(lambda: answering(restarted) == other, seconds=60)
+        assert restarted.ask("/model").json["trouble"] is None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
-from segmodels.inference import Predictor, argmax, augmented, full_resolution, monte_carlo, sliding
+from segmodels.inference import Predictor, augmented, full_resolution, monte_carlo, most_likely, sliding
 
 
 class Pixelwise(nn.Module):
@@ -66,11 +66,13 @@ def test_monte_carlo_without_dropout_is_the_plain_pass() -> None:
 
 
 @pytest.mark.parametrize("values", [torch.rand(2, 5, 7, 9), torch.randint(0, 2, (2, 5, 7, 9)).float()])
-def test_argmax_is_torchs_and_takes_the_first_of_equal_ones(values: Tensor) -> None:
+def test_most_likely_is_torchs_argmax_and_takes_the_first_of_equal_ones(values: Tensor) -> None:
     first = torch.from_numpy(values.numpy().argmax(1))
-    assert argmax(values).dtype == torch.uint8 and torch.equal(argmax(values).long(), first)
+    classes, confidence = most_likely(values)
+    assert classes.dtype == torch.uint8 and torch.equal(classes.long(), first)
+    assert torch.equal(confidence, values.amax(1))
     channels_last = values.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(argmax(channels_last), argmax(values))
+    assert torch.equal(most_likely(channels_last)[0], classes)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
 from PIL import Image
 
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
+from segmodels.serving.app import Limits, Service, create_app
+from segmodels.serving.engine import Engine
+from segmodels.serving.follow import Follower
+from segmodels.serving.metrics import Metrics
+from segmodels.sources import Source
 
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
 SECONDS = 120  # nothing here takes that long; a server that hangs fails the test
@@ -52,6 +60,20 @@ class Reply:
         return tuple(self.headers[f"X-Model-{part}"] for part in ("Name", "Version", "SHA256"))  # type: ignore[return-value]
 
 
+def ask(port: int, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+    """Sends a request on a connection of its own; bytes are an image unless the headers say what they are."""
+    headers = dict(headers or {})
+    if body is not None:
+        headers.setdefault("Content-Type", "image/png")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        response = connection.getresponse()
+        return Reply(response.status, response.headers, response.read())  # type: ignore[arg-type]
+    finally:
+        connection.close()
+
+
 @dataclass
 class Server:
     """A running `segmodels serve`."""
@@ -60,29 +82,18 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def ask(
-        self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, method: str | None = None
-    ) -> Reply:
-        """Sends a request on a connection of its own; bytes are an image unless the headers say what they are."""
-        headers = dict(headers or {})
-        if body is not None:
-            headers.setdefault("Content-Type", "image/png")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
-        try:
-            connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())  # type: ignore[arg-type]
-        finally:
-            connection.close()
+    def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+        """As the function of this name."""
+        return ask(self.port, path, body, headers)
 
     def metric(self, name: str) -> float:
         """The value of a metric, all labels added up."""
         lines = self.ask("/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
-    def wait(self, is_so: Callable[[], bool]) -> None:
-        """Waits until something is so."""
-        deadline = time.monotonic() + SECONDS
+    def wait(self, is_so: Callable[[], bool], seconds: float = SECONDS) -> None:
+        """Waits until something is so, but not for longer than so many seconds."""
+        deadline = time.monotonic() + seconds
         while not is_so():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
@@ -123,6 +134,33 @@ def serving(target: str | Path, log: Path, *options: str, **env: str) -> Iterato
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
+
+
+@contextlib.contextmanager
+def in_process(source: Source) -> Iterator[tuple[Service, int]]:
+    """Serves a source from a thread of this process until the end of the block; gives its port as well."""
+    engine, metrics = Engine(None, 0, lambda count, seconds: None), Metrics()
+    follower = Follower(source, engine, metrics, interval=0.1, device="cpu", precision="32")
+    service = Service(engine, follower, metrics, Limits(), threads=2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(create_app(service), log_config=None, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            until(lambda: engine.model is not None)
+            yield service, listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Waits until something is so."""
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:

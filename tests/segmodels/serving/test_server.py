@@ -351,7 +351,7 @@ def together(count: int, work: Callable[[int], None]) -> None:
 def test_too_many_are_told_to_come_again_and_what_has_come_is_answered_before_the_end(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "boxes")
     log = tmp_path / "serve.log"
-    image = encoded(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8), "JPEG")
+    image = encoded(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8), "JPEG")
     with serving(folder, log, "--queue=2", "--batch=4", "--batch-wait=20") as server:
         assert server.ask("/ready").status in (200, 503) and server.ask("/health").status == 200
         server.wait(server.is_ready)

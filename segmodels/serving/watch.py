@@ -1,0 +1,121 @@
+"""Drift of what is answered: a thread that looks at images after their answers were sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from segmodels.drift import Drift, DriftError, Monitor, Profile
+from segmodels.sources import Fetched
+
+log = logging.getLogger("segmodels.serving")
+BUSY_PAUSE = 1.0  # seconds between two images that are looked at while others wait: a hundredth of a core's time
+_PLAIN: dict[str, Any] = {
+    "flip": False, "scales": (1.0,), "window": None, "stride": None, "image_size": None, "crf": None
+}  # fmt: skip
+
+
+class Watched:
+    """The drift of one version's images and predictions.
+
+    Args:
+        profile: What they were like when the version was evaluated.
+        confident: Whether it predicts as it was evaluated, so that confidence may be compared.
+    """
+
+    def __init__(self, profile: Profile, confident: bool) -> None:
+        self.monitor = Monitor(profile)
+        self._confident = confident
+        self.drift: Drift | None = None  # the newest comparison
+
+    def add(self, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], confidences: Sequence[np.ndarray]) -> None:
+        """Looks at answered images, and compares anew where enough of them came."""
+        for image, classes, confidence in zip(images, maps, confidences, strict=True):
+            self.monitor.add(image, classes, confidence if self._confident else None)
+        self.drift = self.monitor.drift()
+
+
+def watched(number: str, fetched: Fetched, classes: Sequence[str]) -> Watched | None:
+    """What tells the drift of a version; None, and a line in the log, where it has no profile that fits.
+
+    Args:
+        number: The version's.
+        fetched: Its profile, and the settings that it predicts with.
+        classes: Names of its classes.
+    """
+    if fetched.profile is None:
+        log.info("version %s has no profile.json: no drift is told", number)
+        return None
+    try:
+        profile = Profile.read(fetched.profile)
+        if list(profile.classes) != list(classes):
+            raise DriftError(f"{fetched.profile}: its classes are not the model's; give that of this model")
+    except (DriftError, OSError) as error:
+        log.warning("version %s: %s; no drift is told", number, error)
+        return None
+    confident = _plainly(profile.prediction) == _plainly(fetched.settings)
+    if not confident:
+        log.warning("version %s was evaluated with other settings than it predicts with: its confidence is not "
+                    "compared", number)  # fmt: skip
+    return Watched(profile, confident)
+
+
+class Watch:
+    """The thread that looks at answered images, so that nobody waits for it.
+
+    It takes one request at a time and lets those go that come meanwhile. What is let go is chosen by time alone: the
+    sample is as good as any.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="drift")
+        self._running: Future[None] | None = None
+        self._last = -BUSY_PAUSE
+
+    def offer(
+        self,
+        watched: Watched | None,
+        images: Sequence[np.ndarray],
+        maps: Sequence[np.ndarray],
+        confidences: Sequence[np.ndarray],
+        *,
+        busy: bool,
+    ) -> None:
+        """Has the images of a request looked at, or lets them go; returns at once. For one thread alone.
+
+        Args:
+            watched: Of the version that predicted.
+            images: RGB, uint8 `[H, W, 3]`.
+            maps: Their class ids `[H, W]`.
+            confidences: The probabilities of these `[H, W]`.
+            busy: Whether other requests are being served: then one image is taken, and not more than one a second.
+        """
+        if watched is None or (self._running is not None and not self._running.done()):
+            return
+        if busy and time.monotonic() - self._last < BUSY_PAUSE:
+            return
+        self._last = time.monotonic()
+        count = 1 if busy else len(images)
+        self._running = self._pool.submit(_look, watched, images[:count], maps[:count], confidences[:count])
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._pool.shutdown()
+
+
+def _look(watched: Watched, *seen: Sequence[np.ndarray]) -> None:
+    try:
+        watched.add(*seen)
+    except Exception:  # what only watches must not end what it watches, nor fail in silence
+        log.exception("an image could not be compared with the profile")
+
+
+def _plainly(settings: Mapping[str, Any]) -> Any:
+    """Settings of a `Predictor` as JSON has them, all of them."""
+    return json.loads(json.dumps({**_PLAIN, **settings}))
