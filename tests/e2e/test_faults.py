@@ -210,6 +210,18 @@ def test_a_registration_waits_while_postgresql_is_restarted(place: Place):
     assert_complete("restart", place.results)
 
 
+def test_a_registration_that_cannot_wait_is_completed_by_a_second_one(place: Place):
+    settings, out, log = place.write(place.settings("away")), *place.files("away")
+    process = place.start(register, settings, out, log, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    without_postgresql(place, "away", process, lambda: not process.is_alive())
+    assert ended([process]) == [1]
+    (sentence,) = log.read_text().splitlines()
+    assert sentence.startswith(f"error: MLflow at {place.server.url} ") and "; nothing is lost: " in sentence
+    assert not out.exists()
+    assert ended([place.start(register, settings, out, log)]) == [0], log.read_text()
+    assert_complete("away", place.results)
+
+
 def test_mlflow_that_goes_while_a_training_logs_is_told_once_and_register_completes_the_history(place: Place):
     params = place.settings("gone")
     rows = read_history(place.results.models["enet"] / "history.csv")
