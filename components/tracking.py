@@ -4,6 +4,10 @@ A run belongs to (architecture, hash of its settings, hash of its data): a step 
 the same run and nothing doubles. `train` logs live curves through `RunLogger`, which never stops a training;
 `register` completes the run and makes versions through `Store`.
 
+MLflow has neither locks nor requests that create something unless it is there. Two processes that do the same at the
+same moment are settled afterwards: who finds that another was there, too, withdraws what it has made itself. That also
+settles requests that are repeated because the answer, and only the answer, was lost.
+
 The default store is `mlflow.db` with `mlartifacts/` in the working directory; `MLFLOW_TRACKING_URI` points elsewhere.
 mlflow is imported where it is first used: it costs seconds.
 """
@@ -13,8 +17,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +38,10 @@ if TYPE_CHECKING:
 
 KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
 MODEL_TAG = "model.sha256"
+SETTLING = "settling"  # of a run that its creator may yet delete
 BATCH = 100  # what one request of MLflow takes
+TRIES = 5  # of a request that another process's made fail
+PAUSE = (0.5, 2.0)  # seconds between them: long after the other has done what it was about to do
 
 
 class TrackingError(Exception):
@@ -123,6 +132,27 @@ class Store:
             except _mlflow_errors() as error:
                 raise TrackingError(_reason(error)) from error
 
+    def write(self, request: Callable[..., object], *arguments: Any, **named: Any) -> None:
+        """Sends a request that may be repeated: of two that insert the same row at once, MLflow refuses one."""
+        with self.calling():
+            for _ in range(TRIES - 1):
+                try:
+                    request(*arguments, **named)
+                    return
+                except _mlflow_errors() as error:
+                    if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                        raise
+                time.sleep(random.uniform(*PAUSE))
+            request(*arguments, **named)
+
+    def _withdraw(self, request: Callable[..., object], *arguments: str) -> None:
+        """Deletes what may be gone already."""
+        try:
+            request(*arguments)
+        except _mlflow_errors() as error:
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
     def _experiment_id(self, experiment: str) -> str:
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
@@ -150,13 +180,53 @@ class Store:
         key = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in KEY_TAGS)
         with self.calling():
             found = self.client.search_runs([self.experiment_id], key, order_by=["attributes.start_time DESC"])
-        return [Run(self, run.info.run_id, dict(run.data.tags), dict(run.data.params)) for run in found]
+        return [self._run(run) for run in found]
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Run:
         """A new run with its tags."""
         with self.calling():
-            run = self.client.create_run(self.experiment_id, run_name=name, tags={**tags, "mlflow.source.type": "JOB"})
-        return Run(self, run.info.run_id, dict(run.data.tags), {})
+            return self._run(
+                self.client.create_run(self.experiment_id, run_name=name, tags={**tags, "mlflow.source.type": "JOB"})
+            )
+
+    def _run(self, run: Any) -> Run:
+        return Run(self, run.info.run_id, dict(run.data.tags), dict(run.data.params), int(run.info.start_time))
+
+    def only_run(self, name: str, tags: Mapping[str, str], found: Callable[[], list[Run]]) -> Run:
+        """The first run that is found, or a new one, of which there is one however many processes ask at once.
+
+        Whoever creates a run looks again, and deletes its own and begins again where there is another. Of two that
+        create at the same moment at least the later one sees both, and who keeps a run has seen no other: it is the
+        only one. Until then the run has a tag, so that nobody goes on with one that is about to be deleted.
+
+        Args:
+            name: What a new run is called.
+            tags: Its tags.
+            found: Looks for the runs that would do; a new one is among them.
+        """
+        attempt = 0
+        while True:
+            runs = found()
+            settled = [run for run in runs if SETTLING not in run.tags]
+            if settled:
+                return settled[0]
+            if runs and attempt >= TRIES:  # its creator was killed before it could decide
+                return self._settled(runs[0])
+            if not runs:
+                made = self.create_run(name, {**tags, SETTLING: "true"})
+                if all(run.id == made.id for run in found()):
+                    return self._settled(made)
+                with self.calling():
+                    self.client.delete_run(made.id)
+            # At random, since two that have seen each other have both yielded.
+            time.sleep(random.uniform(*PAUSE))
+            attempt += 1
+
+    def _settled(self, run: Run) -> Run:
+        with self.calling():
+            self._withdraw(self.client.delete_tag, run.id, SETTLING)
+        del run.tags[SETTLING]
+        return run
 
     def run_of(
         self, name: str, tags: Mapping[str, str], model_sha256: str, history: Mapping[int, Mapping[str, float]]
@@ -170,14 +240,17 @@ class Store:
                 the settings did not) is left as it is.
             history: Epoch -> metrics.
         """
-        runs = self.runs(tags)
-        for run in runs:
-            if run.tags.get(MODEL_TAG) == model_sha256:
-                return run
-        for run in runs:
-            if MODEL_TAG not in run.tags and not any(run.contradicts(row, step) for step, row in history.items()):
-                return run
-        return self.create_run(name, tags)
+
+        def found() -> list[Run]:
+            runs = self.runs(tags)
+            same = [run for run in runs if run.tags.get(MODEL_TAG) == model_sha256]
+            return same or [
+                run
+                for run in runs
+                if MODEL_TAG not in run.tags and not any(run.contradicts(row, step) for step, row in history.items())
+            ]
+
+        return self.only_run(name, tags, found)
 
     def log_model(self, run: Run, **arguments: Any) -> str:
         """Logs a pyfunc model (`mlflow.pyfunc.log_model`) once per run and gives its address, `models:/<id>`."""
@@ -186,8 +259,6 @@ class Store:
             ready = [m for m in models if m.status == "READY"]
             if ready:
                 return f"models:/{ready[0].model_id}"
-            for broken in models:  # a step that was killed left it behind
-                self.client.delete_logged_model(broken.model_id)
             mlflow = _import_mlflow()
             # MLflow advises type hints that only fit rows, not arrays; a filter would be overruled by its own.
             with (
@@ -198,13 +269,27 @@ class Store:
                 return str(mlflow.pyfunc.log_model(**arguments).model_uri)
 
     def version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
-        """The registered version of a run's weights, if there is one."""
+        """The registered version of a run's weights, if there is one; the first where it is just being settled."""
+        return next(iter(self._versions(name, run, model_sha256)), None)
+
+    def _versions(self, name: str, run: Run, model_sha256: str) -> list[ModelVersion]:
         with self.calling():
             found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
-        return next((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), None)
+        return sorted((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), key=lambda v: int(v.version))
 
     def create_version(self, name: str, run: Run, source: str, *, tags: Mapping[str, str]) -> ModelVersion:
-        """A new version of the registered model `name`, which is created where it does not exist."""
+        """The version of a run's weights, of which there is one however many processes create it at once.
+
+        Numbers are given by the server, each after the one before it is written: who has made a version sees all with
+        lower numbers, and the lowest stays. The others are withdrawn, with their logged models and with what a step
+        that was killed has left behind.
+
+        Args:
+            name: The registered model; created where it does not exist.
+            run: The run.
+            source: The logged model, `models:/<id>`.
+            tags: Of the version; `MODEL_TAG` is one of them.
+        """
         with self.calling():
             if not self.client.search_registered_models(f"name = '{name}'"):
                 try:
@@ -212,13 +297,16 @@ class Store:
                 except _mlflow_errors():
                     if not self.client.search_registered_models(f"name = '{name}'"):
                         raise
-            return self.client.create_model_version(
-                name,
-                source,
-                run.id,
-                tags=dict(tags),
-                model_id=source.rpartition("/")[2],
+            made = self.client.create_model_version(
+                name, source, run.id, tags=dict(tags), model_id=source.rpartition("/")[2]
             )
+            kept, *doubled = self._versions(name, run, tags[MODEL_TAG]) or [made]
+            for version in doubled:
+                self._withdraw(self.client.delete_model_version, name, str(version.version))
+            for model in self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run.id}'"):
+                if kept.source != f"models:/{model.model_id}":
+                    self._withdraw(self.client.delete_logged_model, model.model_id)
+        return kept
 
     def find(self, address: str) -> ModelVersion:
         """The version behind `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
@@ -264,19 +352,19 @@ class Store:
         """Points an alias of a registered model to a version, or removes it."""
         if self.alias(name, alias) == version:
             return
-        with self.calling():
-            if version is None:
+        if version is None:
+            with self.calling():
                 self.client.delete_registered_model_alias(name, alias)
-            else:
-                self.client.set_registered_model_alias(name, alias, version)
+        else:
+            self.write(self.client.set_registered_model_alias, name, alias, version)
 
     def update_version(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> None:
         """Gives a version these tags and this description, where it has others."""
-        with self.calling():
-            for key, value in tags.items():
-                if version.tags.get(key) != value:
-                    self.client.set_model_version_tag(version.name, version.version, key, value)
-            if version.description != description:
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                self.write(self.client.set_model_version_tag, version.name, version.version, key, value)
+        if version.description != description:
+            with self.calling():
                 self.client.update_model_version(version.name, version.version, description)
 
     def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
@@ -293,12 +381,17 @@ class Store:
 
 @dataclass
 class Run:
-    """One MLflow run; whatever it already holds is not logged again."""
+    """One MLflow run; whatever it already holds is not logged again.
+
+    Attributes:
+        latest: Time of the newest point of its history that was read, at first its start; milliseconds.
+    """
 
     store: Store
     id: str
     tags: dict[str, str]
     params: dict[str, str]
+    latest: int
     _history: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def history(self, metric: str) -> dict[int, float]:
@@ -307,51 +400,64 @@ class Run:
             with self.store.calling():
                 points = self.store.client.get_metric_history(self.id, metric)
             self._history[metric] = {point.step: point.value for point in points}
+            self.latest = max([self.latest, *(point.timestamp for point in points)])
         return self._history[metric]
+
+    def reread(self) -> None:
+        """Forgets what was read: another process may log to the same run."""
+        self._history.clear()
 
     def contradicts(self, metrics: Mapping[str, float], step: int) -> bool:
         """Whether the run already has other values at this step: it is of another training."""
         known = [(self.history(name).get(step), value) for name, value in metrics.items()]
         return any(old is not None and not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-4) for old, new in known)
 
-    def log_steps(self, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """Logs metrics at their steps, those that are missing."""
-        from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
+    def log_steps(self, rows: Mapping[int, Mapping[str, float]], *, live: bool = False) -> None:
+        """Logs metrics at their steps, those that are missing.
 
-        now = get_current_time_millis()
+        Args:
+            rows: Step -> metrics.
+            live: They were measured just now. Others follow the newest point of the run: two processes that complete
+                it at once then log the same points, which MLflow keeps once, at one time.
+        """
+        from mlflow.entities import Metric
+
         new = [
-            Metric(name, value, now, step)
+            (name, value, step)
             for step, metrics in rows.items()
             for name, value in metrics.items()
             if step not in self.history(name)
         ]
-        with self.store.calling():
-            for i in range(0, len(new), BATCH):
-                self.store.client.log_batch(self.id, metrics=new[i : i + BATCH])
-        for metric in new:
-            self._history[metric.key][metric.step] = metric.value
+        self.latest = time.time_ns() // 1_000_000 if live else self.latest
+        for i in range(0, len(new), BATCH):
+            batch = [Metric(name, value, self.latest, step) for name, value, step in new[i : i + BATCH]]
+            self.store.write(self.store.client.log_batch, self.id, metrics=batch)
+        for name, value, step in new:
+            self._history[name][step] = value
 
     def log_results(self, metrics: Mapping[str, float]) -> None:
         """Logs final metrics, those that are missing or have changed."""
         from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
 
-        now = get_current_time_millis()
         with self.store.calling():
             known = self.store.client.get_run(self.id).data.metrics
-            new = [Metric(name, value, now, 0) for name, value in metrics.items() if known.get(name) != value]
-            for i in range(0, len(new), BATCH):
-                self.store.client.log_batch(self.id, metrics=new[i : i + BATCH])
+        now = time.time_ns() // 1_000_000
+        new = [
+            # A first value gets a time that another process gives it, too; a later one has to be the latest.
+            Metric(name, value, now if name in known else self.latest, 0)
+            for name, value in metrics.items()
+            if known.get(name) != value
+        ]
+        for i in range(0, len(new), BATCH):
+            self.store.write(self.store.client.log_batch, self.id, metrics=new[i : i + BATCH])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Logs parameters, those that are missing; MLflow never changes one."""
         from mlflow.entities import Param
 
         new = [Param(metric_name(k), str(v)) for k, v in params.items() if metric_name(k) not in self.params]
-        with self.store.calling():
-            for i in range(0, len(new), BATCH):
-                self.store.client.log_batch(self.id, params=new[i : i + BATCH])
+        for i in range(0, len(new), BATCH):
+            self.store.write(self.store.client.log_batch, self.id, params=new[i : i + BATCH])
         self.params.update({param.key: param.value for param in new})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -360,8 +466,7 @@ class Run:
 
         new = [RunTag(name, value) for name, value in tags.items() if self.tags.get(name) != value]
         if new:
-            with self.store.calling():
-                self.store.client.log_batch(self.id, tags=new)
+            self.store.write(self.store.client.log_batch, self.id, tags=new)
             self.tags.update({tag.key: tag.value for tag in new})
 
     def log_files(self, files: Mapping[Path, str]) -> None:
@@ -379,9 +484,8 @@ class Run:
         """Names the data that the run has used."""
         from mlflow.entities import Dataset, DatasetInput
 
-        with self.store.calling():
-            dataset = Dataset(name=name, digest=digest, source_type="dvc", source=source)
-            self.store.client.log_inputs(self.id, datasets=[DatasetInput(dataset)])
+        dataset = Dataset(name=name, digest=digest, source_type="dvc", source=source)
+        self.store.write(self.store.client.log_inputs, self.id, datasets=[DatasetInput(dataset)])
 
     def set_status(self, status: str) -> None:
         """`RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
@@ -424,10 +528,11 @@ class RunLogger:
             return
         try:
             run = self._run or self._open()
+            run.reread()  # the same training may run twice
             if run.contradicts(values, step):
                 run.set_status("KILLED" if MODEL_TAG not in run.tags else "FINISHED")
                 run = run.store.create_run(self.key, self._tags)
-            run.log_steps({step: values})
+            run.log_steps({step: values}, live=True)
             self._run = run
         except Exception as error:  # a training must outlive every failure of its diary
             self._give_up(error)
@@ -437,7 +542,7 @@ class RunLogger:
 
         self._tags = collect(self.params, self.data).tags(self.key)
         store = Store(self.params.register_.experiment, retries=1, timeout=10)
-        run = next(iter(store.runs(self._tags)), None) or store.create_run(self.key, self._tags)
+        run = store.only_run(self.key, self._tags, lambda: store.runs(self._tags))
         run.set_status("RUNNING")
         return run
 

@@ -19,7 +19,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components import lineage
-from components.download.component import download
+from components.download.component import download, fingerprint
 from components.errors import StepError
 from components.evaluate.component import evaluate
 from components.params import Params, Resources, evaluate_settings, resources, train_settings
@@ -38,16 +38,17 @@ SMALL = Resources(cpu="2", memory="4Gi", gpu=0)
 RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX = 2, "60s", 2.0, "900s"
 # A node of this kind is expected to go, perhaps several times in a long training.
 SPOT_RETRIES = 20
-RETRIED = ("download", "train", "evaluate", "register")
+RETRIED = ("fingerprint", "download", "train", "evaluate", "register")
 # The sections of the settings that a step reads.
 READS = {
+    "fingerprint": ("seed", "data"),
     "download": ("seed", "data"),
     "validate": ("validate",),
     "train": ("seed", "data", "train"),
     "evaluate": ("seed",),
 }
 # The steps that talk to MLflow or a bucket.
-REACH_OUT = ("download", "train", "register")
+REACH_OUT = ("fingerprint", "download", "train", "register")
 CACHE = "/cache"
 # The keys of the secret that become environment variables; a key that it lacks is left out.
 SECRET_KEYS = (
@@ -108,12 +109,15 @@ class Cluster:
         return self.image.partition("@")[2] or None
 
 
-def build(params: Params, cluster: Cluster | None = None) -> Any:
+def build(params: Params, cluster: Cluster | None = None, *, recurring: bool = False) -> Any:
     """The pipeline of these settings.
 
     Args:
         params: All settings; they are fixed in the pipeline.
         cluster: What its pods need; None builds it for `kfp.local`, without retries and environment.
+        recurring: It begins with a task that takes the hash of the data, under which all others are cached. Kubeflow
+            counts a dataset that was downloaded again as another input, whatever is in it: without this task each run
+            would train anew.
 
     Raises:
         StepError: Kubernetes would refuse the keys or the resources.
@@ -139,7 +143,11 @@ def build(params: Params, cluster: Cluster | None = None) -> Any:
         _place(finished, params, "finish", None, cluster)
         with dsl.ExitHandler(finished, name="steps"):
             pinned = {"dvc_remote": cluster.data_remote, "dvc_md5": cluster.data_md5} if cluster else {}
+            if recurring:
+                pinned = {"dvc_md5": task("fingerprint", fingerprint).output}
             downloaded = task("download", download, **{"dvc_remote": "", "dvc_md5": "", **pinned})
+            if recurring:
+                downloaded.set_caching_options(True)
             given = {"data": downloaded.outputs["data"], "data_md5": downloaded.outputs["Output"]}
             validated = task("validate", validate, **given)
             results = {**given, "validation": validated.outputs["validation"]}
@@ -218,7 +226,7 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         if cluster.secret:
             kubernetes.use_secret_as_env(task, cluster.secret, {name: name for name in SECRET_KEYS}, optional=True)
-    if step in ("download", "train") and cluster.cache_claim:
+    if step in ("fingerprint", "download", "train") and cluster.cache_claim:
         kubernetes.mount_pvc(task, cluster.cache_claim, CACHE)
         task.set_env_variable("SEGMODELS_CACHE", CACHE)
     if step == "train" and cluster.state:

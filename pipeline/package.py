@@ -16,7 +16,15 @@ from pipeline.cluster import schedule as recur
 from pipeline.dag import NAME, Cluster, build, cached
 
 
-def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, namespace: str | None = None) -> None:
+def write(
+    params: Params,
+    cluster: Cluster,
+    out: Path,
+    *,
+    native: bool = False,
+    namespace: str | None = None,
+    recurring: bool = False,
+) -> None:
     """Compiles the pipeline to a file.
 
     Args:
@@ -26,6 +34,7 @@ def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, 
         native: Writes resources (`Pipeline`, `PipelineVersion`) for Kubeflow's Kubernetes-native mode, not the IR.
             The version is named by its content, since a cluster does not let it change.
         namespace: Of those resources.
+        recurring: It trains only when the data has changed.
 
     Raises:
         StepError: The file has another ending.
@@ -39,7 +48,7 @@ def write(params: Params, cluster: Cluster, out: Path, *, native: bool = False, 
         raise StepError("--namespace: the IR names none; use it with --kubernetes-native, or with submit")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".part-{out.name}")
-    pipeline = build(params, cluster)
+    pipeline = build(params, cluster, recurring=recurring)
     try:
         Compiler().compile(pipeline, str(part))
         if native:
@@ -87,8 +96,8 @@ def schedule(
 ) -> str:
     """Makes the pipeline recur on a cluster; gives the id of the recurring run.
 
-    Every time, data is fetched and hashed anew; training and evaluation are cached under that hash, so that a model is
-    trained again only when the data has changed.
+    Every time, data is fetched and hashed anew; download, training and evaluation are cached under that hash, so that a
+    model is trained again only when the data has changed.
 
     Raises:
         StepError: It would retrain always (nothing is cached) or never (the data is fixed); or there is no cluster.
@@ -105,5 +114,5 @@ def schedule(
         )
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "pipeline.yaml"
-        write(params, cluster, package)
+        write(params, cluster, package, recurring=True)
         return recur(kubeflow, str(package), name=name, experiment=experiment, cron=cron, enabled=enabled)

@@ -1,4 +1,4 @@
-"""`download` as a Kubeflow component."""
+"""`download` as a Kubeflow component, and the hash of what it would give."""
 
 from kfp import dsl
 
@@ -19,6 +19,7 @@ def download(
     from pathlib import Path
 
     from components.download import step
+    from components.errors import StepError
     from components.lineage import folder_md5
     from components.task import task
 
@@ -26,5 +27,23 @@ def download(
         result = step.run(params, out=Path(data.path), remote=dvc_remote, md5=dvc_md5)
         print(result)
         md5 = folder_md5(result.data)
+        if dvc_md5 not in ("", md5):
+            raise StepError(f"{params.data.source}: it has changed since its hash was taken; run the pipeline again")
         data.metadata.update(name=result.name, format=result.format, md5=md5, **result.splits)
     return md5
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def fingerprint(settings: str, git_commit: str, git_dirty: str, image_digest: str) -> str:
+    """Fetches the dataset folder and keeps its hash alone: it tells whether the source has changed."""
+    import tempfile
+    from pathlib import Path
+
+    from components.download import step
+    from components.lineage import folder_md5
+    from components.task import task
+
+    with task(settings, git_commit, git_dirty, image_digest) as params, tempfile.TemporaryDirectory() as folder:
+        result = step.run(params, out=Path(folder) / "data")
+        print(result)
+        return folder_md5(result.data)

@@ -270,8 +270,24 @@ def _choose(
 
 def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> ModelVersion:
     """A registered version of the model."""
+    try:
+        source = _log_model(store, params, run, model)
+        tags = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
+        # Until the gate's decision is written, it has not passed.
+        tags[promotion.GATE_TAG] = UNDECIDED
+        return store.create_version(params.register_.model_name, run, source, tags={**tags, "model.key": model.key})
+    except tracking.TrackingError:
+        # Another process that registers the same was faster, and has withdrawn the model that was logged here.
+        found = store.version(params.register_.model_name, run, model.sha256)
+        if found is None:
+            raise
+        return found
+
+
+def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> str:
+    """The model as what is served, once for a run; gives its address."""
     as_evaluated = dataclasses.asdict(evaluate_settings(params, model.key))
-    source = store.log_model(
+    return store.log_model(
         run,
         name="model",
         python_model=str(PYFUNC),
@@ -288,10 +304,6 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
         input_example={"image": [EXAMPLE]},
         metadata={"architecture": model.config["architecture"], "classes": model.config["classes"]},
     )
-    tags = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
-    # Until the gate's decision is written, it has not passed.
-    tags[promotion.GATE_TAG] = UNDECIDED
-    return store.create_version(params.register_.model_name, run, source, tags={**tags, "model.key": model.key})
 
 
 def _results(model: Trained) -> dict[str, float]:
@@ -331,6 +343,6 @@ def _write(result: RegisterResult, lineage: Lineage, out: Path) -> None:
         "lineage": {version.key: lineage.tags(version.key) for version in result.versions},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")  # two may write it at once
     part.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(part, out)

@@ -103,6 +103,41 @@ def test_a_run_that_holds_other_weights_is_left_as_it_is(results):
     assert store.run_of("enet", tags, "bb", {}).id == second.id
 
 
+def test_a_run_whose_creator_was_killed_before_it_decided_is_taken_over(results, monkeypatch):
+    monkeypatch.setattr(tracking, "PAUSE", (0.0, 0.01))
+    store, tags = Store("segmentation"), results.lineage.tags("enet")
+    left = store.create_run("enet", {**tags, tracking.SETTLING: "true"})
+    assert store.run_of("enet", tags, "aa", {}).id == left.id
+    (run,) = runs(results)
+    assert tracking.SETTLING not in run.tags
+
+
+def test_of_runs_and_versions_that_were_created_at_once_one_stays(results, monkeypatch):
+    monkeypatch.setattr(tracking, "PAUSE", (0.0, 0.01))
+    store, tags = Store("segmentation"), results.lineage.tags("enet")
+    others: list[tracking.Run] = []
+
+    def found() -> list[tracking.Run]:
+        seen = store.runs(tags)
+        if not others:  # between looking and creating, another process creates one and decides to keep it
+            others.append(store.create_run("enet", tags))
+        return seen
+
+    assert store.only_run("enet", tags, found).id == others[0].id
+    (run,) = runs(results)
+    run.set_tags({MODEL_TAG: "aa"})
+    made = [store.client.create_logged_model(store.experiment_id, "model", source_run_id=run.id) for _ in range(3)]
+    sources = [f"models:/{model.model_id}" for model in made]
+    with store.calling():
+        store.client.create_registered_model("streets")
+        store.client.create_model_version("streets", sources[0], run.id, tags={MODEL_TAG: "aa"})
+    kept = store.create_version("streets", run, sources[1], tags={MODEL_TAG: "aa"})
+    assert (str(kept.version), kept.source) == ("1", sources[0])
+    assert len(store.client.search_model_versions("name = 'streets'")) == 1
+    left = store.client.search_logged_models([store.experiment_id])
+    assert [model.model_id for model in left] == [made[0].model_id], "the others are withdrawn, and the broken one"
+
+
 def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeypatch, closed_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
     said: list[str] = []

@@ -8,10 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from kfp import dsl
 from kfp.compiler import Compiler
+from PIL import Image
 
+from components.download.component import download, fingerprint
 from components.errors import StepError
 from components.lineage import params_hash
 from components.params import Params, Register, Validate
@@ -306,3 +310,50 @@ def test_every_preset_compiles(preset, dataset, tmp_path):
     params = Params.read(tmp_path / "params.yaml")
     spec, _ = compiled(params, PINNED, tmp_path)
     assert len(tasks(spec)) == 2 * len(params.models) + 5
+
+
+def test_a_recurring_pipeline_caches_everything_under_the_hash_that_its_first_task_takes(tmp_path):
+    params = Params.parse({"data": {"source": "s3://bucket/labelled"}, "models": {"unet": {}}})
+    once, _ = compiled(params, PINNED, tmp_path)
+    assert not tasks(once)["download"]["cachingOptions"].get("enableCache")
+    Compiler().compile(build(params, PINNED, recurring=True), str(tmp_path / "pipeline.yaml"))
+    spec = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    cached = {name for name, task in tasks(spec).items() if task["cachingOptions"].get("enableCache")}
+    assert cached == {"download", "validate", "train-unet", "evaluate-unet"}
+    download = tasks(spec)["download"]["inputs"]["parameters"]
+    assert download["dvc_md5"]["taskOutputParameter"]["producerTask"] == "fingerprint"
+    assert constants(tasks(spec)["download"])["dvc_remote"] == ""
+    for name in ("validate", "train-unet", "evaluate-unet"):
+        data = tasks(spec)[name]["inputs"]["parameters"]["data_md5"]["taskOutputParameter"]
+        assert data["producerTask"] == "download"
+
+
+def test_the_fingerprint_is_the_hash_of_the_data_and_changes_with_it(tmp_path, monkeypatch):
+    for name in ("GIT_COMMIT", "GIT_DIRTY", "IMAGE_DIGEST"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "labelled"
+    for folder in ("images", "labels"):
+        (source / folder).mkdir(parents=True)
+    (source / "classes.txt").write_text("road\nsky\n")
+    for index in range(12):
+        label = np.full((32, 32), index % 2, np.uint8)
+        Image.fromarray(label).save(source / "labels" / f"{index:02}.png")
+        Image.fromarray(np.dstack([label * 90 + index] * 3)).save(source / "images" / f"{index:02}.png")
+    params = Params.parse({"data": {"source": str(source), "format": "folder"}, "models": {"unet": {}}})
+    code = {"git_commit": "c0ffee", "git_dirty": "false", "image_digest": "none"}
+
+    def taken() -> str:
+        return str(fingerprint.python_func(settings=settings_for(params, "fingerprint"), **code))
+
+    def downloaded(md5: str, folder: str) -> str:
+        data = dsl.Dataset(uri=str(tmp_path / folder))
+        settings = settings_for(params, "download")
+        return str(download.python_func(settings=settings, **code, dvc_remote="", dvc_md5=md5, data=data))
+
+    first = taken()
+    assert taken() == first == downloaded(first, "first")
+    Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(source / "images" / "03.png")
+    assert taken() != first
+    with pytest.raises(SystemExit):
+        downloaded(first, "second")
