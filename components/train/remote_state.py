@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,9 +54,13 @@ class RemoteState:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            brought = self._brought()
-            while brought is None:
+            for _ in range(ATTEMPTS):
                 brought = self._brought()
+                if brought is not None:
+                    break
+                time.sleep(1)
+            else:
+                raise StepError(f"{self.url}: the training's state is not whole; remove what lies there to train anew")
         except (ClientError, BotoCoreError, OSError) as error:
             raise StepError(
                 f"{self.url}: the training's state cannot be read ({_reason(error)}); run the step again when the "
@@ -168,8 +173,8 @@ class RemoteState:
                 self._send(STATE, state, {BESIDE: ",".join(beside)})
         except FileNotFoundError:
             return not path.is_file()
-        kept = {STATE, *(best.name for best in self.folder.glob(BEST))}
-        for name in self._sent.keys() - kept:
+        # What the stored state names stays, also where the folder has forgotten it by now.
+        for name in self._sent.keys() - {STATE, *beside}:
             self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
             del self._sent[name]
         return True
