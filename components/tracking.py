@@ -40,6 +40,7 @@ KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
 MODEL_TAG = "model.sha256"
 SETTLING = "settling"  # of a run that its creator may yet delete
 BATCH = 100  # what one request of MLflow takes
+WITHDRAWALS = 3  # tries of a deletion that another process may be making at the same moment
 TRIES = 5  # of a request that another process's made fail
 PAUSE = (0.5, 2.0)  # seconds between them: long after the other has done what it was about to do
 
@@ -146,12 +147,17 @@ class Store:
             request(*arguments, **named)
 
     def _withdraw(self, request: Callable[..., object], *arguments: str) -> None:
-        """Deletes what may be gone already."""
-        try:
-            request(*arguments)
-        except _mlflow_errors() as error:
-            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        """Deletes what may be gone already, or is being deleted by another process."""
+        for attempt in range(WITHDRAWALS):
+            try:
+                request(*arguments)
+                return
+            except _mlflow_errors() as error:
+                if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                    return
+                if attempt + 1 == WITHDRAWALS:
+                    raise
+                time.sleep(0.5)
 
     def _experiment_id(self, experiment: str) -> str:
         found = self.client.get_experiment_by_name(experiment)
@@ -300,9 +306,17 @@ class Store:
             made = self.client.create_model_version(
                 name, source, run.id, tags=dict(tags), model_id=source.rpartition("/")[2]
             )
-            kept, *doubled = self._versions(name, run, tags[MODEL_TAG]) or [made]
+        return self.only_version(name, run, tags[MODEL_TAG]) or made
+
+    def only_version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
+        """The first version of a run's weights; others are withdrawn, with the models that were logged for them."""
+        kept, *doubled = self._versions(name, run, model_sha256) or [None]
+        if kept is None:
+            return None
+        with self.calling():
             for version in doubled:
-                self._withdraw(self.client.delete_model_version, name, str(version.version))
+                if version is not None:
+                    self._withdraw(self.client.delete_model_version, name, str(version.version))
             for model in self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run.id}'"):
                 if kept.source != f"models:/{model.model_id}":
                     self._withdraw(self.client.delete_logged_model, model.model_id)

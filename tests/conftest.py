@@ -16,6 +16,13 @@ from tests.servers.swift import Swift
 _NUMBERS = itertools.count()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays with one worker, which makes its fixtures once; what is done for every network is spread."""
+    for item in items:
+        if not item.path.name.startswith("test_every"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
+
+
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     """An object store with an S3 interface."""

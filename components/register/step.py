@@ -168,6 +168,9 @@ def _register(
         _complete(params, run, model, validation, dataset, lineage, decision.reason)
         if found is None and decision.above_floors:
             found = _new_version(store, params, run, model)
+            # Of two registrations at once the one that was too late has ended its upload as failed.
+            run.set_status("FINISHED")
+            found = store.only_version(settings.model_name, run, model.sha256) or found
         card = Card(
             model=model,
             decision=decision,

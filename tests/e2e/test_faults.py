@@ -138,7 +138,9 @@ def assert_complete(name: str, results: Results) -> None:
     """Everything is there, and once."""
     found = registered(name)
     assert found["runs"] == ["enet", "unet"] and found["status"] == {"FINISHED"}
-    assert sorted(found["versions"]) == ["enet", "unet"] and found["count"] == found["models"] == 2
+    assert sorted(found["versions"]) == ["enet", "unet"]
+    assert found["count"] == 2, "versions"
+    assert found["models"] == 2, "logged models"
     assert {version.tags["gate"] for version in found["versions"].values()} == {"passed"}
     assert str(found["challenger"]) == str(found["versions"]["unet"].version)
     for key, folder in results.models.items():
