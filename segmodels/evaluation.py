@@ -202,7 +202,7 @@ def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
 
 def _network_input(sample: Sample, config: ModelConfig, size: tuple[int, int]) -> Tensor:
     """One image as the network takes it, float32 `[1, channels, height, width]`."""
-    pixels = resize_image(torch.from_numpy(read_image(sample.image)).permute(2, 0, 1), size)
+    pixels = resize_image(torch.tensor(read_image(sample.image)).permute(2, 0, 1), size)
     return normalize(pixels[None], torch.tensor(config.mean), torch.tensor(config.std))
 
 
