@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,19 @@ def postgres() -> Iterator[Postgres]:
             yield server
     except postgres_server.NotInstalledError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pages are not tested")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed: pages are not tested")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield running
+        running.close()
 
 
 @pytest.fixture

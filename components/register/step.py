@@ -20,7 +20,8 @@ from components.promotion import PASSED
 from components.register.card import Card
 from components.register.champion import read_champion
 from components.register.gate import Champion, Decision, decide, interval
-from components.register.trained import Trained, read_json, read_model
+from components.register.trained import Trained, read_model
+from components.results import read_json
 from segmodels.per_image import PER_IMAGE_FILE
 
 if TYPE_CHECKING:

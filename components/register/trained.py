@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from components.errors import StepError
 from components.lineage import file_sha256
 from components.register.gate import Measured
+from components.results import read_json
 from components.tracking import finite
 from segmodels.per_image import PER_IMAGE_FILE, PerImage
 
@@ -75,23 +75,6 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
         raise StepError(f"{path}: no such file; run `train` again") from None
     except (KeyError, ValueError, TypeError) as error:
         raise StepError(f"{path}: not a training history ({error!r}); run `train` again") from None
-
-
-def read_json(path: Path, step: str) -> dict[str, Any]:
-    """The JSON object that a step wrote.
-
-    Raises:
-        StepError: The file is missing or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StepError(f"{path}: no such file; `python -m components {step}` writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StepError(f"{path}: not JSON ({error}); run `{step}` again") from None
-    if not isinstance(content, dict):
-        raise StepError(f"{path}: not a JSON object; run `{step}` again")
-    return content
 
 
 def _read_counts(path: Path) -> PerImage:

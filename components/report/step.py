@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from PIL import Image
 from components.errors import StepError
 from components.params import Params
 from components.report import charts
+from components.results import read_json
 from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
 from segmodels.visualize import colorize
 
@@ -103,7 +103,7 @@ def run(
     Raises:
         StepError: A result is missing or unreadable.
     """
-    register = _read_json(registered) if registered is not None else {}
+    register = read_json(registered, "register") if registered is not None else {}
     rows = sorted(
         (_row(key, models[key], evaluations[key], register) for key in models), key=lambda r: (-r.miou, r.key)
     )
@@ -118,7 +118,7 @@ def run(
         comparison=_comparison(data, info, rows, evaluations),
         galleries={row.key: _gallery(evaluations[row.key], len(rows)) for row in rows},
         cards={row.key: _html(row.card) for row in rows if row.card},
-        validation=_read_json(validation / "validation.json"),
+        validation=read_json(validation / "validation.json", "validate"),
         register=register,
         lineage=_lineage(register),
         commands=_commands(rows, models, data, register),
@@ -171,10 +171,10 @@ def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -
     version: Mapping[str, Any] = next((v for v in register.get("versions", ()) if v["key"] == key), {})
     return Row(
         key=key,
-        architecture=str(_read_json(model / "model.json")["architecture"]),
-        metrics=_read_json(evaluation / "metrics.json"),
-        speed=_read_json(evaluation / "speed.json"),
-        train_speed=_read_json(model / "speed.json"),
+        architecture=str(read_json(model / "model.json", "train")["architecture"]),
+        metrics=read_json(evaluation / "metrics.json", "evaluate"),
+        speed=read_json(evaluation / "speed.json", "evaluate"),
+        train_speed=read_json(model / "speed.json", "train"),
         history=history,
         version=version.get("version"),
         challenger=register.get("challenger") == key,
@@ -353,18 +353,6 @@ def _render(**values: Any) -> str:
     environment.globals["series_style"] = charts.series_style
     values["figures"] = {name: Markup(svg) for name, svg in values["figures"].items()}
     return environment.get_template(TEMPLATE).render(**values)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StepError(f"{path}: no such file; run the step that writes it again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StepError(f"{path}: not JSON ({error}); run the step that writes it again") from None
-    if not isinstance(content, dict):
-        raise StepError(f"{path}: not a JSON object; run the step that writes it again")
-    return content
 
 
 def _write(path: Path, text: str) -> None:

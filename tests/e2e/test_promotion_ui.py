@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,17 +35,6 @@ FRAMES = {"train": 24, "val": 2, "test": 8}
 EPOCHS = (2, 60) if SCREENSHOTS else (1, 4)
 # Models that have seen so little are good for little: what counts here is that the second is better.
 LENIENT = {"min_miou": 0.0, "max_class_loss": 1.0, "max_boundary_loss": 1.0, "max_ece_rise": 1.0, "max_slowdown": 100.0}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("chromium is not installed: the UI is not tested")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

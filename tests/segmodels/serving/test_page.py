@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +11,6 @@ from PIL import Image
 
 from segmodels.sources import FolderSource
 from tests.segmodels.serving.running import CLASSES, ask, encoded, in_process, write_model
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page is not tested")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("chromium is not installed: the page is not tested")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
