@@ -310,13 +310,13 @@ class Store:
 
     def only_version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
         """The first version of a run's weights; others are withdrawn, with the models that were logged for them."""
-        kept, *doubled = self._versions(name, run, model_sha256) or [None]
-        if kept is None:
+        versions = self._versions(name, run, model_sha256)
+        if not versions:
             return None
+        kept, *doubled = versions
         with self.calling():
             for version in doubled:
-                if version is not None:
-                    self._withdraw(self.client.delete_model_version, name, str(version.version))
+                self._withdraw(self.client.delete_model_version, name, str(version.version))
             for model in self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run.id}'"):
                 if kept.source != f"models:/{model.model_id}":
                     self._withdraw(self.client.delete_logged_model, model.model_id)

@@ -37,7 +37,7 @@ GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-POLL_SECONDS = float(os.environ.get("SEGMODELS_TRAINJOB_POLL", "5"))
+POLL_SECONDS = 5.0
 # What a node has to save its state before it is killed.
 GRACE_SECONDS = 120
 # How long the API may be away.
@@ -139,12 +139,20 @@ class TrainJobLauncher:
             yield stopped
         finally:
             signal.signal(signal.SIGTERM, previous)
-            for plural in ("trainjobs", "trainingruntimes"):
-                try:
-                    api.delete_namespaced_custom_object(*where, plural, name, propagation_policy="Foreground")
-                except Exception as error:
-                    if getattr(error, "status", None) != 404:
-                        print(f"note: {plural}/{name} is left behind ({_reason(error)})", file=sys.stderr, flush=True)
+            self._remove("trainjobs", name)
+            self._remove("trainingruntimes", name)
+
+    def _remove(self, plural: str, name: str) -> None:
+        """Removes an object and what it has made, if it is still there."""
+        from kubernetes.client import CustomObjectsApi
+
+        try:
+            CustomObjectsApi(self._api).delete_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, plural, name, propagation_policy="Foreground"
+            )
+        except Exception as error:
+            if getattr(error, "status", None) != 404:
+                print(f"note: {plural}/{name} is left behind ({_reason(error)})", file=sys.stderr, flush=True)
 
     def _follow(
         self, name: str, exchange: Path, on_row: Callable[[Mapping[str, Any]], None], stopped: list[int]
@@ -178,9 +186,7 @@ class TrainJobLauncher:
             if stopped and deadline is None:
                 # Its pods are told to stop, too, and save their state.
                 deadline = time.monotonic() + GRACE_SECONDS
-                api.delete_namespaced_custom_object(
-                    GROUP, VERSION, self._namespace, "trainjobs", name, propagation_policy="Foreground"
-                )
+                self._remove("trainjobs", name)
             if deadline and time.monotonic() > deadline:
                 return 1
             time.sleep(POLL_SECONDS)
