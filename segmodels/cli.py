@@ -275,8 +275,8 @@ def serve(
 
     import torch
 
-    from segmodels.serving.app import Limits
     from segmodels.serving.server import serve as run
+    from segmodels.serving.service import Limits
 
     run(
         source,

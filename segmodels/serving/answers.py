@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +32,62 @@ class Form(StrEnum):
     geojson = "geojson"
 
 
+# What each form can be sent as, the first by default.
+KINDS: dict[Form, tuple[str, ...]] = {
+    Form.classes: ("image/png",),
+    Form.overlay: ("image/jpeg", "image/png"),
+    Form.coco: ("application/json",),
+    Form.geojson: ("application/geo+json", "application/json"),
+}
+# What is meant by a type where no form is named.
+ACCEPTED = {
+    "image/png": Form.classes,
+    "image/*": Form.classes,
+    "*/*": Form.classes,
+    "application/zip": Form.classes,
+    "image/jpeg": Form.overlay,
+    "application/json": Form.coco,
+    "application/geo+json": Form.geojson,
+}
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "application/json": ".json", "application/geo+json": ".geojson"}
 ZIP = "application/zip"
+
+
+def negotiate(output: Form | None, accept: str) -> tuple[Form, str]:
+    """The form of an answer and its content type.
+
+    Args:
+        output: The form that was named, if any.
+        accept: The header `Accept`.
+
+    Raises:
+        RefusedError: 406 where no form has a type that is accepted.
+    """
+    wanted = _preferences(accept)
+    if output is not None:
+        # A form that is named is sent even where Accept, which many clients set by themselves, has another type.
+        return output, next((kind for kind in wanted if kind in KINDS[output]), KINDS[output][0])
+    for kind in wanted:
+        if kind in ACCEPTED:
+            form = ACCEPTED[kind]
+            return form, kind if kind in KINDS[form] else KINDS[form][0]
+    kinds = "image/png, image/jpeg, application/json or application/geo+json"
+    raise RefusedError(406, f"Accept {accept[:100]}: no answer has that type; ask for {kinds}", "accept")
+
+
+def _preferences(accept: str) -> list[str]:
+    """The types of a header `Accept`, the most wanted first."""
+    weighted = []
+    for part in accept.split(","):
+        kind, _, parameters = part.partition(";")
+        found = re.search(r"\bq=([0-9.]+)", parameters)
+        try:
+            weight = float(found[1]) if found else 1.0
+        except ValueError:
+            weight = 0.0
+        if weight > 0:
+            weighted.append((weight, kind.strip().lower()))
+    return [kind for _, kind in sorted(weighted, key=lambda item: -item[0])]
 
 
 @dataclass(frozen=True)

@@ -1,335 +1,54 @@
-"""The HTTP interface of a served model."""
+"""The HTTP interface of a served model: paths, errors, headers."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-import numpy as np
 import prometheus_client
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segmodels import drift as statistics
 from segmodels.registry import model_info
-from segmodels.serving.answers import Answer, Form, answer
-from segmodels.serving.engine import Engine, LoadedModel, Prediction
-from segmodels.serving.follow import Follower
-from segmodels.serving.images import RefusedError, Upload, decode
-from segmodels.serving.metrics import Metrics
-from segmodels.serving.watch import Watch, Watched
-
-T = TypeVar("T")
+from segmodels.serving.answers import Form, negotiate
+from segmodels.serving.engine import LoadedModel
+from segmodels.serving.images import RefusedError
+from segmodels.serving.schema import (
+    ANSWERS,
+    DESCRIPTION,
+    FILE,
+    FILES,
+    NAME,
+    REFUSALS,
+    SHA256,
+    VERSION,
+    ZIPPED,
+    Alive,
+    DriftClass,
+    DriftFeature,
+    DriftState,
+    ModelCard,
+    Problem,
+    Ready,
+    ServedClass,
+    body_of,
+)
+from segmodels.serving.service import Service
+from segmodels.serving.watch import Watched
 
 PAGE = Path(__file__).with_name("page.html")
-NAME, VERSION, SHA256 = "X-Model-Name", "X-Model-Version", "X-Model-SHA256"
-IMAGES = frozenset(
-    f"image/{kind}"
-    for kind in ("*", "jpeg", "jpg", "png", "webp", "bmp", "x-ms-bmp", "tiff", "gif", "x-portable-pixmap")
-)
-# What each form can be sent as, the first by default.
-KINDS: dict[Form, tuple[str, ...]] = {
-    Form.classes: ("image/png",),
-    Form.overlay: ("image/jpeg", "image/png"),
-    Form.coco: ("application/json",),
-    Form.geojson: ("application/geo+json", "application/json"),
-}
-# What is meant by a type where no form is named.
-ACCEPTED = {
-    "image/png": Form.classes,
-    "image/*": Form.classes,
-    "*/*": Form.classes,
-    "application/zip": Form.classes,
-    "image/jpeg": Form.overlay,
-    "application/json": Form.coco,
-    "application/geo+json": Form.geojson,
-}
-BYTES_HELD = 16  # bodies of the largest size that may wait at once
 RETRY_AFTER = "1"  # seconds
-LINGER = 4  # times the largest body that is read and thrown away, so that the sender gets to the answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a request may be, and how many may wait.
-
-    Attributes:
-        body: Bytes of a request.
-        pixels: Of an image: height times width.
-        images: In a batch.
-        queue: Requests that wait for their turn; one more is told to come again.
-        receiving: Seconds in which a request's body must have come.
-        answering: Seconds after which a request that waits is given up.
-    """
-
-    body: int = 20_000_000
-    pixels: int = 25_000_000
-    images: int = 16
-    queue: int = 128
-    receiving: float = 30.0
-    answering: float = 60.0
-
-
-@dataclass
-class Problem:
-    """An answer that is none."""
-
-    error: str
-
-
-@dataclass
-class Alive:
-    """The process answers."""
-
-    alive: bool
-
-
-@dataclass
-class Ready:
-    """A model is loaded."""
-
-    ready: bool
-    version: str
-
-
-@dataclass
-class ServedClass:
-    """A class of the model."""
-
-    id: int
-    name: str
-    color: str
-
-
-@dataclass
-class ModelCard:
-    """The model that answers; `trouble` says why it may not be what the target means."""
-
-    name: str
-    version: str
-    sha256: str
-    loaded_at: float
-    device: str
-    precision: str
-    architecture: str
-    paper: str
-    year: int
-    options: dict[str, Any]
-    classes: list[ServedClass]
-    image_size: list[int] | None
-    settings: dict[str, Any]
-    metrics: dict[str, float]
-    trouble: str | None
-
-
-@dataclass
-class DriftFeature:
-    """One number compared with the reference; None where a distribution has none."""
-
-    name: str
-    meaning: str
-    drifted: bool
-    size: str
-    distance: float
-    threshold: float
-    p: float
-    psi: float
-    reference: float | None
-    mean: float | None
-
-
-@dataclass
-class DriftClass:
-    """The share of the pixels that are predicted as a class."""
-
-    name: str
-    reference: float
-    share: float
-
-
-@dataclass
-class DriftState:
-    """The last images that were looked at, compared with those of the version's evaluation."""
-
-    version: str
-    verdict: str
-    drifted: bool
-    seen: int
-    images: int
-    features: list[DriftFeature]
-    classes: list[DriftClass]
-
-
-class Service:
-    """What stands behind the paths: who is let in, whose turn it is.
-
-    Args:
-        engine: Predicts.
-        follower: Keeps the engine's model current.
-        metrics: Counts.
-        limits: What is let in.
-        threads: Threads that decode images and encode answers.
-    """
-
-    def __init__(self, engine: Engine, follower: Follower, metrics: Metrics, limits: Limits, threads: int) -> None:
-        self.engine, self.follower, self.metrics, self.limits = engine, follower, metrics, limits
-        self.draining = False
-        self._watch = Watch()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
-        # So many are decoded while one is predicted; more would only take memory.
-        self._at_once = 2 * threads + 2
-        self._turns = asyncio.Semaphore(self._at_once)
-        self._inside = self._received = self._bytes = 0
-
-    async def answer(
-        self, request: Request, form: Form, kind: str, alpha: float, *, several: bool
-    ) -> tuple[Answer, LoadedModel]:
-        """The answer to a request, and the model that gave it.
-
-        Raises:
-            RefusedError: It cannot be answered.
-        """
-        with self._admitted():
-            body = await self._body(request)
-            with self._queued(len(body)):
-                uploads = await self._uploads(request, body, several)
-                del body
-                try:
-                    async with asyncio.timeout(self.limits.answering), self._turn():
-                        if await request.is_disconnected():
-                            raise ClientDisconnect
-                        return await self._predict(uploads, form, kind, alpha, several)
-                except TimeoutError:
-                    sentence = f"no answer within {self.limits.answering:g} s; try again later"
-                    raise RefusedError(503, sentence, "answer_timeout") from None
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self.follower.close()
-        self.engine.close()
-        self._watch.close()
-        self._pool.shutdown()
-
-    async def _predict(
-        self, uploads: Sequence[Upload], form: Form, kind: str, alpha: float, several: bool
-    ) -> tuple[Answer, LoadedModel]:
-        images = await self._in_pool(lambda: [decode(upload, self.limits.pixels) for upload in uploads])
-        try:
-            prediction = await asyncio.wrap_future(self.engine.submit(images))
-        except RuntimeError as error:  # torch: not enough memory, a size that the network does not take
-            sentence = f"the network failed ({str(error).splitlines()[0][:160]}); send a smaller image"
-            raise RefusedError(422, sentence, "network") from None
-        names = [upload.name for upload in uploads]
-        config = prediction.model.config
-        made = await self._in_pool(
-            lambda: answer(form, kind, images, prediction.maps, names, config, alpha, several=several)
-        )
-        # Called when this request's task pauses next, which is when its answer was sent; not after a slow reader has
-        # taken all of it, or images would be kept for each of them.
-        asyncio.get_running_loop().call_soon(self._look, images, prediction)
-        return made, prediction.model
-
-    def _look(self, images: Sequence[np.ndarray], made: Prediction) -> None:
-        """Has what was answered looked at for drift."""
-        self._watch.offer(made.model.watched, images, made.maps, made.confidences, busy=self._inside > 0)
-
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self.draining:
-            raise RefusedError(503, "the server is shutting down; ask another one", "draining")
-        if self.engine.model is None:
-            raise RefusedError(503, f"no model is loaded ({self.follower.trouble}); try again later", "not_ready")
-        # Those whose bodies are still coming do not wait for a turn, so that slow senders keep nobody else out.
-        if self._inside >= 4 * self.limits.queue:
-            raise RefusedError(429, f"{self._inside} requests are being served; try again later", "connections")
-        self._inside += 1
-        self.metrics.in_flight.inc()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self.metrics.in_flight.dec()
-
-    @contextmanager
-    def _queued(self, size: int) -> Iterator[None]:
-        full = self._received >= self.limits.queue + self._at_once
-        if full or self._bytes + size > BYTES_HELD * self.limits.body:
-            raise RefusedError(429, f"{self._received} requests wait already; try again later", "queue")
-        self._received += 1
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._received -= 1
-            self._bytes -= size
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        with self.metrics.queue.track_inprogress():
-            await self._turns.acquire()
-        try:
-            yield
-        finally:
-            self._turns.release()
-
-    async def _body(self, request: Request) -> bytes:
-        limit = self.limits.body
-        declared = int(request.headers.get("content-length") or 0)
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RefusedError(
-                415, "Content-Encoding: compressed bodies are not taken; send the file as it is", "encoding"
-            )
-        sentence = f"the body is larger than {limit} bytes; send a smaller file"
-        if declared > LINGER * limit:
-            raise RefusedError(413, sentence, "body")
-        chunks, size = [], 0
-        try:
-            async with asyncio.timeout(self.limits.receiving):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size <= limit:
-                        chunks.append(chunk)
-                    elif size > LINGER * limit:
-                        break
-        except TimeoutError:
-            sentence = f"the body did not come within {self.limits.receiving:g} s; send it faster"
-            raise RefusedError(408, sentence, "slow_body") from None
-        if size > limit:
-            raise RefusedError(413, sentence, "body")
-        return b"".join(chunks)
-
-    async def _uploads(self, request: Request, body: bytes, several: bool) -> list[Upload]:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "multipart/form-data":
-            files = await _files(request.headers, body, self.limits)
-        elif kind in IMAGES or kind == "application/octet-stream":
-            files = [Upload("image", body)]
-        else:
-            told = f"Content-Type {kind[:80]}" if kind else "no Content-Type"
-            raise RefusedError(415, f"{told}: send image/jpeg, image/png, … or multipart/form-data", "content_type")
-        if not files:
-            raise RefusedError(422, "the form has no file; send an image as a part with a filename", "no_file")
-        if len(files) > 1 and not several:
-            raise RefusedError(422, f"the form has {len(files)} files; POST several to /predict/batch", "files")
-        return files
 
 
 def create_app(service: Service) -> FastAPI:
@@ -357,75 +76,6 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-DESCRIPTION = """POST an image and get its class map, an overlay, or the outlines of its regions. `output` says which;
-without it the header `Accept` does. Every answer names the model that gave it: `X-Model-Name`, `X-Model-Version`,
-`X-Model-SHA256`. What cannot be answered gets a status of 4xx or 503 and `{"error": "one sentence"}`."""
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_REGION = [[0, 0], [480, 0], [480, 200], [0, 200], [0, 0]]
-_FEATURE = {
-    "type": "Feature",
-    "geometry": {"type": "Polygon", "coordinates": [_REGION]},
-    "properties": {"class_id": 0, "class": "sky", "color": "#808080", "area": 96000},
-}
-_GEOJSON = {"type": "FeatureCollection", "image": "image", "frame": "pixels; …", "features": [_FEATURE]}
-_COCO = {
-    "images": [{"id": 1, "file_name": "image", "width": 480, "height": 360}],
-    "annotations": [
-        {
-            "id": 1,
-            "image_id": 1,
-            "category_id": 0,
-            "segmentation": [[0, 0, 480, 0, 480, 200, 0, 200]],
-            "area": 96000,
-            "bbox": [0, 0, 480, 200],
-            "iscrowd": 0,
-        }
-    ],
-    "categories": [{"id": 0, "name": "sky", "supercategory": ""}],
-}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": meaning}
-    for status, meaning in {
-        406: "No form has the type that Accept asks for.",
-        408: "The body came too slowly.",
-        413: "The body or the image is too large.",
-        415: "The type of the body is not taken.",
-        422: "No image that can be read, or a parameter outside its range.",
-        429: "Too many wait; Retry-After says when to come again.",
-        503: "No model yet, no answer in time, or the server is shutting down.",
-    }.items()
-}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The prediction.",
-        "headers": {
-            NAME: {"schema": {"type": "string"}, "description": "The model's name."},
-            VERSION: {"schema": {"type": "string"}, "description": "Its version."},
-            SHA256: {"schema": {"type": "string"}, "description": "Hash of its weights."},
-        },
-        "content": {
-            "image/png": {**_BINARY, "example": "class ids, with the classes' colours as palette"},
-            "image/jpeg": _BINARY,
-            "application/json": {"example": _COCO},
-            "application/geo+json": {"example": _GEOJSON},
-        },
-    },
-    **_REFUSALS,
-}
-_ZIPPED = {**_ANSWERS, 200: {**_ANSWERS[200], "content": {"application/zip": _BINARY, "application/json": {}}}}
-_FILES = {
-    "type": "object",
-    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-}
-_FILE = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
-
-
-def _body_of(form: dict[str, Any]) -> dict[str, Any]:
-    content = dict.fromkeys(("image/jpeg", "image/png", "image/*", "application/octet-stream"), _BINARY)
-    return {"requestBody": {"required": True, "content": {**content, "multipart/form-data": {"schema": form}}}}
-
-
 Output = Annotated[Form | None, Query(description="What the answer holds.", examples=["classes"])]
 Alpha = Annotated[float, Query(ge=0, le=1, description="How much of the colours is seen in overlays.", examples=[0.5])]
 
@@ -440,8 +90,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         "/predict",
         summary="Predict an image",
         response_class=Response,
-        responses=_ANSWERS,
-        openapi_extra=_body_of(_FILE),
+        responses=ANSWERS,
+        openapi_extra=body_of(FILE),
         tags=["predictions"],
     )
     async def predict(request: Request, output: Output = None, alpha: Alpha = 0.5) -> Response:
@@ -455,8 +105,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         "/predict/batch",
         summary="Predict several images",
         response_class=Response,
-        responses=_ZIPPED,
-        openapi_extra=_body_of(_FILES),
+        responses=ZIPPED,
+        openapi_extra=body_of(FILES),
         tags=["predictions"],
     )
     async def predict_batch(request: Request, output: Output = None, alpha: Alpha = 0.5) -> Response:
@@ -478,7 +128,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
     @app.get("/health", summary="Whether the process lives", response_model=Alive, tags=["state"],
-             responses={503: _REFUSALS[503]})  # fmt: skip
+             responses={503: REFUSALS[503]})  # fmt: skip
     async def health() -> Alive:
         """For a liveness probe: 200 while the server can predict, or will once a model is loaded."""
         if not service.engine.alive:
@@ -487,21 +137,21 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return Alive(True)
 
     @app.get("/ready", summary="Whether a model is loaded", response_model=Ready, tags=["state"],
-             responses={503: _REFUSALS[503]})  # fmt: skip
+             responses={503: REFUSALS[503]})  # fmt: skip
     async def ready() -> Ready:
         """For a readiness probe: 200 once a model is loaded and warm, until it breaks or the server shuts down."""
         _check_network(service)
         return Ready(True, _current(service).version.number)
 
     @app.get("/model", summary="The model that answers", response_model=ModelCard, tags=["state"],
-             responses={503: _REFUSALS[503]})  # fmt: skip
+             responses={503: REFUSALS[503]})  # fmt: skip
     async def model() -> ModelCard:
         """Its version, classes, colours, settings and measured quality."""
         return _card(_current(service), service.follower.trouble)
 
     @app.get("/drift", summary="Whether the images are still like those of the evaluation", response_model=DriftState,
              tags=["state"], responses={404: {"model": Problem, "description": "The version has no profile."},
-                                        503: _REFUSALS[503]})  # fmt: skip
+                                        503: REFUSALS[503]})  # fmt: skip
     async def drift() -> DriftState:
         """The last images and what was predicted, against the version's profile; anew with each version."""
         model = _current(service)
@@ -550,43 +200,6 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         return Response(status_code=400)
 
 
-def negotiate(output: Form | None, accept: str) -> tuple[Form, str]:
-    """The form of an answer and its content type.
-
-    Args:
-        output: The form that was named, if any.
-        accept: The header `Accept`.
-
-    Raises:
-        RefusedError: 406 where no form has a type that is accepted.
-    """
-    wanted = _preferences(accept)
-    if output is not None:
-        # A form that is named is sent even where Accept, which many clients set by themselves, has another type.
-        return output, next((kind for kind in wanted if kind in KINDS[output]), KINDS[output][0])
-    for kind in wanted:
-        if kind in ACCEPTED:
-            form = ACCEPTED[kind]
-            return form, kind if kind in KINDS[form] else KINDS[form][0]
-    kinds = "image/png, image/jpeg, application/json or application/geo+json"
-    raise RefusedError(406, f"Accept {accept[:100]}: no answer has that type; ask for {kinds}", "accept")
-
-
-def _preferences(accept: str) -> list[str]:
-    """The types of a header `Accept`, the most wanted first."""
-    weighted = []
-    for part in accept.split(","):
-        kind, _, parameters = part.partition(";")
-        found = re.search(r"\bq=([0-9.]+)", parameters)
-        try:
-            weight = float(found[1]) if found else 1.0
-        except ValueError:
-            weight = 0.0
-        if weight > 0:
-            weighted.append((weight, kind.strip().lower()))
-    return [kind for _, kind in sorted(weighted, key=lambda item: -item[0])]
-
-
 class _Observed:
     """Counts requests, and names the model in the headers of answers that do not name it themselves."""
 
@@ -616,38 +229,6 @@ class _Observed:
             path = getattr(scope.get("route"), "path", "other")
             self.service.metrics.requests.labels(path, str(status)).inc()
             self.service.metrics.seconds.labels(path).observe(time.perf_counter() - start)
-
-
-async def _files(headers: Headers, body: bytes, limits: Limits) -> list[Upload]:
-    """The files of a form; other fields are passed over.
-
-    Raises:
-        RefusedError: 413 where there are too many, 422 where it is no form.
-    """
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        for start in range(0, len(body), 1 << 16):
-            yield body[start : start + (1 << 16)]
-            await asyncio.sleep(0)  # a large form does not keep others from being heard
-
-    parser = MultiPartParser(headers, stream(), max_files=limits.images, max_fields=16)
-    parser.spool_max_size = limits.body + 1  # the body is in memory as it is; nothing goes to the disk
-    try:
-        form = await parser.parse()
-        files = [item for _, item in form.multi_items() if isinstance(item, UploadFile)]
-        return [Upload(_file_name(file.filename or ""), await file.read()) for file in files]
-    except (MultiPartException, UnicodeDecodeError) as error:
-        told = str(getattr(error, "message", "") or error)
-        status, reason = (413, "files") if "Too many files" in told else (422, "form")
-        raise RefusedError(
-            status, f"the form cannot be read ({told.rstrip('.')[:160]}); send it again", reason
-        ) from None
-
-
-def _file_name(given: str) -> str:
-    """The name without folders and characters that would break a line."""
-    name = re.split(r"[/\\]", given)[-1]
-    return "".join(c for c in name if c.isprintable())[:120] or "image"
 
 
 def _model_headers(model: LoadedModel) -> dict[str, str]:

@@ -9,10 +9,11 @@ from types import FrameType
 
 import uvicorn
 
-from segmodels.serving.app import Limits, Service, create_app
+from segmodels.serving.app import create_app
 from segmodels.serving.engine import Engine
 from segmodels.serving.follow import Follower
 from segmodels.serving.metrics import Metrics
+from segmodels.serving.service import Limits, Service
 from segmodels.sources import Source
 
 log = logging.getLogger("segmodels.serving")

@@ -25,10 +25,11 @@ from PIL import Image
 
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
-from segmodels.serving.app import Limits, Service, create_app
+from segmodels.serving.app import create_app
 from segmodels.serving.engine import Engine
 from segmodels.serving.follow import Follower
 from segmodels.serving.metrics import Metrics
+from segmodels.serving.service import Limits, Service
 from segmodels.sources import Source
 
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))

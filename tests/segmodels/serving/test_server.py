@@ -24,8 +24,7 @@ from shapely.geometry import shape
 
 from segmodels.data.dataset import read_image
 from segmodels.inference import Predictor
-from segmodels.serving.answers import Form
-from segmodels.serving.app import negotiate
+from segmodels.serving.answers import Form, negotiate
 from segmodels.serving.images import RefusedError
 from segmodels.visualize import overlay
 from tests.segmodels.serving.running import CLASSES, SECONDS, Server, encoded, form, serving, write_model

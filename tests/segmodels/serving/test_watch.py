@@ -14,8 +14,8 @@ from torch import nn
 
 from segmodels.drift import Profile, confidence_by_class, describe, describe_prediction
 from segmodels.inference import Predictor
-from segmodels.serving.app import Service
 from segmodels.serving.engine import FAILURES
+from segmodels.serving.service import Service
 from segmodels.serving.watch import Watch, Watched
 from segmodels.sources import AddressError, Fetched, FolderSource, Version, open_source
 from tests.segmodels.conftest import scene
