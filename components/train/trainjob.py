@@ -132,8 +132,8 @@ class TrainJobLauncher:
                     api.create_namespaced_custom_object(*where, plural, made)
                 except ApiException as error:
                     raise StepError(
-                        f"Kubernetes refuses the TrainJob of {self.nodes.count} nodes ({_reason(error)}); Kubeflow "
-                        "Trainer has to be installed, and the account of the pod may need rights: docs/cluster.md"
+                        f"Kubernetes refuses the TrainJob of {self.nodes.count} nodes ({_reason(error)}); it needs "
+                        "Kubeflow Trainer, and its account the rights of infra/k8s/overlays/nodes: docs/cluster.md"
                     ) from None
             print(f"TrainJob {name}: {self.nodes.count} nodes of {self.nodes.processes} processes", flush=True)
             yield stopped

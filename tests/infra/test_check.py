@@ -27,6 +27,7 @@ def test_every_overlay_passes(capsys):
     assert re.findall(r"^(\w+): \d+ resources, 0 errors$", capsys.readouterr().out, re.M) == [
         "kserve",
         "local",
+        "nodes",
         "production",
     ]
 
@@ -95,26 +96,32 @@ def test_other_peoples_manifests_need_a_release(reference, monkeypatch, tmp_path
     assert "names no release" in said
 
 
-def test_the_pipelines_account_may_do_what_it_needs_and_no_more(overlay):
-    (role,) = (r for r in overlay("local") if r["kind"] == "Role")
-    rights = {
+def rights(resources: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """What the one role among the resources opens: resource, verb and, where it is limited to them, names."""
+    (role,) = (r for r in resources if r["kind"] == "Role")
+    return {
         (resource, verb, *rule.get("resourceNames", ()))
         for rule in role["rules"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert rights == {
+
+
+@pytest.mark.parametrize("name", ["local", "production"])
+def test_the_pipelines_account_may_do_what_it_needs_and_no_more(name, overlay):
+    assert rights(overlay(name)) == {
         ("workflowtaskresults", "create"),
         ("workflowtaskresults", "patch"),
         ("workflows", "get"),
         ("configmaps", "get", "kfp-launcher"),
         ("secrets", "get", "mlpipeline-minio-artifact"),
-        *(
-            (kind, verb)
-            for kind in ("trainjobs", "trainingruntimes")
-            for verb in ("create", "get", "list", "watch", "delete")
-        ),
-        *(("pods", verb) for verb in ("get", "list", "watch")),
+    }
+
+
+def test_training_on_several_nodes_may_also_make_follow_and_remove_trainjobs(overlay):
+    assert rights(overlay("nodes")) == {
+        *((kind, verb) for kind in ("trainjobs", "trainingruntimes") for verb in ("create", "get", "delete")),
+        ("pods", "list"),
         ("pods/log", "get"),
     }
 

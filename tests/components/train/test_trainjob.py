@@ -118,7 +118,7 @@ def test_a_cluster_that_refuses_is_told_in_one_sentence(
     cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.refuses = (404, "the server could not find the requested resource")
-    with pytest.raises(StepError, match=r"refuses the TrainJob of 2 nodes \(the server could not find .*Trainer has"):
+    with pytest.raises(StepError, match=r"refuses the TrainJob of 2 nodes \(the server could not find .*Trainer, and"):
         train(data, tmp_path / "model", monkeypatch)
 
 
