@@ -11,6 +11,7 @@ import pytest
 from components import tracking
 from components.params import Params
 from components.tracking import MODEL_TAG, RunLogger, Store, public_uri, store_root, tracking_uri
+from tests.servers import ports
 
 
 def history(run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -24,13 +25,6 @@ def runs(results, key: str = "enet") -> list[tracking.Run]:
 
 def status(run: tracking.Run) -> str:
     return str(run.store.client.get_run(run.id).info.status)
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def test_the_default_store_lies_in_the_working_directory(tmp_path: Path):
@@ -138,8 +132,9 @@ def test_of_runs_and_versions_that_were_created_at_once_one_stays(results, monke
     assert [model.model_id for model in left] == [made[0].model_id], "the others are withdrawn, and the broken one"
 
 
-def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeypatch, closed_port):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeypatch):
+    port = ports.free()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     said: list[str] = []
     start = time.monotonic()
     with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
@@ -147,7 +142,7 @@ def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeyp
             logger.log({"train_loss": 1.0}, step=epoch)
     assert time.monotonic() - start < 10
     assert said == [
-        f"no live curves for enet: MLflow at http://127.0.0.1:{closed_port} does not answer; training goes on, and "
+        f"no live curves for enet: MLflow at http://127.0.0.1:{port} does not answer; training goes on, and "
         "register completes the run later"
     ]
 

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ import yaml
 
 from components.lineage import folder_md5
 from infra.k8s import check, policy
+from tests.servers import ports
 from tests.servers.containers import (
     BUILD_SECONDS,
     LOCKED_DOWN,
@@ -253,9 +253,7 @@ def server(
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "not-so-secret",
     }
     (folder / "env").write_text("".join(f"{k}={v}\n" for k, v in (given | secrets).items()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = ports.free()
     arguments = [a.replace("--port=5000", f"--port={port}").replace("0.0.0.0", "127.0.0.1") for a in container["args"]]
     (mount,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "config")
     name = f"segmodels-test-mlflow-{os.getpid()}"

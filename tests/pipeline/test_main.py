@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
+from tests.servers import ports
 
 IMAGE = "registry.example/segmodels@sha256:" + "0123456789abcdef" * 4
 
@@ -192,9 +192,7 @@ def test_an_unknown_architecture_is_found_before_anything_runs(project, capsys, 
 
 def test_no_cluster_is_said_within_seconds(project, capsys):
     project("tiny")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        host = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    host = f"http://127.0.0.1:{ports.free()}"
     started = time.monotonic()
     assert main(["submit", "--host", host, *LOOSE]) == 1
     assert time.monotonic() - started < 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from segmodels.data.dataset import DatasetError
 from segmodels.predicting import Outcome, find_inputs, plan, run
 from segmodels.remote import RemoteError, Store
 from tests.segmodels.test_predicting import Brightness, film, picture
+from tests.servers import ports
 
 
 @pytest.fixture
@@ -135,10 +135,7 @@ def test_absent_buckets_and_wrong_passwords_are_a_sentence(bucket: Any, monkeypa
 
 
 def test_a_server_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports.free()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     _, (problem,) = find_inputs(["s3://bucket/in"], Path("out"))

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.servers import ports
 
 API = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/"
 
@@ -72,9 +73,7 @@ class Cluster:
     def _start(self, runtime: dict[str, Any]) -> None:
         policy, (node,) = runtime["mlPolicy"], runtime["template"]["spec"]["replicatedJobs"]
         (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = ports.free()
         self.pods = []
         for rank in range(policy["numNodes"]):
             environment = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import ports
 
 START_SECONDS = 300
 
@@ -60,10 +61,7 @@ class MLflow:
 @contextlib.contextmanager
 def serving(folder: Path, database: str) -> Iterator[MLflow]:
     """A server on a database; its artifacts lie in the folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = MLflow(f"http://127.0.0.1:{port}", folder, database)
+    server = MLflow(f"http://127.0.0.1:{ports.free()}", folder, database)
     try:
         server.start()
         yield server

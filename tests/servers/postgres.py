@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import ports
 
 USER, PASSWORD = "mlflow", "hunter2"
 
@@ -68,9 +69,7 @@ def serving() -> Iterator[Postgres]:
             shutil.chown(folder, "postgres")
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = ports.free()
         data = str(folder / "data")
         init = [f"--username={USER}", "--auth=scram-sha-256", f"--pwfile={folder}/password", "-D", data]
         subprocess.run([*user, initdb, *init], check=True, capture_output=True, timeout=300)

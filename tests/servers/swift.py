@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.servers import ports
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = Path(__file__).with_name("swift.lock")
 HOME = ROOT / ".cache" / "swift"
@@ -153,13 +155,13 @@ def serving(folder: Path) -> Iterator[Swift]:
         "[storage-policy:0]\nname = only\ndefault = yes\n"
     )
     names = ("proxy", "account", "container", "object")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    rings = [str(ports[name]) for name in names[1:]]
+    bound = {name: ports.free() for name in names}
+    rings = [str(bound[name]) for name in names[1:]]
     subprocess.run([str(_bin() / "python"), "-c", _RINGS, str(folder), *rings], check=True, capture_output=True)
     for name in names:
         shared = {
             "bind_ip": "127.0.0.1",
-            "bind_port": ports[name],
+            "bind_port": bound[name],
             "swift_dir": folder,
             "devices": folder / "nodes",
             "mount_check": "false",
@@ -172,7 +174,7 @@ def serving(folder: Path) -> Iterator[Swift]:
         (folder / f"{name}.conf").write_text(
             "[DEFAULT]\n" + "".join(f"{key} = {value}\n" for key, value in shared.items()) + body
         )
-    store = Swift(f"http://127.0.0.1:{ports['proxy']}", folder)
+    store = Swift(f"http://127.0.0.1:{bound['proxy']}", folder)
     try:
         for name in reversed(names):
             store.start(name)
@@ -211,14 +213,6 @@ def install() -> None:
 
 def _bin() -> Path:
     return HOME / "venv" / "bin"
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _listens(port: int) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from components.download import http
 from components.download.fetch import Fetched, fetch
 from components.errors import StepError
+from tests.servers import ports
 
 CACHE = Path("cache")
 
@@ -23,12 +24,6 @@ def get(url: str, *, sha256: str | None = None, retries: int = 2) -> Fetched:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_a_file_comes_whole_with_its_checksum(server: Any) -> None:
@@ -142,7 +137,7 @@ def test_no_network_is_one_sentence() -> None:
         StepError,
         match=r"after 3 attempts: the connection is refused; check the network",
     ) as failed:
-        get(f"http://127.0.0.1:{closed_port()}/a.zip")
+        get(f"http://127.0.0.1:{ports.free()}/a.zip")
     assert "\n" not in str(failed.value)
 
 
@@ -167,7 +162,7 @@ def test_a_server_that_falls_silent_is_tried_again(server: Any, monkeypatch: pyt
 def test_an_s3_server_that_is_away_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports.free()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(

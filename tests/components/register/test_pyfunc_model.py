@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
 from segmodels.inference import Predictor
 from segmodels.registry import create_model
+from tests.servers import ports
 
 ADDRESS = "models:/segmentation@challenger"
 
@@ -125,9 +125,7 @@ def test_the_model_loads_without_a_checkout_or_pickles_and_takes_rows_and_arrays
 @pytest.fixture(scope="module")
 def served(registered: Path) -> Iterator[str]:
     """The address of the served challenger."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = ports.free()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", ADDRESS, "--env-manager", "local"]
     log = registered / "serve.log"
     with log.open("wb") as out:

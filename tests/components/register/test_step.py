@@ -1,7 +1,6 @@
 """The step `register`, against a real MLflow store."""
 
 import json
-import socket
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from components.errors import StepError
 from components.params import Params
 from components.register import step
 from components.tracking import Store
+from tests.servers import ports
 
 
 def register(results, params: Params | None = None):
@@ -109,9 +109,7 @@ def test_other_weights_under_the_same_settings_get_a_run_and_a_version_of_their_
 
 
 def test_with_mlflow_away_one_sentence_says_what_to_do_and_a_later_run_completes_it(results, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = ports.free()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
     start = time.monotonic()
     with pytest.raises(StepError) as caught:
