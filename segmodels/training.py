@@ -17,8 +17,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -142,34 +141,34 @@ def fit(
             image_size=settings.image_size,
         )
         torch.manual_seed(seed)
-        task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
-        started = time.monotonic()
-        if task.epoch < settings.epochs:
-            with _memory_told(task):
+        task = None
+        try:
+            task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
+            started = time.monotonic()
+            if task.epoch < settings.epochs:
                 _trainer(settings, task.epoch).fit(task)
-        seconds = time.monotonic() - started
-        trained = Trained(
-            out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
-        )
-        if task.global_rank == 0:
-            _write(task, out, trained)
-            shutil.rmtree(state, ignore_errors=True)
-        return trained
+            seconds = time.monotonic() - started
+            trained = Trained(
+                out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
+            )
+            if task.global_rank == 0:
+                _write(task, out, trained)
+                shutil.rmtree(state, ignore_errors=True)
+            return trained
+        except (RuntimeError, MemoryError) as error:
+            if not _no_memory(error):
+                raise
+            where = "before the first epoch" if task is None else f"in epoch {min(task.epoch + 1, settings.epochs)}"
+            raise TrainingError(
+                f"{name or architecture}: out of memory {where}; lower train.batch_size (train.accumulate makes up for "
+                "it), train.augment.crop or train.cache_gb, take a smaller network, or give it more (resources.memory, "
+                "a larger GPU); the same command goes on from the last epoch"
+            ) from None
 
 
-@contextmanager
-def _memory_told(task: _Task) -> Iterator[None]:
-    """Turns an allocation that fails into a TrainingError."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # a GPU's OutOfMemoryError is a RuntimeError, a CPU's nothing else
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
-            raise
-        raise TrainingError(
-            f"{task.name}: out of memory in epoch {task.epoch + 1}; lower train.batch_size (train.accumulate makes up "
-            "for it) or train.augment.crop, or give it more (resources.memory, a larger GPU); the same command goes on "
-            "from the last epoch"
-        ) from None
+def _no_memory(error: Exception) -> bool:
+    """Whether an allocation failed; of a GPU's torch has an error of its own, of a CPU's a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 class _Task(pl.LightningModule):

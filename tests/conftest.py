@@ -18,6 +18,7 @@ from tests.servers.swift import Swift
 _NUMBERS = itertools.count()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file stays with one worker, which makes its fixtures once; what is done for every network is spread."""
     for item in items:

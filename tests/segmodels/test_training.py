@@ -163,7 +163,7 @@ from segmodels.settings import TrainSettings
 from segmodels.training import fit
 
 held = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (held + (200 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (held + (int(sys.argv[3]) << 20), resource.RLIM_INFINITY))
 settings = TrainSettings(epochs=2, batch_size=8, precision="32", accelerator="cpu")
 try:
     fit(Path(sys.argv[1]), Path(sys.argv[2]), architecture="unet", settings=settings, options={"width": 64}, seed=3)
@@ -172,16 +172,21 @@ except TrainingError as error:
 """
 
 
-def test_too_little_memory_is_told_with_what_to_lower(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("megabytes", "moment"), [(60, "before the first epoch"), (400, "in epoch 1")], ids=["network", "activations"]
+)
+def test_too_little_memory_is_told_with_what_to_lower(
+    megabytes: int, moment: str, dataset: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(dataset), str(tmp_path / "m")],
+        [sys.executable, "-c", OUT_OF_MEMORY, str(dataset), str(tmp_path / "m"), str(megabytes)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=180,
     )
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("error: "))
-    assert "out of memory in epoch 1; lower train.batch_size" in told
+    assert f"out of memory {moment}; lower train.batch_size" in told
 
 
 def test_a_loss_that_explodes_is_told(dataset: Path, tmp_path: Path) -> None:
