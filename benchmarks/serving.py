@@ -192,7 +192,7 @@ def register(store: Store, folder: Path) -> str:
         signature=False,
         input_example={"image": [EXAMPLE]},
     )
-    made = store.create_version(NAME, run, source, tags={MODEL_TAG: sha256}, description="")
+    made = store.create_version(NAME, run, source, tags={MODEL_TAG: sha256})
     return str(made.version)
 
 

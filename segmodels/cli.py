@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmodels.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -436,6 +438,7 @@ def _crf(given: str) -> CRFSettings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; what the user can mend is told as one sentence and gives the exit status 1."""
+    keep_freed_memory()
     try:
         app(list(args) if args is not None else None, prog_name="segmodels")
     except Exception as error:
