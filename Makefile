@@ -52,6 +52,7 @@ lint: setup ## ruff, mypy, import rules
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+	@$(RUN) mypy benchmarks
 	@$(RUN) lint-imports
 
 format: setup ## put the code into shape
