@@ -133,7 +133,7 @@ class TrainJobLauncher:
                 except ApiException as error:
                     raise StepError(
                         f"Kubernetes refuses the TrainJob of {self.nodes.count} nodes ({_reason(error)}); it needs "
-                        "Kubeflow Trainer, and its account the rights of infra/k8s/overlays/nodes: docs/cluster.md"
+                        "Kubeflow Trainer, and the pod's account what infra/k8s/overlays/nodes grants: docs/cluster.md"
                     ) from None
             print(f"TrainJob {name}: {self.nodes.count} nodes of {self.nodes.processes} processes", flush=True)
             yield stopped

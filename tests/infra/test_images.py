@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.lineage import folder_md5
 from infra.k8s import check, policy
@@ -384,19 +383,3 @@ def test_a_run_like_the_clusters_ends_with_the_metrics_of_this_machine(
     assert not any(
         entry["Key"].startswith("states/") for entry in swift.client().list_objects_v2(Bucket="run")["Contents"]
     )
-
-
-def test_the_targets_of_the_dockerfile_are_those_that_the_build_script_knows():
-    targets = set(re.findall(r"(?m)^FROM \S+ AS (\S+)$", (ROOT / "infra/images/Dockerfile").read_text()))
-    known = set(re.findall(r"\[(\w+)\]=", (ROOT / "infra/images/build").read_text()))
-    assert known == targets - {"tools", "common", "light-packages", "gpu-packages"}
-
-
-def test_the_overlays_run_images_that_the_build_script_makes():
-    made = set(re.findall(r"\[\w+\]=([\w-]+)", (ROOT / "infra/images/build").read_text()))
-    named = {
-        entry["name"]
-        for path in (check.HERE / "overlays").glob("*/kustomization.yaml")
-        for entry in yaml.safe_load(path.read_text())["images"]
-    }
-    assert named <= made
