@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from components.errors import complain
     from components.params import Params
-    from segmodels.memory import keep_freed_memory
+    from segmodels.process import set_up_process
 
-    keep_freed_memory()
+    set_up_process()
     try:
         STEPS[args.step][0](Params.read(args.params), args)
     except KeyboardInterrupt:

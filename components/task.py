@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import StepError, complain
-from segmodels.memory import keep_freed_memory
+from segmodels.process import set_up_process
 
 if TYPE_CHECKING:
     from components.params import Params
@@ -44,7 +44,7 @@ def task(settings: str, git_commit: str, git_dirty: str, image_digest: str) -> I
     if not os.environ.get("GIT_COMMIT"):
         os.environ.update(GIT_COMMIT=git_commit, GIT_DIRTY=git_dirty)
     os.environ["IMAGE_DIGEST"] = image_digest
-    keep_freed_memory()
+    set_up_process()
     try:
         from components.params import Params
 

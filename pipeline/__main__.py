@@ -131,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     args = _parser().parse_args(argv)
     from components.errors import complain
+    from segmodels.process import set_up_process
 
+    set_up_process()
     try:
         args.command(args)
     except KeyboardInterrupt:

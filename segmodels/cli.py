@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmodels.memory import keep_freed_memory
+from segmodels.process import set_up_process
 
 if TYPE_CHECKING:
     from torch import nn
@@ -438,7 +438,7 @@ def _crf(given: str) -> CRFSettings:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; what the user can mend is told as one sentence and gives the exit status 1."""
-    keep_freed_memory()
+    set_up_process()
     try:
         app(list(args) if args is not None else None, prog_name="segmodels")
     except Exception as error:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segmodels.memory import keep_freed_memory
+from segmodels.process import set_up_process
 from segmodels.resume import TrainingError, TrainingInterrupted
 from segmodels.settings import TrainSettings
 
@@ -180,7 +180,7 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     job = Job(**json.loads(path.read_text()))
     first = os.environ.get("RANK", "0") == "0"
-    keep_freed_memory()
+    set_up_process()
     # The launcher ends its workers by SIGTERM also before training has put its own handler in place.
     try:
         said = _work(job, path.parent / "rows.jsonl" if first else None)

@@ -68,7 +68,7 @@ class Guidance(nn.Module):
 
 @register(
     "spn",
-    small=dict(base="enet", base_options={"width": 0.25}, width=0.04, channels=4),
+    small=dict(base="segnet_basic", base_options={"width": 4}, width=0.04, channels=4),
     paper="Learning Affinity via Spatial Propagation Networks",
     authors="Liu, De Mello, Gu, Zhong, Yang, Kautz",
     venue="NIPS 2017",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,18 @@ SET_BY_TASKS = ("GIT_COMMIT", "GIT_DIRTY", "IMAGE_DIGEST", "KFP_RUN_ID", "PYTHON
 READ_FROM_OUTSIDE = ("MLFLOW_TRACKING_URI", "SEGMODELS_IMAGE", "SEGMODELS_CACHE", "KF_PIPELINES_ENDPOINT")
 
 Project = Callable[[str], Path]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_stacks() -> Iterator[None]:
+    """Each task of a pipeline asks `inspect.stack` for its caller's name; here not for the source lines of all callers.
+
+    Within pytest there are sixty, each looked up among thousands of modules: ten seconds in place of half a one.
+    """
+    stack = inspect.stack
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(inspect, "stack", lambda context=0: stack(context))
+        yield
 
 
 @pytest.fixture

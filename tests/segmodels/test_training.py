@@ -257,6 +257,8 @@ def assert_same(ours: Path, theirs: Path) -> None:
 
 CHILD = """
 import json, sys, time
+from segmodels.process import set_up_process
+set_up_process()
 from pathlib import Path
 import torch
 import segmodels.training as training

@@ -35,11 +35,12 @@ def test_export_keeps_batch_height_and_width_free(name: str, tmp_path: Path) -> 
     auto = torch.export.Dim.AUTO
     # The size at which it is written, and others.
     example, *others = torch.randn(2, 3, 77, 93), torch.randn(1, 3, 64, 80), torch.randn(1, 3, 99, 70)
-    program = torch.export.export(Logits(model), (example,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=True)
-    runs = [program.module()]
-    if not model_info(name).onnx:
-        runs.append(as_onnx(program, tmp_path / "model.onnx"))
+    shapes = ({0: auto, 2: auto, 3: auto},)
     with torch.no_grad():
+        program = torch.export.export(Logits(model), (example,), dynamic_shapes=shapes, strict=True)
+        runs = [program.module()]
+        if not model_info(name).onnx:
+            runs.append(as_onnx(program, tmp_path / "model.onnx"))
         for images in (example, *others):
             expected = model(images)["out"]
             for run in runs:
