@@ -72,12 +72,11 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `predict`, of several images of one size in one pass of the network."""
-        return list(most_likely(self.batch_probabilities(images))[0].cpu().numpy())
+        return self._most_likely(images, confident=False)[0]
 
     def predict_with_confidence(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `predict_batch`, and of each image the probability of the predicted classes, float32 `[H, W]`."""
-        classes, confidence = most_likely(self.batch_probabilities(images))
-        return list(classes.cpu().numpy()), list(confidence.cpu().numpy())
+        return self._most_likely(images, confident=True)
 
     def predict_probabilities(self, image: np.ndarray) -> np.ndarray:
         """Probabilities, float32 `[C, H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
@@ -91,16 +90,41 @@ class Predictor:
     @torch.inference_mode()
     def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
         """Probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
+        return self._probabilities(self._normalized(images), images)
+
+    @torch.inference_mode()
+    def _most_likely(
+        self, images: Sequence[np.ndarray], *, confident: bool
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Class maps, and where asked for their probabilities; a softmax of every class only where it is needed."""
+        batch = self._normalized(images)
+        averaged = self.flip or self.scales != (1.0,) or self.window is not None or self.crf is not None
+        if averaged or tuple(batch.shape[-2:]) != images[0].shape[:2]:
+            classes, best = most_likely(self._probabilities(batch, images))
+        else:  # the largest logit is the largest probability
+            with self._autocast():
+                logits = self.model(batch)["out"]
+            classes, best = most_likely(logits)
+            if confident:
+                best = (logits.float() - best.float()[:, None]).exp_().sum(1).reciprocal_()
+        return list(classes.cpu().numpy()), list(best.cpu().numpy()) if confident else []
+
+    def _normalized(self, images: Sequence[np.ndarray]) -> Tensor:
         pixels = [torch.tensor(image).permute(2, 0, 1) for image in images]
         if self.image_size is not None:
             pixels = [resize_image(image, self.image_size) for image in pixels]
         batch = torch.stack([normalize(image, self._mean, self._std) for image in pixels])
-        batch = batch.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32"):
+        return batch.to(self.device, memory_format=torch.channels_last)
+
+    def _probabilities(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
+        with self._autocast():
             probs = augmented(
                 self.model, batch, flip=self.flip, scales=self.scales, window=self.window, stride=self.stride
             )
         return refined(full_resolution(probs, images[0].shape[:2]), images, self.crf)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32")
 
 
 def fast_precision(device: torch.device | str) -> Precision:
@@ -113,16 +137,19 @@ def fast_precision(device: torch.device | str) -> Precision:
     return "bf16" if fast else "32"
 
 
-def most_likely(probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Class ids, uint8 `[N, H, W]`, and their probability, of probabilities `[N, C, H, W]`; of equal ones the first."""
-    if probs.is_cuda:
-        confidence, classes = probs.max(1)
-        return classes.to(torch.uint8), confidence
+def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Class ids, uint8 `[N, H, W]`, and their scores, of logits or probabilities `[N, C, H, W]`.
+
+    Of equal scores the first class is taken.
+    """
+    if scores.is_cuda:
+        best, classes = scores.max(1)
+        return classes.to(torch.uint8), best
     # On a CPU torch goes through the classes pixel by pixel; through whole maps it is several times as fast.
-    best, ids = probs[:, 0].contiguous(), torch.zeros_like(probs[:, 0], dtype=torch.uint8).contiguous()
-    for index in range(1, probs.shape[1]):
-        ids.masked_fill_(probs[:, index] > best, index)
-        best = torch.maximum(best, probs[:, index])
+    best, ids = scores[:, 0].contiguous(), torch.zeros_like(scores[:, 0], dtype=torch.uint8).contiguous()
+    for index in range(1, scores.shape[1]):
+        ids.masked_fill_(scores[:, index] > best, index)
+        best = torch.maximum(best, scores[:, index])
     return ids, best
 
 

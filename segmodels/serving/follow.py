@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from segmodels.checkpoint import CheckpointError
 from segmodels.serving.engine import Engine, LoadedModel
@@ -73,7 +74,10 @@ class Follower:
         if version is None or not self._due(version):
             return
         try:
-            model = self._load(version)
+            # libgomp keeps helpers for every thread that ever computed, and where they outnumber the cores, they sleep
+            # between operations in place of waiting actively. This thread's helpers end with it.
+            with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
+                model = loader.submit(self._load, version).result()
         except (SourceError, CheckpointError, RuntimeError, OSError, TypeError, ValueError) as error:
             self._give_up(version, str(error).splitlines()[0] if str(error) else type(error).__name__)
             return

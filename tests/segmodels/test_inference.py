@@ -93,6 +93,18 @@ def test_a_batch_gives_what_its_images_give_alone(folder: Path) -> None:
         assert together.shape == (50, 70) and together.dtype == np.uint8
 
 
+@pytest.mark.parametrize("size", [(40, 48), (50, 70)], ids=["of the network", "another"])
+def test_class_maps_and_confidence_are_those_of_the_probabilities(size: tuple[int, int], folder: Path) -> None:
+    """Also where no softmax is computed: at the network's own size nothing is averaged or resized."""
+    images = list(np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8))
+    predictor = Predictor(folder, "cpu")
+    probs = predictor.batch_probabilities(images).numpy()
+    classes, confidence = predictor.predict_with_confidence(images)
+    np.testing.assert_array_equal(np.stack(classes), probs.argmax(1))
+    np.testing.assert_array_equal(np.stack(predictor.predict_batch(images)), np.stack(classes))
+    np.testing.assert_allclose(np.stack(confidence), probs.max(1), rtol=1e-6)
+
+
 def test_merged_norms_and_bfloat16_round_differently_and_predict_the_same(folder: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     probs = Predictor(folder, "cpu").predict_probabilities(image)
