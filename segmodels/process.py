@@ -40,7 +40,7 @@ def collect_less() -> None:
     """Has Python look for cycles among its objects less often, and not at all when it ends.
 
     Importing what trains makes half a million objects that all stay. To go through them again and again, and once more
-    when the process ends, takes a quarter of the time of a process that only does that.
+    when the process ends, takes a quarter to a third of the time of a process that only does that.
     """
     gc.set_threshold(COLLECT_AFTER, 50, 100)
     # Registered before everything else, and therefore the last to run.
