@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYTHONDONTWRITEBYTECODE=
 TESTS ?= tests
 IMAGES := tests/infra/test_images.py
-BENCHMARKS ?= confusion_matrix data_loading startup streets crf layer_cascade
+BENCHMARKS ?= confusion_matrix data_loading startup process streets crf layer_cascade
 JOBS ?= 2
 
 .PHONY: help setup repro camvid test test-images lint format bench lock images pin-images cluster-check clean
@@ -59,7 +59,7 @@ format: setup ## put the code into shape
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-bench: setup ## every figure of speed that the README prints, with its peer
+bench: setup ## the short benchmarks, each with its peer; BENCHMARKS="serving overhead peers …" for others
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) python benchmarks/$$name.py; done
 
 lock: ## resolve requirements.lock anew

@@ -2,7 +2,8 @@
 
 Two models are registered in a fresh MLflow store. Clients ask for the class map of a 360x480 image all the time, and in
 the middle the alias moves from one version to the other. Then one client asks `segmodels serve` and `mlflow models
-serve` in turn. Ends with an error when a request failed, or when two answers of one version differ.
+serve` in turn, and what the first does for an image is done without a server. Ends with an error when a request failed,
+or when two answers of one version differ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import _common as common
 from PIL import Image
@@ -36,6 +38,10 @@ from components.tracking import MODEL_TAG, Store
 from segmodels.checkpoint import WEIGHTS_FILE, ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
 from segmodels.data.streets import render
+from segmodels.inference import Predictor, fast_precision
+from segmodels.process import set_up_process
+from segmodels.serving.answers import class_map
+from segmodels.serving.images import Upload, decode
 from segmodels.settings import EvaluateSettings
 from segmodels.sources import file_sha256
 from segmodels.visualize import default_palette
@@ -66,6 +72,7 @@ def main() -> int:
             failures = load(store, versions, port, pid, image, args.clients, args.seconds)
             with mlflow_serving(root) as other:
                 beside(port, other, image, args.repeats)
+        common.apart(alone, folders[0], image, args.precision, args.repeats)
     for sentence in failures:
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if failures else 0
@@ -155,6 +162,25 @@ def beside(port: int, other: int, image: bytes, repeats: int) -> None:
     print("| one client, 360x480, the same model | median ms | times ours |\n|---|---:|---:|")
     for name, seconds in times.items():
         print(f"| {name} | {1000 * seconds:.1f} | {seconds / times['segmodels serve']:.2f} |", flush=True)
+
+
+def alone(folder: Path, image: bytes, precision: str, repeats: int) -> None:
+    """What an answer consists of; prints the medians, for a process of its own that begins as the server does."""
+    set_up_process()
+    chosen: Any = fast_precision("cpu") if precision == "auto" else precision
+    predictor = Predictor(folder, "cpu", precision=chosen, fused=True)
+    upload = Upload("image", image)
+    pixels = decode(upload, 1 << 24)
+    label = predictor.predict(pixels)
+    works: dict[str, Callable[[], object]] = {
+        "decode the JPEG": lambda: decode(upload, 1 << 24),
+        "normalise, network, class map": lambda: predictor.predict(pixels),
+        "encode the PNG": lambda: class_map(label, predictor.config.palette),
+    }
+    common.interleaved(works, 3)
+    print("\n| without a server | median ms |\n|---|---:|")
+    for name, seconds in common.medians(common.interleaved(works, repeats)).items():
+        print(f"| {name} | {1000 * seconds:.1f} |", flush=True)
 
 
 def ask(port: int, image: bytes, connection: http.client.HTTPConnection | None = None) -> tuple[int, str, bytes]:

@@ -54,9 +54,10 @@ def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeats the last row and column until height and width are multiples of `multiple`."""
-    if not torch.compiler.is_exporting() and x.shape[-2] % multiple == 0 and x.shape[-1] % multiple == 0:
-        return x
-    # By index, not by F.pad: that one decides by the amount, and an exported model would keep the decision.
+    if not torch.compiler.is_exporting():
+        bottom, right = (-size % multiple for size in x.shape[-2:])
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    # F.pad decides by the amount, and an exported model would keep the decision.
     rows, columns = (
         torch.arange((size + multiple - 1) // multiple * multiple, device=x.device).clamp(max=size - 1)
         for size in x.shape[-2:]

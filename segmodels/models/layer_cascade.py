@@ -106,7 +106,9 @@ class RegionConv(nn.Module):
         if self.norm is None:
             return x
         n = self.norm
-        return F.relu(F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.0, n.eps))
+        if isinstance(n, nn.BatchNorm2d):  # otherwise it was merged into the convolution
+            x = F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.0, n.eps)
+        return F.relu(x)
 
 
 class Chain(nn.ModuleList):

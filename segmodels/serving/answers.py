@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,7 @@ from segmodels.serving.images import RefusedError
 from segmodels.serving.polygons import Polygon, TooManyEdgesError, coco, geojson, polygons
 from segmodels.visualize import overlay
 
-PNG_LEVEL = 1  # class maps have few colours: higher levels take five times as long for a fifth less
+PNG_LEVEL = 1  # higher levels take five times as long for a fifth less
 
 
 class Form(StrEnum):
@@ -142,7 +143,8 @@ def class_map(label: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
     image = Image.fromarray(label, mode="P")
     image.putpalette(np.asarray(palette, np.uint8).tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=PNG_LEVEL)
+    # Class maps are runs of one value: looking for nothing else is as fast as level 1, and a quarter smaller.
+    image.save(file, "PNG", compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 

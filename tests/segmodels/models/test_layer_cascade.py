@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from segmodels.layers.fuse import fuse_batch_norm
 from segmodels.models.layer_cascade import LayerCascade, Reduction, Region, RegionConv
 
 CLASSES = 4
@@ -110,6 +111,15 @@ def test_the_whole_network_gives_the_same_by_lists_and_by_masks(share: float, mo
     listed = model(images())["out"]
     monkeypatch.setattr("segmodels.models.layer_cascade._DENSE_ABOVE", -1.0)
     torch.testing.assert_close(listed, model(images())["out"])
+
+
+@torch.no_grad()
+def test_with_norms_merged_lists_give_the_same() -> None:
+    model = cascade(threshold=1.0)
+    merged = fuse_batch_norm(model, images())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
+    merged.threshold = model.threshold = median_threshold(model)
+    torch.testing.assert_close(merged(images())["out"], model(images())["out"])
 
 
 @torch.no_grad()
