@@ -3,9 +3,9 @@
     python benchmarks/overhead.py [--params FILE] [--containers]
 
 The default job by `dvc repro`, by `python -m pipeline run` and, asked to, with every task in a container by Kubeflow's
-DockerRunner on docker or podman. Each runs in a clone of its own. The steps' own time is that of their processes, as
-they note it when they end, within the same run; of a Kubeflow task the import of kfp is not the step's. Overhead is
-the rest of the wall time.
+DockerRunner on docker or podman. Each runs in a clone of its own. The steps' own time is that of their processes within
+the same run, from the fork to the exit, in containers to where Python begins to end; of a Kubeflow task the import of
+kfp is not the step's. Overhead is the rest of the wall time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import _common as common
 
@@ -27,19 +32,20 @@ ROOT = Path(__file__).resolve().parents[1]
 AIMS = {"dvc repro": 3, "python -m pipeline run": 5, "in containers": 15}
 # Python imports it by itself, from whatever folder comes first.
 NOTING = """
-import atexit, json, os, sys, time
-started = time.time()
+import atexit, json, os, time
 
-def note():
-    words = open("/proc/self/cmdline").read().split("\\\\0")
-    kind = next((w for w in words if w in ("components", "kfp.dsl.executor_main")), None)
-    if kind:
-        line = json.dumps([kind, time.time() - started]) + "\\\\n"
+words = open("/proc/self/cmdline").read().split("\\0")
+kind = next((w for w in words if w in ("components", "kfp.dsl.executor_main")), None)
+if kind:
+    def note(*what):
         with open(os.environ["SEGMODELS_TIMES"], "a") as file:
-            file.write(line)
+            file.write(json.dumps(what) + "\\n")
 
-atexit.register(note)
-""".replace("\\\\", "\\")
+    ticks = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+    began = ticks / os.sysconf("SC_CLK_TCK")
+    note(os.getpid())
+    atexit.register(lambda: note(os.getpid(), kind, began, time.clock_gettime(time.CLOCK_BOOTTIME)))
+"""
 
 
 def main() -> None:
@@ -71,12 +77,57 @@ def _run(way: str, clone: Path, params: Path) -> tuple[float, list[tuple[str, fl
     if way == "in containers":
         return _in_containers(clone, env)
     command = ["dvc", "repro"] if way == "dvc repro" else [sys.executable, "-m", "pipeline", "run"]
-    started = time.monotonic()
-    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
-    wall = time.monotonic() - started
+    with _ends(times) as ends:
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
+        wall = time.monotonic() - started
     if done.returncode != 0:
         sys.exit(f"{way} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return wall, [tuple(json.loads(line)) for line in times.read_text().splitlines()]
+    return wall, _taken(times, ends)
+
+
+@contextmanager
+def _ends(times: Path) -> Iterator[dict[int, float]]:
+    """Sees the processes that note themselves end: process id -> seconds since the machine's start."""
+    ends: dict[int, float] = {}
+    watched: dict[int, int] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            for pid, *rest in _noted(times):
+                if not rest and pid not in ends and pid not in watched.values():
+                    watched[os.pidfd_open(pid)] = pid
+            for file, _ in poll(watched):
+                ends[watched.pop(file)] = time.clock_gettime(time.CLOCK_BOOTTIME)
+                os.close(file)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield ends
+    finally:
+        over.set()
+        thread.join()
+
+
+def poll(files: Iterable[int]) -> list[tuple[int, int]]:
+    """Those of the files that can be read now, with what happened to them."""
+    asked = select.poll()
+    for file in files:
+        asked.register(file, select.POLLIN)
+    return asked.poll(0)
+
+
+def _noted(times: Path) -> list[list[Any]]:
+    lines = times.read_text().splitlines(keepends=True) if times.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _taken(times: Path, ends: dict[int, float]) -> list[tuple[str, float]]:
+    """What each process was and its seconds; to its exit where that was seen."""
+    full = [line for line in _noted(times) if len(line) > 1]
+    return [(kind, ends.get(pid, end) - began) for pid, kind, began, end in full]
 
 
 def _in_containers(clone: Path, env: dict[str, str]) -> tuple[float, list[tuple[str, float]]]:
@@ -104,7 +155,7 @@ def _in_containers(clone: Path, env: dict[str, str]) -> tuple[float, list[tuple[
         wall = time.monotonic() - started
     if done.returncode != 0:
         sys.exit(f"in containers it failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return wall, [tuple(json.loads(line)) for line in (noting / "times").read_text().splitlines()]
+    return wall, _taken(noting / "times", {})
 
 
 def _import_seconds(module: str) -> float:
