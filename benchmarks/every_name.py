@@ -1,4 +1,4 @@
-"""Every architecture, by its name in `params.yaml`, through `dvc repro` and Kubeflow: `python benchmarks/every_name.py`.
+"""Every architecture by its name in `params.yaml`, through DVC and Kubeflow: `python benchmarks/every_name.py`.
 
     python benchmarks/every_name.py [--full] [--only NAME …] [--keep FOLDER]
 

@@ -84,7 +84,7 @@ class FCDenseNet(SegmentationModel):
         first: Maps of the first convolution.
         dropout: Probability after every convolution of the dense layers and the transitions down.
         batch_statistics: Batch norm takes the batch's statistics in evaluation, too.
-        efficient: Computes dense layers again in the backward pass in place of keeping them.
+        efficient: Computes dense layers and transitions down again in the backward pass in place of keeping them.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class FCDenseNet(SegmentationModel):
         if len(layers) % 2 == 0:
             raise ValueError(f"layers has {len(layers)} blocks; there are as many down as up, and one between them")
         depth = len(layers) // 2
+        self.efficient = efficient
         self.first = nn.Conv2d(in_channels, first, 3, padding=1)
         channels, skips = first, []
         self.down, self.transitions_down = nn.ModuleList(), nn.ModuleList()
@@ -133,7 +134,7 @@ class FCDenseNet(SegmentationModel):
         for block, transition in zip(self.down, self.transitions_down, strict=True):
             x = torch.cat([x, block(x)], dim=1)
             skips.append(x)
-            x = transition(x)
+            x = _recomputed(transition, x) if self.efficient and self.training else transition(x)
         new = self.bottleneck(x)
         for transition, block in zip(self.transitions_up, self.up, strict=True):
             skip = skips.pop()
@@ -186,16 +187,8 @@ class DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for layer in self.layers:
-            maps.append(self._again(layer, maps) if self.efficient and self.training else layer(*maps))
+            maps.append(_recomputed(layer, *maps) if self.efficient and self.training else layer(*maps))
         return torch.cat(maps[1:], dim=1)
-
-    @staticmethod
-    def _again(layer: nn.Module, maps: list[Tensor]) -> Tensor:
-        """The layer's result; joining, normalising and dropping out are done once more in the backward pass."""
-        out: Tensor = checkpoint(
-            layer, *maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _again(layer))
-        )
-        return out
 
 
 class TransitionDown(nn.Module):
@@ -209,6 +202,14 @@ class TransitionDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(self.dropout(self.conv(F.relu(self.norm(x), inplace=True))), 2)
+
+
+def _recomputed(layer: nn.Module, *maps: Tensor) -> Tensor:
+    """The layer's result; joining, normalising and dropping out are done once more in the backward pass."""
+    out: Tensor = checkpoint(
+        layer, *maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _again(layer))
+    )
+    return out
 
 
 @contextlib.contextmanager
