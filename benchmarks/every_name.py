@@ -1,10 +1,10 @@
 """Every architecture by its name in `params.yaml`, through DVC and Kubeflow: `python benchmarks/every_name.py`.
 
-    python benchmarks/every_name.py [--full] [--only NAME …] [--keep FOLDER]
+    python benchmarks/every_name.py [--full] [--only NAME …] [--ways dvc|kubeflow …] [--keep FOLDER]
 
 A clone whose `params.yaml` names all architectures and a dozen tiny images of `streets` is run both ways, and each
 model's weights and metrics are compared byte by byte. Networks are as small as in the tests of every architecture; with
-`--full` nothing but the name is given, which needs hours and tens of GB for both ways, or `--ways` with one of them.
+`--full` nothing but the name is given, which takes far longer and tens of GB.
 Ends with an error that names the models that are missing or differ.
 """
 

@@ -98,7 +98,7 @@ def _ends(times: Path) -> Iterator[dict[int, float]]:
             for pid, *rest in _noted(times):
                 if not rest and pid not in ends and pid not in watched.values():
                     watched[os.pidfd_open(pid)] = pid
-            for file, _ in poll(watched):
+            for file, _ in _readable(watched):
                 ends[watched.pop(file)] = time.clock_gettime(time.CLOCK_BOOTTIME)
                 os.close(file)
 
@@ -111,7 +111,7 @@ def _ends(times: Path) -> Iterator[dict[int, float]]:
         thread.join()
 
 
-def poll(files: Iterable[int]) -> list[tuple[int, int]]:
+def _readable(files: Iterable[int]) -> list[tuple[int, int]]:
     """Those of the files that can be read now, with what happened to them."""
     asked = select.poll()
     for file in files:

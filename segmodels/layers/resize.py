@@ -56,8 +56,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeats the last row and column until height and width are multiples of `multiple`."""
     if not torch.compiler.is_exporting():
         bottom, right = (-size % multiple for size in x.shape[-2:])
-        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-    # F.pad decides by the amount, and an exported model would keep the decision.
+        if not bottom and not right:
+            return x
+        if not x.requires_grad:
+            return F.pad(x, (0, right, 0, bottom), mode="replicate")
+    # F.pad decides by the amount, and an exported model would keep the decision; its gradient is not deterministic on a
+    # GPU.
     rows, columns = (
         torch.arange((size + multiple - 1) // multiple * multiple, device=x.device).clamp(max=size - 1)
         for size in x.shape[-2:]

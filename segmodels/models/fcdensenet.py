@@ -7,7 +7,7 @@ it, joined by transitions down and up. On the way up only a block's new maps are
 channels stays bounded (section 3.2). Pinned by the authors' `FC-DenseNet.py` and `layers.py`.
 
 The published figures take batch statistics in testing, too: `batch_statistics=True` does. `efficient=True` keeps only
-what each dense layer produces and computes the rest again in the backward pass.
+what each dense layer and transition produces and computes the rest again in the backward pass.
 """
 
 from __future__ import annotations
