@@ -118,7 +118,8 @@ def _imagenet(model: nn.Module) -> Path | dict[str, Tensor]:
         return {f"backbone.body.{name}": tensor for name, tensor in body.state_dict().items()}
     if isinstance(model, SegmentationModel) and model.imagenet:
         return download(_torchvision_address(model.imagenet))
-    raise WeightsError(f"{type(model).__name__}: there are no ImageNet weights for its encoder")
+    hint = "; with a backbone, such as resnet34, there are" if hasattr(model, "backbone") else ""
+    raise WeightsError(f"{type(model).__name__}: there are no ImageNet weights for its encoder{hint}")
 
 
 def _torchvision_address(name: str) -> str:

@@ -29,12 +29,15 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: Of the maps at strides 4, 8, 16 and 32.
         channels: Of the pyramid.
+        smooth: The 3x3 convolutions, which lessen the aliasing of the doubling.
     """
 
-    def __init__(self, in_channels: list[int], channels: int = 256) -> None:
+    def __init__(self, in_channels: list[int], channels: int = 256, smooth: bool = True) -> None:
         super().__init__()
         self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in in_channels])
-        self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels])
+        self.output = nn.ModuleList(
+            [nn.Conv2d(channels, channels, 3, padding=1) if smooth else nn.Identity() for _ in in_channels]
+        )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         sums = [self.lateral[-1](maps[-1])]
@@ -108,6 +111,7 @@ class SemanticFPN(SegmentationModel):
         backbone: The encoder; its maps at strides 4, 8, 16 and 32 are used.
         channels: Of the pyramid.
         head_channels: Of the semantic branch.
+        smooth: A 3x3 convolution on each map of the pyramid, as in the paper.
         frozen_norm: The encoder's batch norm is a constant, as with ImageNet weights that are only refined.
     """
 
@@ -119,6 +123,7 @@ class SemanticFPN(SegmentationModel):
         backbone: str = "resnet101",
         channels: int = 256,
         head_channels: int = 128,
+        smooth: bool = True,
         frozen_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -127,7 +132,7 @@ class SemanticFPN(SegmentationModel):
             freeze_batch_norm(self.backbone)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]
         self.backbone.keep(*self.levels)
-        self.pyramid = FeaturePyramid([self.backbone.channels[level] for level in self.levels], channels)
+        self.pyramid = FeaturePyramid([self.backbone.channels[level] for level in self.levels], channels, smooth)
         self.head = SemanticHead(channels, head_channels, len(self.levels))
         self.classifier = nn.Conv2d(head_channels, num_classes, 1)
         for part in (self.pyramid, self.head, self.classifier):

@@ -104,6 +104,7 @@ class PSPNet(SegmentationModel):
         output_stride: 8, 16 or 32.
         bins: Sides of the pyramid's grids.
         channels: Of the last convolution; the auxiliary head has half as many.
+        kernel_size: Of the convolution that joins map and levels; 3 is the paper's, 1 is cheaper by far.
         deep_stem: Three 3x3 convolutions in place of ResNet's 7x7 one.
         aux: An auxiliary head in training.
         dropout: Probability, per channel, before the classifiers.
@@ -118,6 +119,7 @@ class PSPNet(SegmentationModel):
         output_stride: int = 8,
         bins: Sequence[int] = (1, 2, 3, 6),
         channels: int = 512,
+        kernel_size: int = 3,
         deep_stem: bool = True,
         aux: bool = True,
         dropout: float = 0.1,
@@ -128,7 +130,7 @@ class PSPNet(SegmentationModel):
         self.backbone.keep(-1, *([-2] if aux else []))
         middle, deep = self.backbone.channels[-2:]
         self.pyramid = PyramidPooling(deep, deep // len(bins), bins)
-        self.classifier = _head(deep + deep // len(bins) * len(bins), channels, num_classes, dropout)
+        self.classifier = _head(deep + deep // len(bins) * len(bins), channels, num_classes, dropout, kernel_size)
         self.aux_head = _head(middle, channels // 2, num_classes, dropout) if aux else None
         self.pyramid.apply(he_normal)
 
@@ -141,6 +143,6 @@ class PSPNet(SegmentationModel):
         return outputs
 
 
-def _head(before: int, channels: int, classes: int, dropout: float) -> nn.Sequential:
-    head = nn.Sequential(*conv_bn_relu(before, channels), nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
-    return head.apply(he_normal)
+def _head(before: int, channels: int, classes: int, dropout: float, kernel_size: int = 3) -> nn.Sequential:
+    joined = conv_bn_relu(before, channels, kernel_size)
+    return nn.Sequential(*joined, nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1)).apply(he_normal)

@@ -9,22 +9,29 @@ same level; a 1x1 convolution at the end; dropout at the end of the contracting 
 The paper's convolutions are valid ones, so its output is smaller than its input (572 -> 388) and large images are
 tiled with mirrored borders. `padding="valid"` is that form: the input is mirrored outwards so that the output covers
 it. The default pads the convolutions, which costs half the arithmetic and takes any size.
+
+`backbone` puts the expansive path on another network, whose ImageNet weights can be had. It joins the path's maps where
+both have the same stride; levels that the backbone has no map for are doubled alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.backbones import create_backbone
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import center_crop, crop, mirror_pad, pad_to_multiple
 from segmodels.losses import border_weights
 from segmodels.registry import register
 
+_Double = Callable[[int, int], nn.Sequential]
 _LEVELS = 4
 # What the valid convolutions take from each side: 572 -> 388.
 _BORDER = 92
@@ -45,6 +52,7 @@ _BORDER = 92
         "Convolutions are padded; padding='valid' is the paper's form.",
         "The border weight map (equation 2) separates touching cells; it is off unless border_weight is set to 10.",
     ),
+    backbones=("the paper's contracting path", "any backbone in its place"),
     recipe=dict(
         optimizer="sgd", lr=1e-3, momentum=0.99, weight_decay=0.0, batch_size=1, schedule="constant", warmup=0.0,
         class_weights="median_frequency", loss={"cross_entropy": 1.0},
@@ -57,8 +65,11 @@ class UNet(SegmentationModel):
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the input.
+        backbone: An encoder in place of the contracting path; its maps at strides 1 to 32 are used.
         padding: `same`, or `valid` as in the paper.
-        width: Channels of the first level; 64 is the paper's.
+        width: Channels of the level at stride 1, doubled from level to level; 64 is the paper's, 16 usual with a
+            ResNet.
+        up: How a level is doubled: `transposed`, the paper's convolutions that halve the channels, or `nearest`.
         batch_norm: Batch norm after every 3x3 convolution, which then has no bias; the paper has none.
         dropout: Probability at the end of the contracting path.
         border_weight: w0 of equation 2, with sigma 5 pixels; 10 is the paper's, 0 is off.
@@ -69,8 +80,10 @@ class UNet(SegmentationModel):
         num_classes: int,
         in_channels: int = 3,
         *,
+        backbone: str | None = None,
         padding: Literal["same", "valid"] = "same",
         width: int = 64,
+        up: Literal["transposed", "nearest"] = "transposed",
         batch_norm: bool = False,
         dropout: float = 0.5,
         border_weight: float = 0.0,
@@ -78,37 +91,68 @@ class UNet(SegmentationModel):
         super().__init__()
         if padding not in ("same", "valid"):
             raise ValueError(f"padding is '{padding}'; U-Net's convolutions are 'same' or 'valid'")
+        if backbone and padding == "valid":
+            raise ValueError(f"padding is 'valid'; with backbone {backbone} U-Net's convolutions are 'same'")
+        if up not in ("transposed", "nearest"):
+            raise ValueError(f"up is '{up}'; U-Net's levels are doubled by 'transposed' convolutions or 'nearest'")
         self.padding, self.border_weight = padding, border_weight
-        channels = [width * 2**level for level in range(_LEVELS + 1)]
+        double = partial(_double, padding=int(padding == "same"), batch_norm=batch_norm)
+        channels = self._contracting_path(backbone, in_channels, width, double)
 
-        def double(before: int, after: int) -> nn.Sequential:
-            return _double(before, after, int(padding == "same"), batch_norm)
-
-        self.down = nn.ModuleList([double(a, b) for a, b in zip([in_channels, *channels], channels, strict=False)])
         self.dropout = nn.Dropout(dropout)
-        pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
-        self.up = nn.ModuleList([nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs])
-        self.merge = nn.ModuleList([double(a, b) for a, b in pairs])
+        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        *skips, before = channels
+        for level, skip in reversed(list(enumerate(skips))):
+            after = width * 2**level
+            if up == "transposed":
+                self.up.append(nn.ConvTranspose2d(before, after, 2, stride=2))
+                before = after
+            else:
+                self.up.append(nn.Upsample(scale_factor=2.0))
+            self.merge.append(double(skip + before, after))
+            before = after
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.apply(he_normal)
+        for part in (self.down, self.up, self.merge, self.classifier):
+            part.apply(he_normal)
+
+    def _contracting_path(self, backbone: str | None, in_channels: int, width: int, double: _Double) -> list[int]:
+        """Builds it; returns the channels of its maps at strides 1, 2, 4, …, none where it has no such map."""
+        self.down = nn.ModuleList()
+        if backbone is None:
+            self.backbone, channels = None, [width * 2**level for level in range(_LEVELS + 1)]
+            for before, after in zip([in_channels, *channels], channels, strict=False):
+                self.down.append(double(before, after))
+            return channels
+        self.backbone = create_backbone(backbone, in_channels=in_channels)
+        # The deepest map of each stride.
+        found = {stride: self.backbone.last(stride) for stride in self.backbone.strides}
+        self.maps = [found.get(2**level) for level in range(max(found).bit_length())]
+        self.backbone.keep(*found.values())
+        return [0 if index is None else self.backbone.channels[index] for index in self.maps]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        x = self._extend(images)
-        skips = []
-        for level, convolutions in enumerate(self.down):
-            x = convolutions(x)
-            if level < _LEVELS:
-                skips.append(x)
-                x = F.max_pool2d(x, 2)
+        *skips, x = self._contract(images)
         x = self.dropout(x)
-        for up, merge in zip(self.up, self.merge, strict=True):
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = up(x)
-            x = merge(torch.cat([center_crop(skips.pop(), x.shape), x], dim=1))
+            x = merge(x if skip is None else torch.cat([center_crop(skip, x.shape), x], dim=1))
         return {"out": crop(self.classifier(x), 0, images.shape)}
+
+    def _contract(self, images: Tensor) -> list[Tensor | None]:
+        """The maps at strides 1, 2, 4, …, the last of which is always there."""
+        x = self._extend(images)
+        if self.backbone is not None:
+            maps = self.backbone(x)
+            return [None if index is None else maps[index] for index in self.maps]
+        levels: list[Tensor | None] = []
+        for level, convolutions in enumerate(self.down):
+            x = convolutions(F.max_pool2d(x, 2) if level else x)
+            levels.append(x)
+        return levels
 
     def _extend(self, images: Tensor) -> Tensor:
         if self.padding == "same":
-            return pad_to_multiple(images, 2**_LEVELS)
+            return pad_to_multiple(images, 2 ** len(self.up))
         # Outputs are 4 + 16 k pixels long (388 = 4 + 16 * 24): the first that covers the image.
         rest_h, rest_w = ((4 - size) % 2**_LEVELS for size in images.shape[-2:])
         return mirror_pad(images, _BORDER, _BORDER + rest_h, _BORDER, _BORDER + rest_w)
@@ -123,7 +167,7 @@ class UNet(SegmentationModel):
         return loss
 
 
-def _double(before: int, after: int, padding: int, batch_norm: bool) -> nn.Sequential:
+def _double(before: int, after: int, *, padding: int, batch_norm: bool) -> nn.Sequential:
     """Two 3x3 convolutions, each with ReLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):

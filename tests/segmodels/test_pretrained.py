@@ -239,7 +239,10 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         ("unet.pth", "unet.pth: no such file of weights; give a file, a model folder, an http"),
         ("ResNet50_Weights.IMAGENET1K_V9", "ResNet50_Weights.IMAGENET1K_V9: torchvision has no weights of this name"),
         ("NoNet_Weights.IMAGENET1K_V1", "NoNet_Weights.IMAGENET1K_V1: torchvision has no weights of this name"),
-        ("imagenet", "UNet: there are no ImageNet weights for its encoder"),
+        (
+            "imagenet",
+            "UNet: there are no ImageNet weights for its encoder; with a backbone, such as resnet34, there are",
+        ),
     ],
 )
 def test_a_name_that_stands_for_nothing_is_told_in_one_sentence(source: str, message: str) -> None:

@@ -101,11 +101,8 @@ def test_semantic_fpn_is_that_of_segmentation_models_pytorch() -> None:
     import segmentation_models_pytorch as smp
 
     theirs = randomised(smp.FPN("resnet50", encoder_weights=None, classes=21))
-    ours: Any = create_model("fpn", 21, backbone="resnet50").double().eval()
-    # Theirs has no convolutions on the pyramid's sums: here they do nothing. And it aligns corners.
-    for conv in ours.pyramid.output:
-        nn.init.dirac_(conv.weight)
-        nn.init.zeros_(conv.bias)
+    ours: Any = create_model("fpn", 21, backbone="resnet50", smooth=False).double().eval()
+    # Theirs aligns corners.
     for module in ours.head.modules():
         if isinstance(module, nn.Upsample):
             module.align_corners = True
@@ -118,9 +115,62 @@ def test_semantic_fpn_is_that_of_segmentation_models_pytorch() -> None:
             for part in (0, 1):
                 old = rf"^decoder\.seg_blocks\.{3 - level}\.block\.{number}\.block\.{part}\."
                 names.append((old, f"head.branches.{level}.{4 * number + part}."))
+    ours.load_state_dict(renamed(theirs.state_dict(), names), strict=True)
+    square = images()[..., :64, :96]
+    with torch.no_grad():
+        same(ours(square)["out"], theirs(square))
+
+
+def test_unet_is_that_of_segmentation_models_pytorch() -> None:
+    import segmentation_models_pytorch as smp
+
+    theirs = smp.Unet("resnet34", encoder_weights=None, classes=21)
+    # Its classifier sees 3x3 pixels, the paper's one.
+    theirs.segmentation_head[0] = nn.Conv2d(16, 21, 1)
+    theirs = randomised(theirs)
+    form: dict[str, Any] = {"backbone": "resnet34", "width": 16, "up": "nearest", "batch_norm": True}
+    ours: Any = create_model("unet", 21, **form).double().eval()
+    names = [(r"^encoder\.", "backbone.body."), (r"^segmentation_head\.0\.", "classifier.")]
+    for block in range(5):
+        for number, (conv, part) in enumerate([(1, 0), (1, 1), (2, 0), (2, 1)]):
+            place = 3 * (number // 2) + part  # of a convolution, a norm, a ReLU; twice
+            names.append((rf"^decoder\.blocks\.{block}\.conv{conv}\.{part}\.", f"merge.{block}.{place}."))
     translated = renamed(theirs.state_dict(), names)
-    output = {k: v for k, v in ours.state_dict().items() if k.startswith("pyramid.output.")}
-    ours.load_state_dict({**translated, **output}, strict=True)
+    # The encoder's map is joined in front of the doubled one, as in the paper's figure; there it is the other way.
+    for block, skip in enumerate([256, 128, 64, 64, 0]):
+        name = f"merge.{block}.0.weight"
+        translated[name] = translated[name].roll(skip, dims=1)
+    ours.load_state_dict(translated, strict=True)
+    square = images()[..., :64, :96]
+    with torch.no_grad():
+        same(ours(square)["out"], theirs(square))
+
+
+def test_pspnet_is_that_of_segmentation_models_pytorch() -> None:
+    import segmentation_models_pytorch as smp
+
+    theirs = smp.PSPNet("resnet50", encoder_weights=None, classes=21, encoder_depth=5, output_stride=8)
+    # Its classifier sees 3x3 places, the authors' one.
+    theirs.segmentation_head[0] = nn.Conv2d(512, 21, 1)
+    theirs = randomised(theirs)
+    form: dict[str, Any] = {"backbone": "resnet50", "kernel_size": 1, "deep_stem": False, "aux": False}
+    ours: Any = create_model("pspnet", 21, **form).double().eval()
+    # All convolutions of a dilated stage are dilated alike there.
+    for stage, dilation in ((ours.backbone.body.layer3, 2), (ours.backbone.body.layer4, 4)):
+        stage[0].conv2.dilation = stage[0].conv2.padding = (dilation, dilation)
+    # The coarsest level has a bias in place of batch norm, which one image's single place cannot train.
+    ours.pyramid.levels[0][1], ours.pyramid.levels[0][2] = nn.Conv2d(2048, 512, 1).double(), nn.Identity()
+    names = [
+        (r"^encoder\.", "backbone.body."),
+        (r"^segmentation_head\.0\.", "classifier.4."),
+        (r"^decoder\.conv\.", "classifier."),
+        (r"^decoder\.psp\.blocks\.(\d)\.pool\.1\.0\.", r"pyramid.levels.\1.1."),
+        (r"^decoder\.psp\.blocks\.(\d)\.pool\.1\.1\.", r"pyramid.levels.\1.2."),
+    ]
+    translated = renamed(theirs.state_dict(), names)
+    # The map comes before its levels here, after them there.
+    translated["classifier.0.weight"] = translated["classifier.0.weight"].roll(2048, dims=1)
+    ours.load_state_dict(translated, strict=True)
     square = images()[..., :64, :96]
     with torch.no_grad():
         same(ours(square)["out"], theirs(square))

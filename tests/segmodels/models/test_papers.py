@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -92,6 +95,39 @@ def test_unets_valid_form_gives_388_pixels_for_572() -> None:
 
 def test_unet_of_the_paper_counts_with_one_channel_and_two_classes() -> None:
     assert count_parameters(full_size("unet", 2, in_channels=1)) == 31_030_658
+
+
+@pytest.mark.parametrize("up", ["transposed", "nearest"])
+@pytest.mark.parametrize(
+    ("backbone", "joined"),
+    # Channels of the maps at strides 16, 8, 4, 2 and 1.
+    [("test_resnet", (192, 48, 32, 32, 0)), ("vgg11", (512, 512, 256, 128, 64)), ("test_vit", (64, 64, 64, 0, 0))],
+)
+def test_unets_expansive_path_joins_the_maps_of_a_backbone(backbone: str, joined: Sequence[int], up: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = UNet(3, backbone=backbone, width=2, up=up).eval()
+    before, doubled = model.backbone.channels[-1], []
+    for after in (32, 16, 8, 4, 2):
+        doubled.append(after if up == "transposed" else before)
+        before = after
+    seen = [merge[0].in_channels - channels for merge, channels in zip(model.merge, doubled, strict=True)]
+    assert seen == list(joined)
+    out = model(torch.randn(1, 3, 33, 47))["out"]
+    assert out.shape == (1, 3, 33, 47)
+    out.square().sum().backward()
+    assert next(model.backbone.parameters()).grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"padding": "valid", "backbone": "test_resnet"}, "with backbone test_resnet U-Net's convolutions are 'same'"),
+        ({"up": "bilinear"}, "up is 'bilinear'; U-Net's levels are doubled by"),
+    ],
+)
+def test_forms_that_unet_has_not_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        UNet(3, **options)
 
 
 def test_mirroring_continues_beyond_the_image() -> None:
