@@ -101,25 +101,19 @@ PAIRS = {
     "fcn resnet50": Pair("fcn", {}, "torchvision", "fcn_resnet50"),
     "deeplabv3 resnet50": Pair("deeplabv3", _torchvision_deeplab("resnet50"), "torchvision", "deeplabv3_resnet50"),
     "deeplabv3 resnet101": Pair("deeplabv3", _torchvision_deeplab("resnet101"), "torchvision", "deeplabv3_resnet101"),
-    # VGG-13 without its last stage is the contracting path with other widths at its end; neither has batch norm.
-    "unet": Pair(
+    "unet resnet34": Pair(
         "unet",
-        {},
+        {"backbone": "resnet34", "width": 16, "up": "nearest", "batch_norm": True, "dropout": 0.0},
         _SMP,
         "Unet",
-        {
-            "encoder_name": "vgg13",
-            "encoder_depth": 4,
-            "decoder_channels": (512, 256, 128, 64),
-            "decoder_use_norm": False,
-        },
+        {"encoder_name": "resnet34"},
     ),
     "linknet resnet18": Pair("linknet", {}, _SMP, "Linknet", {"encoder_name": "resnet18"}),
-    "fpn resnet50": Pair("fpn", {"backbone": "resnet50"}, _SMP, "FPN", {"encoder_name": "resnet50"}),
+    "fpn resnet50": Pair("fpn", {"backbone": "resnet50", "smooth": False}, _SMP, "FPN", {"encoder_name": "resnet50"}),
     # By default the peer uses the encoder's first stages alone.
     "pspnet resnet50": Pair(
         "pspnet",
-        {"backbone": "resnet50", "deep_stem": False, "aux": False},
+        {"backbone": "resnet50", "kernel_size": 1, "deep_stem": False, "aux": False},
         _SMP,
         "PSPNet",
         {"encoder_name": "resnet50", "encoder_depth": 5, "output_stride": 8},

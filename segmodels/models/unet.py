@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,8 @@ class UNet(SegmentationModel):
         padding: `same`, or `valid` as in the paper.
         width: Channels of the level at stride 1, doubled from level to level; 64 is the paper's, 16 usual with a
             ResNet.
-        up: How a level is doubled: `transposed`, the paper's convolutions that halve the channels, or `nearest`.
+        up: How a level is doubled: `transposed`, the paper's convolutions that halve the channels, or `nearest`, which
+            takes images of any size without extending them.
         batch_norm: Batch norm after every 3x3 convolution, which then has no bias; the paper has none.
         dropout: Probability at the end of the contracting path.
         border_weight: w0 of equation 2, with sigma 5 pixels; 10 is the paper's, 0 is off.
@@ -91,10 +92,10 @@ class UNet(SegmentationModel):
         super().__init__()
         if padding not in ("same", "valid"):
             raise ValueError(f"padding is '{padding}'; U-Net's convolutions are 'same' or 'valid'")
-        if backbone and padding == "valid":
-            raise ValueError(f"padding is 'valid'; with backbone {backbone} U-Net's convolutions are 'same'")
         if up not in ("transposed", "nearest"):
             raise ValueError(f"up is '{up}'; U-Net's levels are doubled by 'transposed' convolutions or 'nearest'")
+        if padding == "valid" and (backbone or up == "nearest"):
+            raise ValueError("padding is 'valid'; that is the paper's form, without backbone and with up='transposed'")
         self.padding, self.border_weight = padding, border_weight
         double = partial(_double, padding=int(padding == "same"), batch_norm=batch_norm)
         channels = self._contracting_path(backbone, in_channels, width, double)
@@ -107,8 +108,6 @@ class UNet(SegmentationModel):
             if up == "transposed":
                 self.up.append(nn.ConvTranspose2d(before, after, 2, stride=2))
                 before = after
-            else:
-                self.up.append(nn.Upsample(scale_factor=2.0))
             self.merge.append(double(skip + before, after))
             before = after
         self.classifier = nn.Conv2d(width, num_classes, 1)
@@ -131,26 +130,35 @@ class UNet(SegmentationModel):
         return [0 if index is None else self.backbone.channels[index] for index in self.maps]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        *skips, x = self._contract(images)
+        extended = self._extend(images)
+        *skips, x = self._contract(extended)
         x = self.dropout(x)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = up(x)
+        for number, merge in enumerate(self.merge):
+            level = len(skips) - 1 - number
+            skip = skips[level]
+            if self.up:
+                x = self.up[number](x)
+            else:
+                size = [-(-side // 2**level) for side in extended.shape[-2:]] if skip is None else skip.shape[-2:]
+                x = F.interpolate(x, size=tuple(size), mode="nearest")
             x = merge(x if skip is None else torch.cat([center_crop(skip, x.shape), x], dim=1))
         return {"out": crop(self.classifier(x), 0, images.shape)}
 
-    def _contract(self, images: Tensor) -> list[Tensor | None]:
-        """The maps at strides 1, 2, 4, …, the last of which is always there."""
-        x = self._extend(images)
+    def _contract(self, images: Tensor) -> list[Any]:
+        """The maps at strides 1, 2, 4, …, None where there is no such map; the last is always there."""
         if self.backbone is not None:
-            maps = self.backbone(x)
+            maps = self.backbone(images)
             return [None if index is None else maps[index] for index in self.maps]
-        levels: list[Tensor | None] = []
+        levels: list[Any] = []
         for level, convolutions in enumerate(self.down):
-            x = convolutions(F.max_pool2d(x, 2) if level else x)
-            levels.append(x)
+            images = convolutions(F.max_pool2d(images, 2) if level else images)
+            levels.append(images)
         return levels
 
     def _extend(self, images: Tensor) -> Tensor:
+        """Images of a size at which doubled maps meet those that they join."""
+        if not self.up:
+            return images
         if self.padding == "same":
             return pad_to_multiple(images, 2 ** len(self.up))
         # Outputs are 4 + 16 k pixels long (388 = 4 + 16 * 24): the first that covers the image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,23 +16,26 @@ from segmodels.registry import list_models, model_info
 from tests.segmodels.models.small import CLASSES, INFOS, small, step
 
 
-def one_of_each() -> list[str]:
-    """One name for each class: what is slow need not be done for every size of a network."""
-    return sorted({model_info(name).builder: name for name in reversed(list_models())}.values())
+def one_of_each() -> list[Any]:
+    """One name for each class, with keywords: what is slow need not be done for every size of a network."""
+    names = sorted({model_info(name).builder: name for name in reversed(list_models())}.values())
+    on_backbone = {"backbone": "test_resnet", "width": 4, "up": "nearest"}
+    return [*(pytest.param(name, {}, id=name) for name in names), pytest.param("unet", on_backbone, id="unet-backbone")]
 
 
-def trained_folder(name: str, folder: Path) -> nn.Module:
+def trained_folder(name: str, folder: Path, **options: Any) -> nn.Module:
     """The model folder of a network after one step, and the network."""
-    model = small(name)
+    model = small(name, **options)
     step(model, torch.randn(2, 3, 64, 64), torch.randint(0, CLASSES, (2, 64, 64)))
-    save_model(folder, ModelConfig(name, INFOS, dict(model_info(name).small)), model.state_dict())
+    config = ModelConfig(name, INFOS, {**model_info(name).small, **options})
+    save_model(folder, config, model.state_dict())
     return model.eval()
 
 
-@pytest.mark.parametrize("name", one_of_each())
-def test_export_keeps_batch_height_and_width_free(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "options"), one_of_each())
+def test_export_keeps_batch_height_and_width_free(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """As a graph of PyTorch's, and where the operators allow as ONNX made from it."""
-    model = trained_folder(name, tmp_path / "model")
+    model = trained_folder(name, tmp_path / "model", **options)
     auto = torch.export.Dim.AUTO
     # The size at which it is written, and others.
     example, *others = torch.randn(2, 3, 77, 93), torch.randn(1, 3, 64, 80), torch.randn(1, 3, 99, 70)

@@ -121,7 +121,8 @@ def test_unets_expansive_path_joins_the_maps_of_a_backbone(backbone: str, joined
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"padding": "valid", "backbone": "test_resnet"}, "with backbone test_resnet U-Net's convolutions are 'same'"),
+        ({"padding": "valid", "backbone": "test_resnet"}, "that is the paper's form, without backbone"),
+        ({"padding": "valid", "up": "nearest"}, "and with up='transposed'"),
         ({"up": "bilinear"}, "up is 'bilinear'; U-Net's levels are doubled by"),
     ],
 )
