@@ -7,15 +7,17 @@ import os
 import re
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from torch import Tensor, nn
 
-from segmodels.backbones.features import TimmBackbone
 from segmodels.layers.model import SegmentationModel
 
 IMAGENET = "imagenet"
+# timm's keywords to which it adapts its weights.
+_FORMLESS = ("in_chans", "num_classes", "img_size")
 
 
 class WeightsError(ValueError):
@@ -106,16 +108,17 @@ def _reason(error: Exception) -> str:
 
 
 def _imagenet(model: nn.Module) -> Path | dict[str, Tensor]:
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, TimmBackbone):
-        import timm
-
+    backbone: Any = getattr(model, "backbone", None)
+    if hasattr(backbone, "pretrained"):
+        form = ", ".join(f"{k}={v}" for k, v in backbone.options.items() if k not in _FORMLESS)
+        if form:
+            raise WeightsError(f"ImageNet weights of {backbone.name}: are for its plain form, not for {form}")
         try:
-            body = timm.create_model(backbone.name, pretrained=True, features_only=True, **backbone.options)
+            tensors = backbone.pretrained()
         except Exception as error:  # each of timm's sources fails in its own way
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise WeightsError(f"ImageNet weights of {backbone.name}: cannot be had ({reason})") from None
-        return {f"backbone.body.{name}": tensor for name, tensor in body.state_dict().items()}
+        return {f"backbone.body.{name}": tensor for name, tensor in tensors.items()}
     if isinstance(model, SegmentationModel) and model.imagenet:
         return download(_torchvision_address(model.imagenet))
     hint = "; with a backbone, such as resnet34, there are" if hasattr(model, "backbone") else ""

@@ -6,6 +6,7 @@ import warnings
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,10 @@ from segmodels.registry import UnknownModelError, nearest
 
 # Their convolutions and pools are valid ones; padded, their maps have the sizes that their strides say.
 _VALID = ("inception_", "googlenet")
+# Their maps all have one stride, and timm gives them positions for images of any size.
+_PLAIN = ("vit_", "deit_", "deit3_", "flexivit_", "eva_", "eva02_", "test_vit")
+# Their positions are relative: they need not be told the size.
+_SWIN = ("swin_", "swinv2_")
 
 
 class Backbone(nn.Module):
@@ -23,16 +28,25 @@ class Backbone(nn.Module):
     `[N, channels[i], H', W']` with H' about H / strides[i].
 
     Attributes:
+        name: timm's or torchvision's.
         channels: Channels of each map.
         strides: Stride of each map.
     """
 
+    name: str
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
     def last(self, stride: int) -> int:
-        """Index of the deepest map whose stride is at most `stride`."""
-        return max(i for i, s in enumerate(self.strides) if s <= stride)
+        """Index of the deepest map whose stride is at most `stride`.
+
+        Raises:
+            UnknownModelError: All its maps are coarser.
+        """
+        found = [i for i, s in enumerate(self.strides) if s <= stride]
+        if not found:
+            raise UnknownModelError(f"backbone {self.name}: its finest map has stride {self.strides[0]}, not {stride}")
+        return max(found)
 
     def keep(self, *indices: int) -> None:
         """Says which maps are looked at; the others may be empty, so that deeper layers have their memory.
@@ -51,6 +65,12 @@ class TimmBackbone(Backbone):
         self.body, strided = _create(name, output_stride, in_channels, options)
         described: Any = self.body.feature_info
         self.channels, self.strides = tuple(described.channels()), tuple(described.reduction())
+        if any(stride & (stride - 1) for stride in self.strides):
+            raise UnknownModelError(f"backbone {name}: the strides of its maps, {self.strides}, are no powers of two")
+        if name.startswith(_SWIN):
+            for module in self.body.modules():
+                if hasattr(module, "dynamic_img_pad"):
+                    setattr(module, "dynamic_img_pad", True)  # noqa: B010 - for the type checker
         if name.startswith(_VALID):
             _pad_valid(self.body)
         if max(self.strides) > output_stride and not strided:
@@ -68,6 +88,12 @@ class TimmBackbone(Backbone):
             return
         self.kept = sorted({index % len(self.channels) for index in indices})
         body.return_layers = {name: layers[name] for i, name in enumerate(list(layers)) if i in self.kept}
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """timm's ImageNet weights under the names of `body`, downloaded where its cache has them not."""
+        import timm
+
+        return dict(timm.create_model(self.name, pretrained=True, features_only=True, **self.options).state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(images)
@@ -87,6 +113,7 @@ class GoogLeNet(Backbone):
         super().__init__()
         from torchvision.models import googlenet
 
+        self.name = "googlenet"
         net = googlenet(weights=None, aux_logits=False, init_weights=False)
         if in_channels != 3:
             net.conv1.conv = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
@@ -113,14 +140,23 @@ class Plain(Backbone):
         super().__init__()
         import timm
 
-        body = timm.create_model(
-            name, in_chans=in_channels, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True, **options
-        )
+        given: dict[str, Any] = dict(in_chans=in_channels, num_classes=0, **options)
+        try:
+            body = timm.create_model(name, **given, dynamic_img_size=True, dynamic_img_pad=True)
+        except TypeError:
+            raise _one_size(name) from None
         depth = len(body.blocks)
+        self.name, self.options = name, given
         self.body, self.indices = body, [depth * (i + 1) // 4 - 1 for i in range(4)]
         self.channels = (body.embed_dim,) * 4
         self.strides = tuple(min(s, output_stride) for s in (4, 8, 16, 32))
         self.stride = int(body.patch_embed.patch_size[0])
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """As of a `TimmBackbone`."""
+        import timm
+
+        return dict(timm.create_model(self.name, pretrained=True, **self.options).state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.body.forward_intermediates(images, indices=self.indices, intermediates_only=True)
@@ -142,13 +178,18 @@ def create_backbone(name: str, *, output_stride: int = 32, in_channels: int = 3,
         **options: timm's own keywords of this network.
 
     Raises:
-        UnknownModelError: There is no such network, it gives no feature maps, or it cannot be dilated.
+        UnknownModelError: There is no such network, it gives no feature maps, takes images of one size only, or cannot
+            be dilated.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride is {output_stride}; it is 8, 16 or 32")
     if name == "googlenet":
         return GoogLeNet(output_stride, in_channels)
-    if name.startswith(("vit_", "deit_", "test_vit")):
+    import timm
+
+    if not timm.is_model(name):
+        raise UnknownModelError(f"unknown backbone '{name}'{nearest(name, timm.list_models())}")
+    if name.startswith(_PLAIN):
         return Plain(name, output_stride, in_channels, options)
     return TimmBackbone(name, output_stride, in_channels, options)
 
@@ -157,12 +198,14 @@ def _create(name: str, output_stride: int, in_channels: int, options: dict[str, 
     """timm's network, and whether it has taken the output stride itself."""
     import timm
 
-    if not timm.is_model(name):
-        raise UnknownModelError(f"unknown backbone '{name}'{nearest(name, timm.list_models())}")
     given: dict[str, Any] = dict(features_only=True, in_chans=in_channels, **options)
+    if name.startswith(_SWIN):
+        given["strict_img_size"] = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if not _takes_any_size(name, given):
+                raise _one_size(name)
             if output_stride == 32:
                 return timm.create_model(name, **given), True
             try:
@@ -171,6 +214,30 @@ def _create(name: str, output_stride: int, in_channels: int, options: dict[str, 
                 return timm.create_model(name, **given), False
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise UnknownModelError(f"backbone {name}: gives no feature maps ({error})") from None
+
+
+def _one_size(name: str) -> UnknownModelError:
+    import timm
+
+    described = timm.get_pretrained_cfg(name)
+    size = "x".join(map(str, described.input_size[1:])) if described else "one size"
+    return UnknownModelError(f"backbone {name}: takes images of {size} only")
+
+
+def _takes_any_size(name: str, given: dict[str, Any]) -> bool:
+    """Whether a network gives maps of an image that is not of the size which it was trained with."""
+    import timm
+
+    described = timm.get_pretrained_cfg(name)
+    if described is None or not described.fixed_input_size:
+        return True
+    with torch.device("meta"):
+        probe, images = timm.create_model(name, **given).eval(), torch.empty(1, given["in_chans"], 96, 160)
+        try:
+            probe(images)
+        except (AssertionError, RuntimeError):
+            return False
+    return True
 
 
 def _pad_valid(body: nn.Module) -> None:

@@ -30,8 +30,9 @@ class ViT(nn.Module):
 
         if not timm.is_model(name):
             raise UnknownModelError(f"unknown backbone '{name}'; give a plain ViT such as vit_large_patch16_224")
+        self.name, self.options = name, dict(in_chans=in_channels, num_classes=0, img_size=image_size)
         try:
-            self.body: Any = timm.create_model(name, in_chans=in_channels, num_classes=0, img_size=image_size)
+            self.body: Any = timm.create_model(name, **self.options)
         except TypeError:  # convolutional networks take no size
             self.body = None
         if not hasattr(self.body, "blocks") or getattr(self.body, "pos_embed", None) is None:
@@ -43,6 +44,12 @@ class ViT(nn.Module):
         self.tokens = int(self.body.num_prefix_tokens)
         self.grid = image_size // self.stride
         self.layers = tuple(layers)
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """timm's ImageNet weights under the names of `body`, the positions interpolated to `image_size`."""
+        import timm
+
+        return dict(timm.create_model(self.name, pretrained=True, **self.options).state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps `[N, channels, ceil(H / stride), ceil(W / stride)]` after each of the layers."""

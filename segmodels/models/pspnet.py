@@ -105,7 +105,7 @@ class PSPNet(SegmentationModel):
         bins: Sides of the pyramid's grids.
         channels: Of the last convolution; the auxiliary head has half as many.
         kernel_size: Of the convolution that joins map and levels; 3 is the paper's, 1 is cheaper by far.
-        deep_stem: Three 3x3 convolutions in place of ResNet's 7x7 one.
+        deep_stem: Three 3x3 convolutions in place of ResNet's 7x7 one, for which alone timm has ImageNet weights.
         aux: An auxiliary head in training.
         dropout: Probability, per channel, before the classifiers.
     """

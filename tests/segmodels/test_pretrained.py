@@ -6,11 +6,13 @@ import hashlib
 import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
@@ -19,7 +21,7 @@ from segmodels.checkpoint import CheckpointError, ModelConfig, load_weights, rea
 from segmodels.data.dataset import ClassInfo
 from segmodels.models.unet import UNet
 from segmodels.pretrained import WeightsError, download, locate
-from segmodels.registry import create_model
+from segmodels.registry import create_model, full_size
 
 
 class Server:
@@ -234,6 +236,34 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("unet", {"backbone": "test_resnet", "width": 2}),
+        ("fpn", {"backbone": "test_vit", "channels": 16, "head_channels": 8}),
+        ("setr_naive", {"backbone": "test_vit", "channels": 8, "image_size": 96}),
+    ],
+)
+def test_imagenet_stands_for_timms_weights_of_the_encoder(
+    architecture: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    published = timm.create_model(options["backbone"])
+    save_file(published.state_dict(), tmp_path / "published.safetensors")
+    # timm looks for them where its description of the network says.
+    described = timm.get_pretrained_cfg(options["backbone"])
+    here = replace(described, file=str(tmp_path / "published.safetensors"), hf_hub_id=None)
+    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, options["backbone"], here)
+    body: Any = create_model(architecture, 3, weights="imagenet", **options).backbone.body  # type: ignore[union-attr]
+    filled = body.state_dict()
+    own = {name: tensor for name, tensor in published.state_dict().items() if name in filled and "pos" not in name}
+    assert len(own) > 10 and all(torch.equal(filled[name], tensor) for name, tensor in own.items())
+    if architecture == "setr_naive":  # positions of 160x160 pixels, for 96x96
+        assert filled["pos_embed"].shape[1] == 1 + (96 // 16) ** 2
+        first = published.state_dict()["pos_embed"][:, :1]
+        torch.testing.assert_close(filled["pos_embed"][:, :1], first)
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("unet.pth", "unet.pth: no such file of weights; give a file, a model folder, an http"),
@@ -249,3 +279,9 @@ def test_a_name_that_stands_for_nothing_is_told_in_one_sentence(source: str, mes
     with pytest.raises(WeightsError) as raised:
         locate(source, unet())
     assert str(raised.value).startswith(message)
+
+
+def test_imagenet_weights_of_another_stem_are_not_tried() -> None:
+    message = "^ImageNet weights of resnet50: are for its plain form, not for stem_width=64, stem_type=deep$"
+    with pytest.raises(WeightsError, match=message):
+        locate("imagenet", full_size("pspnet", 3, backbone="resnet50"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,23 @@ def test_a_dilated_network_has_the_strided_ones_weights(name: str) -> None:
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "deit3_small_patch16_224", "pvt_v2_b0"]
+)
+def test_transformers_that_were_trained_at_one_size_take_others(name: str) -> None:
+    with on_meta():
+        backbone = create_backbone(name).eval()
+        maps, odd = (backbone(torch.empty(1, 3, *size)) for size in ((96, 160), (65, 97)))
+    sizes = [(c, 96 // s, 160 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+    assert [tuple(m.shape[1:]) for m in maps] == sizes
+    assert [m.shape[1] for m in odd] == list(backbone.channels)
+
+
+def test_a_network_without_fine_maps_says_so_where_they_are_asked_for() -> None:
+    with on_meta(), pytest.raises(UnknownModelError, match="xcit_nano_12_p16_224: its finest map has stride 16, not 4"):
+        create_model("fpn", 3, backbone="xcit_nano_12_p16_224")
+
+
 def test_other_channels_than_three() -> None:
     with on_meta():
         for name in ("resnet18", "vgg16", "googlenet", "densenet121"):
@@ -85,11 +103,15 @@ def test_other_channels_than_three() -> None:
     ("name", "output_stride", "message"),
     [
         ("resnet51", 32, "unknown backbone 'resnet51'; did you mean 'resnet"),
+        ("vit_tiny_patch16_225", 32, "unknown backbone 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'?"),
         ("swin_tiny_patch4_window7_224", 8, "is not dilatable; it takes output_stride 32 only"),
+        ("crossvit_9_240", 32, "the strides of its maps, (12, 17), are no powers of two"),
+        ("maxvit_pico_rw_256", 32, "backbone maxvit_pico_rw_256: takes images of 256x256 only"),
+        ("vit_relpos_small_patch16_224", 32, "backbone vit_relpos_small_patch16_224: takes images of 224x224 only"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(name: str, output_stride: int, message: str) -> None:
-    with pytest.raises(UnknownModelError, match=message.replace("?", r"\?")):
+    with pytest.raises(UnknownModelError, match=re.escape(message)):
         create_backbone(name, output_stride=output_stride)
 
 
