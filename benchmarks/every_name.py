@@ -4,7 +4,7 @@
 
 A clone whose `params.yaml` names all architectures and a dozen tiny images of `streets` is run both ways, and each
 model's weights and metrics are compared byte by byte. Networks are as small as in the tests of every architecture; with
-`--full` nothing but the name is given, which takes far longer and tens of GB.
+`--full` nothing but the name is given, which takes an hour and tens of GB, less at a time with `--only`.
 Ends with an error that names the models that are missing or differ.
 """
 

@@ -1,8 +1,10 @@
-"""The block nearly every paper writes: convolution, batch norm, ReLU."""
+"""The block nearly every paper writes: convolution, batch norm, ReLU. Convolutions larger than their map."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def conv_bn_relu(
@@ -27,3 +29,53 @@ def separable_conv_bn_relu(before: int, after: int, *, dilation: int = 1, norm_b
     """
     layers = list(conv_bn_relu(before, before, 3, dilation=dilation, groups=before))
     return nn.Sequential(*(layers if norm_between else layers[:1]), *conv_bn_relu(before, after, 1))
+
+
+class WideConv2d(nn.Conv2d):
+    """A convolution that keeps the size, whose kernel may be larger than the map.
+
+    Taps that see nothing but padding are left out. oneDNN (3.x, bf16) does not write their gradients on maps of one or
+    two rows: what the memory held before, NaN perhaps, would go into the weights.
+
+    Args:
+        before: Channels of the input.
+        after: Channels of the output.
+        kernel_size: Odd.
+    """
+
+    def __init__(self, before: int, after: int, kernel_size: int) -> None:
+        super().__init__(before, after, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reach = _reach(self.kernel_size[0], x)
+        if reach is None:
+            return super().forward(x)
+        return F.conv2d(x, _taps(self.weight, reach), self.bias, padding=reach)
+
+
+class WideConvTranspose2d(nn.ConvTranspose2d):
+    """`WideConv2d`'s transpose; it keeps the size, too."""
+
+    def __init__(self, before: int, after: int, kernel_size: int) -> None:
+        super().__init__(before, after, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        reach = _reach(self.kernel_size[0], x)
+        if reach is None:
+            return super().forward(x, output_size)
+        return F.conv_transpose2d(x, _taps(self.weight, reach), self.bias, padding=reach)
+
+
+def _reach(kernel_size: int, x: Tensor) -> tuple[int, int] | None:
+    """How far taps from the centre can see the map; None where all of them do."""
+    # An exported graph is for maps of any size.
+    if torch.compiler.is_exporting() or min(x.shape[-2:]) > kernel_size // 2:
+        return None
+    height, width = (min(kernel_size // 2, side - 1) for side in x.shape[-2:])
+    return height, width
+
+
+def _taps(weight: Tensor, reach: tuple[int, int]) -> Tensor:
+    """The middle of a kernel, as far as `reach` from its centre."""
+    rows, columns = (slice(size // 2 - r, size // 2 + r + 1) for size, r in zip(weight.shape[2:], reach, strict=True))
+    return weight[:, :, rows, columns]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import convolutions, from_torchvision, scaled, vgg16_stages
+from segmodels.layers.conv import WideConv2d, WideConvTranspose2d
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
@@ -89,11 +90,11 @@ class DeconvNet(SegmentationModel):
         self.encoder = nn.ModuleList(
             [convolutions([first, *stage], batch_norm=True) for first, stage in zip(before, stages, strict=False)]
         )
-        padding = _KERNEL // 2 if fc6 == "same" else 0
         deep = stages[-1][-1]
-        self.fc6 = _normed(nn.Conv2d(deep, hidden, _KERNEL, padding=padding))
+        down, up = (WideConv2d, WideConvTranspose2d) if fc6 == "same" else (nn.Conv2d, nn.ConvTranspose2d)
+        self.fc6 = _normed(down(deep, hidden, _KERNEL))
         self.fc7 = _normed(nn.Conv2d(hidden, hidden, 1))
-        self.fc6_deconv = _normed(nn.ConvTranspose2d(hidden, deep, _KERNEL, padding=padding))
+        self.fc6_deconv = _normed(up(hidden, deep, _KERNEL))
         # Each stage leaves as many channels as the pool below it had.
         below = [stages[0][0], *[stage[-1] for stage in stages[:-1]]]
         self.decoder = nn.ModuleList(
