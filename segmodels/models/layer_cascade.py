@@ -7,8 +7,9 @@ Figure 2: Inception-ResNet-v2 made fully convolutional (IRNet: its reductions lo
 after it compute what is left (section 3.1). Region convolution (section 3.2, figure 3) computes the remaining pixels
 alone: everything outside the region is zero, and nothing is computed there.
 
-First all stages are trained on all pixels, as a deeply supervised network; then, with `cascade_training=True`, each on
-the pixels that reach it (section 3.3). `threshold=1` lets no pixel leave: the network without the cascade.
+First all stages are trained on all pixels, as a deeply supervised network; then each on the pixels that reach it
+(section 3.3). One training does both: at its beginning the first stage is sure of nothing, and every pixel reaches all
+stages. `threshold=1` lets no pixel leave: the network without the cascade.
 
 No model was released; this is built from the text. In evaluation a region is a list of pixels, and a convolution a
 product of matrices over them; where most pixels are left, and in training, it is a convolution and a mask.
@@ -169,6 +170,8 @@ class Reduction(nn.Module):
         "The paper counts 35.5 M parameters; with half of Inception-ResNet-v2's modules (5, 10, 5) this has fewer, and "
         "the text does not say which layers make the difference.",
         "Inside a stage everything outside the region is zero, the input of its first module, too.",
+        "Training goes over from all pixels to those that reach a stage as the stages before it get sure, not at a "
+        "given step; cascade_training=False stays with all pixels, for threshold=1 or a training that is continued.",
         "An exported network computes all stages of every pixel and chooses; it saves nothing.",
     ),
     recipe=dict(
@@ -185,7 +188,8 @@ class LayerCascade(SegmentationModel):
         in_channels: Channels of the input.
         threshold: Probability of the likeliest class above which a pixel leaves; 0.985 is the paper's best, 0.8 its
             fast one, and with 1 none leaves.
-        cascade_training: Each stage learns from the pixels that reach it; otherwise from all.
+        cascade_training: Each stage learns from the pixels that reach it, and sees nothing else, as in evaluation;
+            otherwise from all.
         modules: Modules A, B and C.
         width: Factor on every layer's width; 1 is Inception-ResNet-v2's.
         head_channels: Of the stages' classifiers.
@@ -197,7 +201,7 @@ class LayerCascade(SegmentationModel):
         in_channels: int = 3,
         *,
         threshold: float = 0.985,
-        cascade_training: bool = False,
+        cascade_training: bool = True,
         modules: tuple[int, int, int] = (5, 10, 5),
         width: float = 1.0,
         head_channels: int = 256,

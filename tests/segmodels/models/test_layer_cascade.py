@@ -165,8 +165,22 @@ def test_a_region_without_pixels_is_passed_through() -> None:
     )
 
 
-def test_first_every_stage_learns_from_all_pixels() -> None:
-    model = cascade().train()
+def test_training_sees_what_evaluation_does() -> None:
+    model = cascade()
+    with torch.no_grad():
+        model.threshold = certainty(first_stage(model, images())[1]).quantile(0.4).item()
+        expected = model(images())["out"]
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        outputs = model(images())
+    assert 0 < outputs["mask3"].double().mean() <= outputs["mask2"].double().mean() < 0.5
+    torch.testing.assert_close(outputs["out"], expected)
+
+
+def test_without_the_cascade_every_stage_learns_from_all_pixels() -> None:
+    model = cascade(cascade_training=False).train()
     outputs = model(images())
     assert outputs["mask2"].all()
     assert outputs["mask3"].all()
@@ -176,8 +190,8 @@ def test_first_every_stage_learns_from_all_pixels() -> None:
     torch.testing.assert_close(model.loss(outputs, target), expected)
 
 
-def test_then_each_stage_learns_from_the_pixels_that_reach_it() -> None:
-    model = cascade(cascade_training=True).train()
+def test_each_stage_learns_from_the_pixels_that_reach_it() -> None:
+    model = cascade().train()
     model.threshold = certainty(model(images())["stage1"]).quantile(0.3).item()
     outputs = model(images())
     masks = [None, outputs["mask2"], outputs["mask3"]]
