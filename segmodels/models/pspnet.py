@@ -125,6 +125,8 @@ class PSPNet(SegmentationModel):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}; it is odd, so that the map keeps its size")
         stem = _DEEP_STEM if deep_stem and backbone in ("resnet50", "resnet101", "resnet152") else {}
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels, **stem)
         self.backbone.keep(-1, *([-2] if aux else []))

@@ -54,6 +54,11 @@ def test_the_pyramid_joins_the_map_with_its_means_over_four_grids() -> None:
         torch.testing.assert_close(out[:, 8 + 2 * number : 10 + 2 * number], level)
 
 
+def test_a_kernel_without_a_centre_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel_size is 2; it is odd"):
+        psp(kernel_size=2)
+
+
 def test_exported_means_over_a_grid_follow_the_size_of_the_map() -> None:
     class Grids(nn.Module):
         def forward(self, x: Tensor) -> list[Tensor]:
