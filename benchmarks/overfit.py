@@ -133,11 +133,11 @@ def main() -> int:
     args = _arguments()
     names = [model_info(name).name for name in args.only] if args.only else list_models()
     common.header("torch", "timm")
-    results = {}
+    results, before = {}, read(args.out)
     for name in names:
         factor = ENLARGED.get(name, 1)
         size = (factor * args.size[0], factor * args.size[1])
-        known = read(args.out).get((name, "x".join(map(str, size)), _width(args)))
+        known = before.get((name, "x".join(map(str, size)), _width(args)))
         if known is None or not (known.accuracy > args.accuracy or known.steps >= args.steps):
             known = learn(name, *eight(args.data, args.work, size), args)
             append(args.out, known)

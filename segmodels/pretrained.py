@@ -17,7 +17,7 @@ from segmodels.layers.model import SegmentationModel
 
 IMAGENET = "imagenet"
 # timm's keywords to which it adapts its weights.
-_FORMLESS = ("in_chans", "num_classes", "img_size")
+_FORMLESS = ("features_only", "in_chans", "num_classes", "img_size")
 
 
 class WeightsError(ValueError):
@@ -109,16 +109,18 @@ def _reason(error: Exception) -> str:
 
 def _imagenet(model: nn.Module) -> Path | dict[str, Tensor]:
     backbone: Any = getattr(model, "backbone", None)
-    if hasattr(backbone, "pretrained"):
+    if getattr(backbone, "options", None) is not None:
+        import timm
+
         form = ", ".join(f"{k}={v}" for k, v in backbone.options.items() if k not in _FORMLESS)
         if form:
             raise WeightsError(f"ImageNet weights of {backbone.name}: are for its plain form, not for {form}")
         try:
-            tensors = backbone.pretrained()
+            body = timm.create_model(backbone.name, pretrained=True, **backbone.options)
         except Exception as error:  # each of timm's sources fails in its own way
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise WeightsError(f"ImageNet weights of {backbone.name}: cannot be had ({reason})") from None
-        return {f"backbone.body.{name}": tensor for name, tensor in tensors.items()}
+        return {f"backbone.body.{name}": tensor for name, tensor in body.state_dict().items()}
     if isinstance(model, SegmentationModel) and model.imagenet:
         return download(_torchvision_address(model.imagenet))
     hint = "; with a backbone, such as resnet34, there are" if hasattr(model, "backbone") else ""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.dilation import dilate
-from segmodels.registry import UnknownModelError, nearest
+from segmodels.registry import UnknownModelError, nearest, on_meta
 
 # Their convolutions and pools are valid ones; padded, their maps have the sizes that their strides say.
 _VALID = ("inception_", "googlenet")
@@ -31,9 +31,11 @@ class Backbone(nn.Module):
         name: timm's or torchvision's.
         channels: Channels of each map.
         strides: Stride of each map.
+        options: Keywords with which timm builds the same network with its ImageNet weights; None where it cannot.
     """
 
     name: str
+    options: dict[str, Any] | None = None
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -61,7 +63,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
         super().__init__()
-        self.name, self.options = name, {"in_chans": in_channels, **options}
+        self.name, self.options = name, {"features_only": True, "in_chans": in_channels, **options}
         self.body, strided = _create(name, output_stride, in_channels, options)
         described: Any = self.body.feature_info
         self.channels, self.strides = tuple(described.channels()), tuple(described.reduction())
@@ -88,12 +90,6 @@ class TimmBackbone(Backbone):
             return
         self.kept = sorted({index % len(self.channels) for index in indices})
         body.return_layers = {name: layers[name] for i, name in enumerate(list(layers)) if i in self.kept}
-
-    def pretrained(self) -> dict[str, Tensor]:
-        """timm's ImageNet weights under the names of `body`, downloaded where its cache has them not."""
-        import timm
-
-        return dict(timm.create_model(self.name, pretrained=True, features_only=True, **self.options).state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(images)
@@ -151,12 +147,6 @@ class Plain(Backbone):
         self.channels = (body.embed_dim,) * 4
         self.strides = tuple(min(s, output_stride) for s in (4, 8, 16, 32))
         self.stride = int(body.patch_embed.patch_size[0])
-
-    def pretrained(self) -> dict[str, Tensor]:
-        """As of a `TimmBackbone`."""
-        import timm
-
-        return dict(timm.create_model(self.name, pretrained=True, **self.options).state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.body.forward_intermediates(images, indices=self.indices, intermediates_only=True)
@@ -231,7 +221,7 @@ def _takes_any_size(name: str, given: dict[str, Any]) -> bool:
     described = timm.get_pretrained_cfg(name)
     if described is None or not described.fixed_input_size:
         return True
-    with torch.device("meta"):
+    with on_meta():
         probe, images = timm.create_model(name, **given).eval(), torch.empty(1, given["in_chans"], 96, 160)
         try:
             probe(images)

@@ -45,12 +45,6 @@ class ViT(nn.Module):
         self.grid = image_size // self.stride
         self.layers = tuple(layers)
 
-    def pretrained(self) -> dict[str, Tensor]:
-        """timm's ImageNet weights under the names of `body`, the positions interpolated to `image_size`."""
-        import timm
-
-        return dict(timm.create_model(self.name, pretrained=True, **self.options).state_dict())
-
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps `[N, channels, ceil(H / stride), ceil(W / stride)]` after each of the layers."""
         x = self.body.patch_embed.proj(pad_to_multiple(images, self.stride))
