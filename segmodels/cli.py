@@ -34,7 +34,7 @@ _USERS = {
     "segmodels.sources": ("AddressError", "SourceError"),
     "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
     "segmodels.data.dataset": ("DatasetError",),
-    "segmodels.drift": ("DriftError",),
+    "segmodels.drift.profile": ("DriftError",),
 }
 
 app = typer.Typer(
@@ -317,8 +317,8 @@ def drift(
     """
     import torch
 
-    from segmodels import drift_report as reporting
-    from segmodels.drift import DriftError, Profile
+    from segmodels.drift import report as reporting
+    from segmodels.drift.profile import DriftError, Profile
     from segmodels.predicting import find_inputs
 
     for path in out:

@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels import drift, visualize
+from segmodels import visualize
 from segmodels.checkpoint import ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
 from segmodels.data.transforms import Decoded, EvaluationSet, normalize, resize_image
+from segmodels.drift.profile import PROFILE_FILE, build_profile, describe_prediction, spread
 from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo, refined
 from segmodels.metrics import (
     BoundaryF1,
@@ -93,8 +94,8 @@ def evaluate(
     torch.manual_seed(seed)
     quality, listed = _measure(model, config, data, split, settings, part)
     _write_quality(part, config, quality)
-    profile = drift.build_profile(data, config.class_names, split, quality.predicted, _as_predicted(settings))
-    profile.write(part / drift.PROFILE_FILE)
+    profile = build_profile(data, config.class_names, split, quality.predicted, _as_predicted(settings))
+    profile.write(part / PROFILE_FILE)
     size = settings.image_size or config.image_size or read_label(listed[0].label).shape
     _write_speed(part, model, config, _network_input(listed[0], config, (size[0], size[1])))
     _write_pictures(part, config, listed, quality.image_miou)
@@ -114,7 +115,7 @@ def _measure(
     image_miou: list[float] = []
     counts: list[ImageCounts] = []
     predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
-    kept = set(drift.spread(len(decoded)))
+    kept = set(spread(len(decoded)))
     batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
     for images, labels in (batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
@@ -126,7 +127,7 @@ def _measure(
         prediction = prediction.to(torch.uint8)
         for sure, one, label in zip(confidence, prediction, labels, strict=True):
             if len(counts) in kept:
-                predicted.append(drift.describe_prediction(one.numpy(), sure.numpy(), classes))
+                predicted.append(describe_prediction(one.numpy(), sure.numpy(), classes))
             sample = decoded.samples[len(counts)]
             Image.fromarray(one.numpy()).save(part / "predictions" / f"{sample.id}.png", compress_level=1)
             boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()

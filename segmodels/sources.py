@@ -56,8 +56,8 @@ class Fetched:
         folder: The model folder; nobody changes it while it is in use.
         settings: Keywords of `segmodels.inference.Predictor` that the version is to be used with.
         sha256: Hash of its weights.
-        profile: What its images and predictions were like when it was evaluated (`segmodels.drift.Profile`); None
-            where that is not known.
+        profile: What its images and predictions were like when it was evaluated (`segmodels.drift.profile.Profile`);
+            None where that is not known.
     """
 
     folder: Path

@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segmodels import drift as statistics
+from segmodels.drift.monitor import prometheus
+from segmodels.drift.profile import MEANINGS
 from segmodels.registry import model_info
 from segmodels.serving.answers import Form, negotiate
 from segmodels.serving.engine import LoadedModel
@@ -166,7 +167,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         text = prometheus_client.generate_latest(service.metrics.registry)
         model = service.engine.model
         if model is not None and model.watched is not None and model.watched.drift is not None:
-            text += statistics.prometheus(model.watched.drift, {"version": model.version.number}).encode()
+            text += prometheus(model.watched.drift, {"version": model.version.number}).encode()
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
@@ -260,7 +261,7 @@ def _drift_state(version: str, watched: Watched) -> DriftState:
         return value if math.isfinite(value) else None  # JSON has no NaN
 
     features = [
-        DriftFeature(f.name, statistics.MEANINGS[f.name], f.drifted, f.size, f.distance, f.threshold, f.p, f.psi,
+        DriftFeature(f.name, MEANINGS[f.name], f.drifted, f.size, f.distance, f.threshold, f.p, f.psi,
                      number(f.reference), number(f.mean))
         for f in drift.findings
     ]  # fmt: skip

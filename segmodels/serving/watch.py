@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from segmodels.drift import Drift, DriftError, Monitor, Profile
+from segmodels.drift.comparison import Drift
+from segmodels.drift.monitor import Monitor
+from segmodels.drift.profile import DriftError, Profile
 from segmodels.sources import Fetched
 
 log = logging.getLogger("segmodels.serving")

@@ -14,22 +14,21 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from segmodels import drift_report
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.cli import main
 from segmodels.data.dataset import samples
 from segmodels.data.streets.render import render
-from segmodels.drift import (
+from segmodels.drift import report as drift_report
+from segmodels.drift.comparison import compare
+from segmodels.drift.monitor import Monitor, prometheus
+from segmodels.drift.profile import (
     CLASSES,
     CONFIDENCE,
     INPUT_FEATURES,
     DriftError,
-    Monitor,
     Profile,
     Seen,
-    compare,
     describe,
-    prometheus,
     see,
 )
 from segmodels.evaluation import evaluate

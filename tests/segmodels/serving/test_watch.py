@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from segmodels.drift import Profile, confidence_by_class, describe, describe_prediction
+from segmodels.drift.profile import Profile, confidence_by_class, describe, describe_prediction
 from segmodels.inference import Predictor
 from segmodels.serving.engine import FAILURES
 from segmodels.serving.service import Service

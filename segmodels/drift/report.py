@@ -17,13 +17,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmodels import drift as statistics
 from segmodels.data.dataset import DatasetError, read_image
-from segmodels.drift import INPUT_FEATURES, Drift, DriftError, Profile, Seen
+from segmodels.drift.comparison import Drift, compare
+from segmodels.drift.monitor import prometheus
+from segmodels.drift.profile import (
+    CONFIDENCE,
+    INPUT_FEATURES,
+    MEANINGS,
+    DriftError,
+    Profile,
+    Seen,
+    confidence_by_class,
+    see,
+)
 from segmodels.inference import Predictor
 from segmodels.visualize import overlay
 
-TEMPLATE = Path(__file__).with_name("drift.html.j2")
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 # A first round of labelling: a tenth of what the model was trained on, since fewer images hardly move it.
 SHARE_TO_LABEL, LEAST_TO_LABEL = 0.1, 20
 SHOWN_IMAGES, SHOWN_BINS = 12, 24
@@ -137,14 +147,14 @@ def measure(
     for path in images:
         try:
             image = read_image(path)
-            seen.append(see(image, predictor))
+            seen.append(predict_and_see(image, predictor))
             kept.append(path)
         except DatasetError as error:
             problems.append(str(error))
         except RuntimeError as error:
             problems.append(f"{path}: the network failed ({str(error).splitlines()[0]})")
         on_done(path)
-    drift = statistics.compare(profile, seen)
+    drift = compare(profile, seen)
     report = Report(
         drift,
         model,
@@ -156,10 +166,10 @@ def measure(
     return report, seen, predictor
 
 
-def see(image: np.ndarray, predictor: Predictor) -> Seen:
+def predict_and_see(image: np.ndarray, predictor: Predictor) -> Seen:
     """What is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model makes of it."""
     confidence, classes = (value.cpu().numpy() for value in predictor.probabilities(image).max(0))
-    return statistics.see(image, classes, confidence, len(predictor.config.classes))
+    return see(image, classes, confidence, len(predictor.config.classes))
 
 
 def to_label(profile: Profile, drift: Drift) -> int:
@@ -190,7 +200,7 @@ def concerns(profile: Profile, seen: Sequence[Seen]) -> list[Concern]:
     mixes = np.stack([one.mix for one in seen if one.mix is not None])
     by_class = np.stack([one.by_class for one in seen if one.by_class is not None])
     now, before = mixes.mean(0), profile.mix.mean(0)
-    sure = statistics.confidence_by_class(mixes, by_class)
+    sure = confidence_by_class(mixes, by_class)
     found = []
     for i, name in enumerate(profile.classes):
         lost = profile.by_class[i] - sure[i]
@@ -209,7 +219,7 @@ def write(out: Path, report: Report, profile: Profile, seen: Sequence[Seen], pre
     """
     check_suffix(out)
     if out.suffix == ".prom":
-        text = statistics.prometheus(report.drift)
+        text = prometheus(report.drift)
     elif out.suffix == ".json":
         text = json.dumps(_json(report), indent=2) + "\n"
     else:
@@ -232,14 +242,14 @@ def page(report: Report, profile: Profile, seen: Sequence[Seen], predictor: Pred
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
-    numbers = {name: _column(profile, seen, name) for name in (*INPUT_FEATURES, statistics.CONFIDENCE)}
+    numbers = {name: _column(profile, seen, name) for name in (*INPUT_FEATURES, CONFIDENCE)}
     charts = {name: _bars(*pair) for name, pair in numbers.items() if pair is not None}
     shown = report.candidates[:SHOWN_IMAGES] if report.label else ()
     palette = predictor.config.palette
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
         drift=report.drift,
-        meanings=statistics.MEANINGS,
+        meanings=MEANINGS,
         charts=charts,
         classes=_class_rows(report.drift, palette),
         pictures=[(c, _thumbnail(c.path, predictor)) for c in shown],
@@ -263,7 +273,7 @@ def _class_rows(drift: Drift, palette: Sequence[Sequence[int]]) -> list[dict[str
 
 
 def _column(profile: Profile, seen: Sequence[Seen], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    if name == statistics.CONFIDENCE:
+    if name == CONFIDENCE:
         return profile.confidence, np.array([one.confidence for one in seen], dtype=float)
     index = INPUT_FEATURES.index(name)
     return profile.inputs[:, index], np.array([one.inputs[index] for one in seen])
