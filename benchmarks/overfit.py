@@ -260,7 +260,7 @@ def print_table(results: list[Result], wanted: float) -> None:
     for r in results:
         verdict = "learnt" if r.accuracy > wanted else f"**not learnt** {r.note}".strip()
         print(f"| {r.architecture} | {r.size} | {r.rate:g} | {r.steps} | {r.seconds:.0f}", end="")
-        print(f" | {100 * r.accuracy:.1f} | {verdict} |")
+        print(f" | {100 * r.accuracy:.2f} | {verdict} |")
 
 
 def _width(args: argparse.Namespace) -> str:
