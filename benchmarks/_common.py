@@ -16,13 +16,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from segmodels.threads import available_cores
+
 T = TypeVar("T")
 
 
 def header(*packages: str) -> None:
     """The machine, the day, the versions and the command, as a Markdown list."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(f"- machine: {', '.join([*gpus(), cpu()])}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"- machine: {', '.join([*gpus(), cpu()])}, {available_cores()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"- date: {datetime.date.today().isoformat()}")
     print(f"- versions: Python {platform.python_version()}{', ' * bool(versions)}{versions}")
     print(f"- command: python {shlex.join(sys.argv)}\n", flush=True)

@@ -28,6 +28,8 @@ from typing import Any
 
 import _common as common
 
+from segmodels.threads import available_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 AIMS = {"dvc repro": 3, "python -m pipeline run": 5, "in containers": 15}
 # Python imports it by itself, from whatever folder comes first.
@@ -142,7 +144,7 @@ def _in_containers(clone: Path, env: dict[str, str]) -> tuple[float, list[tuple[
         "MLFLOW_TRACKING_URI": f"sqlite:///{clone}/run/mlflow.db",
         "PYTHONPATH": str(noting),
         "SEGMODELS_TIMES": str(noting / "times"),
-        "OMP_NUM_THREADS": str(os.cpu_count()),
+        "OMP_NUM_THREADS": str(available_cores()),
     }
 
     def prepare() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import dataclasses
 import http.client
 import io
 import json
@@ -33,7 +32,7 @@ import _common as common
 from PIL import Image
 
 import segmodels
-from components.register.step import EXAMPLE, PYFUNC, SERVING_KEYS
+from components.register.step import EXAMPLE, PYFUNC
 from components.tracking import MODEL_TAG, Store
 from segmodels.checkpoint import WEIGHTS_FILE, ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
@@ -206,7 +205,6 @@ def register(store: Store, folder: Path) -> str:
     """Registers a model folder as `components register` does, without what evaluation would add; its version."""
     sha256 = file_sha256(folder / WEIGHTS_FILE)
     run = store.create_run(folder.name, {MODEL_TAG: sha256})
-    settings = dataclasses.asdict(EvaluateSettings())
     source = store.log_model(
         run,
         name="model",
@@ -214,7 +212,7 @@ def register(store: Store, folder: Path) -> str:
         artifacts={"model": str(folder.resolve())},
         code_paths=[str(Path(segmodels.__file__).parent)],
         pip_requirements=[],
-        model_config={name: settings[name] for name in SERVING_KEYS},
+        model_config=EvaluateSettings().as_json(),
         signature=False,
         input_example={"image": [EXAMPLE]},
     )

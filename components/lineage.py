@@ -18,6 +18,7 @@ from typing import Any
 
 from components.errors import StepError
 from components.params import Params, evaluate_settings, train_settings
+from segmodels.threads import available_cores
 
 SETTINGS_FILE = "settings.json"  # of a run's artifacts: what `model_settings` gave
 UNKNOWN = "unknown"
@@ -140,7 +141,7 @@ def folder_md5(folder: Path) -> str:
     if not folder.is_dir():
         raise StepError(f"{folder}: no such folder; `python -m components download` writes it")
     paths = [Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # md5 runs outside the interpreter's lock
+    with ThreadPoolExecutor(min(8, available_cores())) as pool:  # md5 runs outside the interpreter's lock
         hashes = list(pool.map(file_md5, paths))
     manifest = [
         {"md5": md5, "relpath": path.relative_to(folder).as_posix()} for path, md5 in zip(paths, hashes, strict=True)

@@ -15,11 +15,11 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from components import tracking
+from segmodels.settings import PredictSettings
 from segmodels.sources import (
     CONFIG,
     WEIGHTS,
@@ -140,7 +140,7 @@ def _registry() -> str:
     return uri if uri.startswith("sqlite:") else tracking.public_uri(uri)
 
 
-def _description(folder: Path) -> tuple[Path, dict[str, Any], Path | None]:
+def _description(folder: Path) -> tuple[Path, PredictSettings, Path | None]:
     """Where in a logged model the model folder lies, the settings that it was registered with, and its profile."""
     path = folder / MLMODEL
     try:
@@ -153,4 +153,7 @@ def _description(folder: Path) -> tuple[Path, dict[str, Any], Path | None]:
         raise SourceError(f"{path}: not a model that `register` logged; register the model folder again") from None
     if not (model / WEIGHTS).is_file() or not (model / CONFIG).is_file():
         raise SourceError(f"{model}: not a model folder, which holds {WEIGHTS} and {CONFIG}; register the model again")
-    return model, {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}, profile
+    try:
+        return model, PredictSettings.of(settings), profile
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{path}: {error}; it was registered by another release: register the model again") from None

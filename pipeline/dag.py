@@ -45,7 +45,7 @@ READS = {
     "download": ("seed", "data"),
     "validate": ("validate",),
     "train": ("seed", "data", "train"),
-    "evaluate": ("seed",),
+    "evaluate": (),
 }
 # The steps that talk to MLflow or a bucket.
 REACH_OUT = ("fingerprint", "download", "train", "register")

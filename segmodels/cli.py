@@ -165,13 +165,18 @@ def predict(
     out: Annotated[str, typer.Option(help="Where the results go: a folder, or s3://bucket/prefix.")],
     overlay: Annotated[bool, typer.Option(help="Write the image under the classes' colours, too.")] = True,
     masks: Annotated[bool, typer.Option(help="Write class ids; of a video, a PNG for each frame.")] = True,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
-    scales: Annotated[str, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = "1",
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image's prediction.")
+    ] = None,
+    scales: Annotated[str | None, typer.Option(help="Sizes whose predictions are averaged, e.g. 0.75,1,1.25.")] = None,
     window: Annotated[
         str | None, typer.Option(metavar="HxW", help="Predict in windows of this size; rasters always are.")
     ] = None,
     crf: Annotated[
         str | None, typer.Option(metavar="FILE|default", help="Refine by a dense CRF; `tune-crf` writes the file.")
+    ] = None,
+    mc_samples: Annotated[
+        int | None, typer.Option(min=0, help="Monte-Carlo dropout passes that are averaged; 0 is a plain pass.")
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay's colours.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -182,13 +187,20 @@ def predict(
     a.jpg gives a.png (class ids, with the classes' colours as palette) and a.overlay.jpg; a.mp4 gives the folder
     a.masks with a PNG for each frame, and a.overlay.mp4; a GeoTIFF, or a TIFF too large for memory, gives a.tif, where
     it lies on the earth, and a.overlay.tif. Folders keep their structure. What has its results already is skipped, so
-    an interrupted command goes on.
+    an interrupted command goes on. A registered version predicts as it was evaluated, but for what is set here.
     """
     from segmodels import predicting, rasters, remote
 
     if not (overlay or masks):
         raise CommandError("--no-overlay and --no-masks leave nothing to write")
-    factors, size = _scales(scales), _window(window)
+    size = _window(window)
+    given: dict[str, Any] = {
+        "flip": flip,
+        "scales": _scales(scales) if scales else None,
+        "window": size,
+        "mc_samples": mc_samples,
+        "crf": _crf(crf) if crf else None,
+    }
     place = remote.Store(out) if remote.is_remote(out) else Path(out)
     found, problems = predicting.find_inputs(inputs, place)
     jobs = predicting.plan(found, place, masks=masks, overlays=overlay)
@@ -196,15 +208,15 @@ def predict(
     import torch
 
     from segmodels.inference import Predictor
-    from segmodels.sources import local_folder
+    from segmodels.sources import fetched
 
+    found_model = fetched(model)
     predictor = Predictor(
-        local_folder(model),
+        found_model.folder,
         _device(device, torch.cuda.is_available()),
-        flip=flip,
-        scales=factors,
-        window=size,
-        crf=_crf(crf) if crf else None,
+        # A registered version predicts as it was evaluated; what is given here takes the place of its own.
+        settings=found_model.settings,
+        **{key: value for key, value in given.items() if value is not None},
     )
     for problem in problems:
         _complain(problem)

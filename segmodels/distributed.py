@@ -29,6 +29,7 @@ from typing import Any
 from segmodels.process import set_up_process
 from segmodels.resume import TrainingError, TrainingInterrupted
 from segmodels.settings import TrainSettings
+from segmodels.threads import available_cores
 
 # How often a run survives the death of a worker.
 RESTARTS = 3
@@ -92,7 +93,7 @@ def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
         exchange = Path(folder)
         write(job, exchange)
         environment = {
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+            "OMP_NUM_THREADS": str(max(1, available_cores() // count)),
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each process advises on its search for unused parameters
             **os.environ,
         }
@@ -180,7 +181,10 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     job = Job(**json.loads(path.read_text()))
     first = os.environ.get("RANK", "0") == "0"
-    set_up_process()
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if os.environ.get("OMP_NUM_THREADS") == "1" and together > 1:
+        del os.environ["OMP_NUM_THREADS"]  # torchrun's own, where nobody said anything
+    set_up_process(share=together)
     # The launcher ends its workers by SIGTERM also before training has put its own handler in place.
     try:
         said = _work(job, path.parent / "rows.jsonl" if first else None)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels import visualize
-from segmodels.checkpoint import ModelConfig, load_model
+from segmodels.checkpoint import ModelConfig
 from segmodels.data.dataset import DatasetError, DatasetInfo, Sample, read_image, read_label, replace_folder
-from segmodels.data.transforms import Decoded, EvaluationSet, normalize, resize_image
+from segmodels.data.transforms import Decoded, same_size
 from segmodels.drift.profile import PROFILE_FILE, build_profile, describe_prediction, spread
-from segmodels.inference import augmented, channels_last, full_resolution, monte_carlo, refined
+from segmodels.inference import Predictor
 from segmodels.metrics import (
     BoundaryF1,
     CalibrationError,
@@ -38,6 +36,7 @@ from segmodels.metrics import (
 from segmodels.per_image import PER_IMAGE_FILE, ImageCounts, PerImage
 from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
+from segmodels.threads import turn
 
 # Test images whose predictions are kept, so that a report can show the same ones through every model.
 KEPT_PREDICTIONS = 6
@@ -66,9 +65,7 @@ class Quality:
     predicted: list[tuple[np.ndarray, float, np.ndarray]]
 
 
-def evaluate(
-    trained: Path, data: Path, out: Path, settings: EvaluateSettings, *, device: str = "auto", seed: int = 0
-) -> Quality:
+def evaluate(trained: Path, data: Path, out: Path, settings: EvaluateSettings, *, device: str = "auto") -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
     `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `profile.json`
@@ -76,8 +73,8 @@ def evaluate(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, config = load_model(trained, device)
-    channels_last(model)
+    predictor = Predictor(trained, device, settings=settings.prediction)
+    config = predictor.config
     info = DatasetInfo.read(data)
     if info.class_names != config.class_names:
         raise DatasetError(
@@ -91,38 +88,31 @@ def evaluate(
     shutil.rmtree(part, ignore_errors=True)
     (part / "predictions").mkdir(parents=True)
     (part / "pictures").mkdir()
-    torch.manual_seed(seed)
-    quality, listed = _measure(model, config, data, split, settings, part)
+    quality, listed = _measure(predictor, data, split, settings, part)
     _write_quality(part, config, quality)
-    profile = build_profile(data, config.class_names, split, quality.predicted, _as_predicted(settings))
+    profile = build_profile(data, config.class_names, split, quality.predicted, settings.as_json())
     profile.write(part / PROFILE_FILE)
-    size = settings.image_size or config.image_size or read_label(listed[0].label).shape
-    _write_speed(part, model, config, _network_input(listed[0], config, (size[0], size[1])))
+    _write_speed(part, predictor, read_image(listed[0].image))
     _write_pictures(part, config, listed, quality.image_miou)
     replace_folder(part, out)
     return quality
 
 
-@torch.inference_mode()
 def _measure(
-    model: nn.Module, config: ModelConfig, data: Path, split: str, settings: EvaluateSettings, part: Path
+    predictor: Predictor, data: Path, split: str, settings: EvaluateSettings, part: Path
 ) -> tuple[Quality, list[Sample]]:
     """Runs the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
+    config = predictor.config
     classes = len(config.classes)
-    device = next(model.parameters()).device
-    decoded = Decoded(data, split, size=settings.image_size or config.image_size, cache_gb=0.0, resize_labels=False)
+    decoded = Decoded(data, split, cache_gb=0.0)
     total = np.zeros((classes, classes), np.int64)
     image_miou: list[float] = []
     counts: list[ImageCounts] = []
     predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
     kept = set(spread(len(decoded)))
-    batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
-    for images, labels in (batches[i] for i in range(len(batches))):
-        images = images.to(device, memory_format=torch.channels_last)
-        probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
-        if settings.crf is not None:
-            here = decoded.samples[len(counts) : len(counts) + len(labels)]
-            probs = refined(probs, [read_image(sample.image) for sample in here], settings.crf)
+    for batch in same_size(decoded.samples, settings.batch_size):
+        images, labels = zip(*[decoded[index] for index in batch], strict=True)
+        probs = predictor.batch_probabilities([image.permute(1, 2, 0).numpy() for image in images])
         confidence, prediction = (x.cpu() for x in probs.max(1))
         prediction = prediction.to(torch.uint8)
         for sure, one, label in zip(confidence, prediction, labels, strict=True):
@@ -143,30 +133,11 @@ def _measure(
     return quality, decoded.samples
 
 
-def _probabilities(model: nn.Module, images: Tensor, settings: EvaluateSettings) -> Tensor:
-    if settings.mc_samples:
-        return monte_carlo(model, images, settings.mc_samples)[0]
-    return augmented(
-        model,
-        images,
-        flip=settings.flip,
-        scales=settings.scales,
-        window=settings.window,
-        stride=settings.stride,
-    )
-
-
 def _column_means(values: np.ndarray) -> np.ndarray:
     """The mean of each column `[N, C]` over the images that have the class; NaN where none has it."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(values.shape[1], np.nan), where=known.any(0))
-
-
-def _as_predicted(settings: EvaluateSettings) -> dict[str, Any]:
-    """The keywords of a `Predictor` that predicts as the evaluation does."""
-    chosen = dataclasses.asdict(settings)
-    return {key: chosen[key] for key in ("flip", "scales", "window", "stride", "image_size", "crf")}
 
 
 def _own_miou(matrix: np.ndarray) -> float:
@@ -201,22 +172,18 @@ def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
     )
 
 
-def _network_input(sample: Sample, config: ModelConfig, size: tuple[int, int]) -> Tensor:
-    """One image as the network takes it, float32 `[1, channels, height, width]`."""
-    pixels = resize_image(torch.tensor(read_image(sample.image)).permute(2, 0, 1), size)
-    return normalize(pixels[None], torch.tensor(config.mean), torch.tensor(config.std))
-
-
-def _write_speed(part: Path, model: nn.Module, config: ModelConfig, image: Tensor) -> None:
-    device = next(model.parameters()).device
-    size = (image.shape[-2], image.shape[-1])
+def _write_speed(part: Path, predictor: Predictor, image: np.ndarray) -> None:
+    """Writes what a prediction of one image costs, with all that evaluation averaged: what is served takes as long."""
+    device = predictor.device
+    size = predictor.image_size or image.shape[:2]
     speed = {
-        "parameters": count_parameters(model),
-        "gflops": round(gflops(config, size), 3),
-        "ms_per_image": round(milliseconds(model, image), 2),
-        "image_size": list(size),
+        "parameters": count_parameters(predictor.model),
+        "gflops": round(gflops(predictor.config, (size[0], size[1])), 3),
+        "ms_per_image": round(prediction_milliseconds(predictor, image), 2),
+        "image_size": [int(side) for side in size],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "prediction": predictor.settings.as_json(),
     }
     (part / "speed.json").write_text(json.dumps(speed, indent=2) + "\n")
 
@@ -231,26 +198,41 @@ def gflops(config: ModelConfig, size: tuple[int, int]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def prediction_milliseconds(predictor: Predictor, image: np.ndarray, repeat: int = 7) -> float:
+    """Return the median wall time of a prediction, from RGB uint8 `[H, W, 3]` to class ids, after two warm-ups.
+
+    Args:
+        predictor: Predicts with its settings: mirror images, scales, windows, dropout samples, CRF.
+        image: A real image: cascades, point refinement and CRFs take longer where there is more to see.
+        repeat: Predictions of which the median is taken.
+    """
+    return _median_milliseconds(lambda: predictor.predict(image), predictor.device, repeat)
+
+
 @torch.inference_mode()
 def milliseconds(model: nn.Module, image: Tensor, repeat: int = 7) -> float:
-    """Median wall time of one image through the network, after two warm-up passes.
+    """Return the median wall time of one image through the network alone, after two warm-up passes.
 
     Args:
         model: The network, in evaluation mode.
-        image: A real image, normalised, `[1, channels, H, W]`: cascades, point refinement and CRFs take longer where
-            there is more to see, and noise is the most.
+        image: A real image, normalised, `[1, channels, H, W]`.
         repeat: Passes of which the median is taken.
     """
     device = next(model.parameters()).device
     image = image.to(device, memory_format=torch.channels_last)
+    return _median_milliseconds(lambda: model(image), device, repeat)
+
+
+def _median_milliseconds(predict: Callable[[], object], device: torch.device, repeat: int) -> float:
     times = []
-    for turn in range(repeat + 2):
-        _synchronize(device)
-        started = time.perf_counter()
-        model(image)
-        _synchronize(device)
-        if turn >= 2:
-            times.append(time.perf_counter() - started)
+    for number in range(repeat + 2):
+        with turn(device.type):
+            _synchronize(device)
+            started = time.perf_counter()
+            predict()
+            _synchronize(device)
+            if number >= 2:
+                times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times)
 
 

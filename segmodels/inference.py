@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from segmodels.checkpoint import load_model
 from segmodels.data.transforms import normalize, resize_image
 from segmodels.layers.crf import dense_crf
 from segmodels.layers.fuse import fuse_batch_norm
-from segmodels.settings import CRFSettings
+from segmodels.settings import PREDICT_KEYS, CRFSettings, PredictSettings
+from segmodels.threads import turn
 
 Precision = Literal["32", "bf16", "16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -28,14 +30,14 @@ class Predictor:
     Args:
         folder: Model folder.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        flip: Averages with the prediction of the mirror image.
-        scales: Factors on the image's size whose predictions are averaged.
-        window: (height, width) of a sliding window; None predicts whole images.
-        stride: (rows, columns) from window to window.
-        image_size: (height, width) given to the network; None takes the model's own.
-        crf: A fully connected CRF that refines the probabilities.
+        settings: How it predicts; the defaults are one plain pass of whole images.
         precision: What convolutions are computed in: float32, or by autocast in bfloat16 or float16.
         fused: Merges batch norm into the convolutions before it, which is faster and rounds differently.
+        **given: Fields of `PredictSettings`, in place of those of `settings`: `Predictor(folder, flip=True)`.
+
+    Raises:
+        CheckpointError: The folder is no model folder.
+        ValueError: A keyword is no field of `PredictSettings`, or out of its range.
     """
 
     def __init__(
@@ -43,23 +45,19 @@ class Predictor:
         folder: Path | str,
         device: str = "auto",
         *,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        window: tuple[int, int] | None = None,
-        stride: tuple[int, int] | None = None,
-        image_size: tuple[int, int] | None = None,
-        crf: CRFSettings | Mapping[str, Any] | None = None,
+        settings: PredictSettings | None = None,
         precision: Precision = "32",
         fused: bool = False,
+        **given: Any,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        base = {key: getattr(settings, key) for key in PREDICT_KEYS} if settings is not None else {}
+        self.settings = PredictSettings.of({**base, **given})
         self.device = torch.device(device)
         self.model, self.config = load_model(folder, self.device)
         channels_last(self.model)
-        self.flip, self.scales, self.window, self.stride = flip, tuple(scales), window, stride
-        self.image_size = image_size or self.config.image_size
-        self.crf = CRFSettings(**crf) if isinstance(crf, Mapping) else crf
+        self.image_size = self.settings.image_size or self.config.image_size
         self.precision = precision
         self._mean, self._std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
         if fused:
@@ -90,16 +88,22 @@ class Predictor:
     @torch.inference_mode()
     def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
         """Probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
-        return self._probabilities(self._normalized(images), images)
+        with turn(self.device.type):
+            return self._probabilities(self._normalized(images), images)
 
     @torch.inference_mode()
     def _most_likely(
         self, images: Sequence[np.ndarray], *, confident: bool
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Class maps, and where asked for their probabilities; a softmax of every class only where it is needed."""
+        with turn(self.device.type):
+            return self._most_likely_now(images, confident=confident)
+
+    def _most_likely_now(
+        self, images: Sequence[np.ndarray], *, confident: bool
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         batch = self._normalized(images)
-        averaged = self.flip or self.scales != (1.0,) or self.window is not None or self.crf is not None
-        if averaged or tuple(batch.shape[-2:]) != images[0].shape[:2]:
+        if not self.settings.plain or tuple(batch.shape[-2:]) != images[0].shape[:2]:
             classes, best = most_likely(self._probabilities(batch, images))
         else:  # the largest logit is the largest probability
             with self._autocast():
@@ -118,10 +122,8 @@ class Predictor:
 
     def _probabilities(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
         with self._autocast():
-            probs = augmented(
-                self.model, batch, flip=self.flip, scales=self.scales, window=self.window, stride=self.stride
-            )
-        return refined(full_resolution(probs, images[0].shape[:2]), images, self.crf)
+            probs = averaged(self.model, batch, self.settings)
+        return refined(full_resolution(probs, images[0].shape[:2]), images, self.settings.crf)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32")
@@ -162,46 +164,71 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def augmented(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-    window: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
-) -> Tensor:
-    """Mean probabilities over scales and, where asked for, the mirror image.
+def averaged(model: nn.Module, images: Tensor, settings: PredictSettings) -> Tensor:
+    """Return the mean probabilities over all that the settings average: scales, mirror image, windows, dropout.
 
     Args:
         model: In evaluation mode; gives logits under `"out"`.
         images: Normalised, `[N, 3, H, W]`.
+        settings: `flip`, `scales`, `window`, `stride` and `mc_samples` count here.
 
     Returns:
         float32 `[N, C, H, W]`.
     """
+    samples = settings.mc_samples
+
+    def one_pass(batch: Tensor) -> Tensor:
+        if samples:
+            return monte_carlo(model, batch, samples)[0]
+        probs: Tensor = model(batch)["out"].float().softmax(1)
+        return probs
+
     size = images.shape[-2:]
     total: Tensor | None = None
-    for scale in scales:
-        scaled = images
-        if scale != 1.0:
-            target = [max(32, round(side * scale)) for side in size]
-            scaled = F.interpolate(images, target, mode="bilinear", align_corners=False, antialias=scale < 1)
-        for mirrored in (False, True) if flip else (False,):
-            probs = sliding(model, scaled.flip(-1) if mirrored else scaled, window, stride)
-            probs = full_resolution(probs.flip(-1) if mirrored else probs, size)
-            total = probs if total is None else total + probs
+    # The same image gets the same answer, whatever was drawn before it.
+    with seeded(0) if samples else nullcontext():
+        for scale in settings.scales:
+            scaled = images
+            if scale != 1.0:
+                target = [max(32, round(side * scale)) for side in size]
+                scaled = F.interpolate(images, target, mode="bilinear", align_corners=False, antialias=scale < 1)
+            for mirrored in (False, True) if settings.flip else (False,):
+                probs = sliding(one_pass, scaled.flip(-1) if mirrored else scaled, settings.window, settings.stride)
+                probs = full_resolution(probs.flip(-1) if mirrored else probs, size)
+                total = probs if total is None else total + probs
     assert total is not None
-    return total / (len(scales) * (2 if flip else 1))
+    return total / (len(settings.scales) * (2 if settings.flip else 1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a generator of one's own inside, and leave torch's as it was."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def sliding(
-    model: nn.Module, images: Tensor, window: tuple[int, int] | None, stride: tuple[int, int] | None = None
+    predict: Callable[[Tensor], Tensor],
+    images: Tensor,
+    window: tuple[int, int] | None,
+    stride: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Probabilities `[N, C, H, W]` from windows whose overlaps are averaged; whole images where `window` is None."""
+    """Return probabilities from windows whose overlaps are averaged; whole images where `window` is None.
+
+    Args:
+        predict: Gives probabilities `[N, C, h, w]` of images `[N, 3, h, w]`.
+        images: Normalised, `[N, 3, H, W]`.
+        window: (height, width) of a window.
+        stride: (rows, columns) from window to window; two thirds of the window when None.
+
+    Returns:
+        float32 `[N, C, H, W]`.
+    """
     height, width = images.shape[-2:]
     if window is None or (window[0] >= height and window[1] >= width):
-        return model(images)["out"].float().softmax(1)
+        return predict(images)
     rows, columns = min(window[0], height), min(window[1], width)
     step = stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
     total: Tensor | None = None
@@ -209,7 +236,7 @@ def sliding(
     for top in _starts(height, rows, step[0]):
         for left in _starts(width, columns, step[1]):
             here = (..., slice(top, top + rows), slice(left, left + columns))
-            probs = model(images[here])["out"].float().softmax(1)
+            probs = predict(images[here])
             if total is None:
                 total = probs.new_zeros(*probs.shape[:2], height, width)
             total[here] += probs

@@ -1,4 +1,4 @@
-"""How a process of this project allocates and collects, for programs: libraries leave both to who runs them."""
+"""How a program of this project allocates, collects and takes cores; a library leaves that to the program it is in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import gc
 import os
 import sys
 
+from segmodels.threads import limit_threads
+
 # mallopt(3)
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 # Objects that are made before Python looks for cycles among them; its own 700 suits programs that make few, and much
@@ -15,10 +17,17 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 COLLECT_AFTER = 10_000
 
 
-def set_up_process() -> None:
-    """What every command does first: see `keep_freed_memory` and `collect_less`; `benchmarks/process.py` measures."""
+def set_up_process(share: int = 1) -> None:
+    """Do what every command does first, before it imports torch; `benchmarks/process.py` measures what it gains.
+
+    See `keep_freed_memory`, `collect_less` and `segmodels.threads.limit_threads`.
+
+    Args:
+        share: Processes that train together on this machine.
+    """
     keep_freed_memory()
     collect_less()
+    limit_threads(share)
 
 
 def keep_freed_memory() -> bool:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -170,41 +172,89 @@ class CRFSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """How a model is evaluated; labels always keep their full resolution.
+class PredictSettings:
+    """How a model predicts: what is evaluated, registered, served, exported and watched is this one record.
 
     Attributes:
-        recipe: `paper` takes the paper's own way to test for everything that is not set here.
         flip: Averages the prediction of the image and of its mirror image.
         scales: Factors on the image's size whose predictions are averaged.
         window: (height, width) of a sliding window; None predicts whole images.
         stride: (rows, columns) from window to window; two thirds of the window when None.
         image_size: (height, width) given to the network; None takes the model's own.
-        batch_size: Images at a time.
         mc_samples: Monte-Carlo dropout passes that are averaged (Bayesian SegNet); 0 is a plain pass.
         crf: A fully connected CRF refines the probabilities; None leaves them as they are.
-        boundary_px: Tolerance of the boundary F1 in pixels.
     """
 
     __pydantic_config__ = _FORBID
 
-    recipe: Literal["default", "paper"] = "default"
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     image_size: tuple[int, int] | None = None
-    batch_size: int = 4
     mc_samples: int = 0
     crf: CRFSettings | None = None
+
+    def __post_init__(self) -> None:
+        # JSON has lists and mappings where these settings have tuples and records.
+        for name in ("scales", "window", "stride", "image_size"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.crf, Mapping):
+            object.__setattr__(self, "crf", CRFSettings(**self.crf))
+        _check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
+        _check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
+        _check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PredictSettings:
+        """Return the settings that a mapping holds, as JSON has them.
+
+        Raises:
+            ValueError: A key is none of them, or a value is out of its range.
+        """
+        for key in values:
+            _check(key in PREDICT_KEYS, f"unknown setting '{key}' of a prediction; known are {', '.join(PREDICT_KEYS)}")
+        return cls(**values)
+
+    @property
+    def plain(self) -> bool:
+        """One pass of the network for each image, with nothing after it."""
+        return dataclasses.replace(self.prediction, image_size=None) == PredictSettings()
+
+    @property
+    def prediction(self) -> PredictSettings:
+        """These settings alone, without what an evaluation has besides."""
+        return PredictSettings(**{key: getattr(self, key) for key in PREDICT_KEYS})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values that JSON holds; `of` reads them."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.prediction)))
+        return values
+
+
+PREDICT_KEYS = tuple(f.name for f in dataclasses.fields(PredictSettings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(PredictSettings):
+    """How a model is evaluated; labels always keep their full resolution.
+
+    Attributes:
+        recipe: `paper` takes the paper's own way to test for everything that is not set here.
+        batch_size: Images at a time.
+        boundary_px: Tolerance of the boundary F1 in pixels.
+    """
+
+    recipe: Literal["default", "paper"] = "default"
+    batch_size: int = 4
     boundary_px: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
-        _check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
         _check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
-        _check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
-        _check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from segmodels.settings import PredictSettings
 
 GROUP = "segmodels.models"
 WEIGHTS, CONFIG, PROFILE = "model.safetensors", "model.json", "profile.json"
@@ -54,14 +55,14 @@ class Fetched:
 
     Attributes:
         folder: The model folder; nobody changes it while it is in use.
-        settings: Keywords of `segmodels.inference.Predictor` that the version is to be used with.
+        settings: What the version is to be used with.
         sha256: Hash of its weights.
         profile: What its images and predictions were like when it was evaluated (`segmodels.drift.profile.Profile`);
             None where that is not known.
     """
 
     folder: Path
-    settings: Mapping[str, Any]
+    settings: PredictSettings
     sha256: str
     profile: Path | None = None
 
@@ -121,7 +122,9 @@ class FolderSource:
 
     def fetch(self, version: Version) -> Fetched:
         """As `Source.fetch`; the folder itself."""
-        return Fetched(self.folder, {}, version.sha256, self._profile if self._profile.is_file() else None)
+        return Fetched(
+            self.folder, PredictSettings(), version.sha256, self._profile if self._profile.is_file() else None
+        )
 
     def remember(self, version: Version) -> None:
         """As `Source.remember`; the folder is its own memory."""
@@ -153,15 +156,15 @@ def open_source(target: str, cache: Path | None = None, *, profile: Path | None 
     return source
 
 
-def local_folder(target: str) -> Path:
-    """The model folder behind a target, downloaded where it has to be.
+def fetched(target: str) -> Fetched:
+    """The model folder behind a target, downloaded where it has to be, and what it is to be used with.
 
     Raises:
         AddressError: The address is not one.
         SourceError: The model cannot be had at the moment.
     """
     source = open_source(target)
-    return source.fetch(source.latest()).folder
+    return source.fetch(source.latest())
 
 
 def default_cache() -> Path:

@@ -51,6 +51,7 @@ from segmodels.progress import Progress
 from segmodels.resume import ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
 from segmodels.summed import ConfusionMatrix
+from segmodels.threads import Turn, available_cores, turn
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -146,7 +147,8 @@ def fit(
             task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
             started = time.monotonic()
             if task.epoch < settings.epochs:
-                _trainer(settings, task.epoch).fit(task)
+                with turn("cuda" if _on_gpu(settings) else "cpu") as task.cores:
+                    _trainer(settings, task.epoch).fit(task)
             seconds = time.monotonic() - started
             trained = Trained(
                 out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
@@ -223,6 +225,7 @@ class _Task(pl.LightningModule):
         self.history: list[dict[str, Any]] = []
         self.val_loss, self.val_images = 0.0, 0
         self.stop_requested = False
+        self.cores = Turn()
         self._optimizer_state: dict[str, Any] | None = None
         self._restore()
 
@@ -231,11 +234,16 @@ class _Task(pl.LightningModule):
     def train_dataloader(self) -> DataLoader:
         world = self.trainer.world_size
         sampler = EpochSampler(len(self.train_set), self.seed, rank=self.global_rank, world=world)
-        return training_loader(self.train_set, sampler, self.settings.batch_size, self.settings.workers)
+        return training_loader(self.train_set, sampler, self.settings.batch_size, self._workers)
 
     def val_dataloader(self) -> DataLoader:
         mine = range(self.global_rank, len(self.val_set), self.trainer.world_size)
-        return DataLoader(self.val_set, batch_size=None, sampler=mine, num_workers=self.settings.workers)
+        return DataLoader(self.val_set, batch_size=None, sampler=mine, num_workers=self._workers)
+
+    @property
+    def _workers(self) -> int:
+        """Processes that load data: as the settings say, but no more than there are cores for them."""
+        return min(self.settings.workers, max(1, available_cores() // self.trainer.world_size))
 
     # Optimisation
 
@@ -304,6 +312,7 @@ class _Task(pl.LightningModule):
         self._epoch_images += len(images) * self.trainer.world_size
         if self.progress is not None and self.progress.bar is not None:
             self.progress.step(self.epoch, index, float(loss.detach()) if self.device.type == "cpu" else None)
+        self.cores.pass_on()
 
     def _update(self, optimizer: Any) -> None:
         s = self.settings
@@ -342,6 +351,7 @@ class _Task(pl.LightningModule):
         if logits.shape[-2:] != labels.shape[-2:]:
             logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         self.matrix.update(logits.argmax(1).to(torch.uint8), labels)
+        self.cores.pass_on()
 
     def on_train_epoch_end(self) -> None:
         """After training and validation of an epoch: history, best weights, state."""
@@ -456,8 +466,11 @@ def precision_for(settings: TrainSettings) -> str:
     named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     if settings.precision != "auto":
         return named[settings.precision]
-    gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    return named[fast_precision("cuda" if gpu else "cpu")]
+    return named[fast_precision("cuda" if _on_gpu(settings) else "cpu")]
+
+
+def _on_gpu(settings: TrainSettings) -> bool:
+    return settings.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:

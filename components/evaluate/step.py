@@ -25,6 +25,6 @@ def run(params: Params, key: str, *, data: Path, trained: Path, out: Path) -> Qu
         DatasetError: The dataset does not fit the model.
     """
     try:
-        return evaluate(trained, data, out, evaluate_settings(params, key), seed=params.seed)
+        return evaluate(trained, data, out, evaluate_settings(params, key))
     except CheckpointError as error:
         raise StepError(f"{error}; train {key} again") from None

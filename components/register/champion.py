@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import TypeAdapter
 
 from components.params import Params
 from components.register.gate import Champion, Measured
 from components.tracking import Store
 from segmodels.per_image import PER_IMAGE_FILE, PerImage
-from segmodels.settings import EvaluateSettings
+from segmodels.settings import EvaluateSettings, PredictSettings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,7 +34,7 @@ def read_champion(store: Store, version: ModelVersion, params: Params, data: Pat
     Args:
         store: Where it is registered.
         version: The champion.
-        params: The settings; `evaluate` and `seed` are those of an evaluation that has to be made.
+        params: The settings; `evaluate` is that of an evaluation that has to be made.
         data: The dataset folder.
         data_md5: Its hash.
     """
@@ -76,10 +75,10 @@ def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, f
         trained = stored / flavor["artifacts"]["model"]["path"]
         as_served = flavor.get("config") or {}
         base = {name: value for name, value in dataclasses.asdict(params.evaluate).items() if name != "models"}
-        settings = TypeAdapter(EvaluateSettings).validate_python({**base, **as_served})
+        settings = EvaluateSettings(**{**base, **PredictSettings.of(as_served).as_json()})
         out = Path(place) / folder
         try:
-            evaluate(trained, data, out, settings, seed=params.seed)
+            evaluate(trained, data, out, settings)
         except DatasetError:
             # It names the folders of this evaluation, which nobody will find.
             classes = [c["name"] for c in json.loads((trained / "model.json").read_text())["classes"]]

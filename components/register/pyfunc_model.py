@@ -29,12 +29,14 @@ from PIL import Image, ImageOps
 
 
 class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Predicts with the model folder that it was stored with, and as it was evaluated (flip, scales, window)."""
+    """Predicts with the model folder that it was stored with, and as it was evaluated."""
 
     def load_context(self, context: Any) -> None:
         from segmodels.inference import Predictor
+        from segmodels.settings import PredictSettings
 
-        self.predictor = Predictor(context.artifacts["model"], device="auto", **(context.model_config or {}))
+        settings = PredictSettings.of(context.model_config or {})
+        self.predictor = Predictor(context.artifacts["model"], device="auto", settings=settings)
 
     # MLflow would check rows against a type hint of the input, which arrays are not.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

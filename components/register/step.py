@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -31,14 +30,6 @@ UNDECIDED = "not decided yet"
 CARD_FILE = "card.md"
 PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[2] / "segmodels"
-SERVING_KEYS = (
-    "flip",
-    "scales",
-    "window",
-    "stride",
-    "image_size",
-    "crf",
-)  # what is served predicts as it was evaluated
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
 # A grey PNG of 32 x 32 pixels.
 EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAGElEQVR42mNsYMAPmBhGFYwqGFUwQhUAAJe+AMD8WknZAAAAAElFTkSuQmCC"
@@ -290,7 +281,6 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
 
 def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> str:
     """The model as what is served, once for a run; gives its address."""
-    as_evaluated = dataclasses.asdict(evaluate_settings(params, model.key))
     return store.log_model(
         run,
         name="model",
@@ -302,7 +292,8 @@ def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: 
         },
         code_paths=[str(PACKAGE)],
         pip_requirements=[f"{p}=={installed_version(p).partition('+')[0]}" for p in REQUIREMENTS],
-        model_config={name: as_evaluated[name] for name in SERVING_KEYS},
+        # What is served predicts as it was evaluated.
+        model_config=evaluate_settings(params, model.key).as_json(),
         # Without a schema MLflow lets both forms of input through: rows and arrays. The example shows the rows.
         signature=False,
         input_example={"image": [EXAMPLE]},

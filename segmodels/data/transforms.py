@@ -157,15 +157,7 @@ class EvaluationSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, data: Decoded, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         self.data, self.mean, self.std = data, torch.tensor(mean), torch.tensor(std)
-        self.batches: list[list[int]] = []
-        last: tuple[int, int] | None = None
-        for index, sample in enumerate(data.samples):
-            with Image.open(sample.label) as image:
-                size = image.size
-            if size != last or len(self.batches[-1]) == batch_size:
-                self.batches.append([])
-            self.batches[-1].append(index)
-            last = size
+        self.batches = list(same_size(data.samples, batch_size))
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -173,6 +165,22 @@ class EvaluationSet(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = zip(*[self.data[i] for i in self.batches[index]], strict=True)
         return normalize(torch.stack(images), self.mean, self.std), torch.stack(labels)
+
+
+def same_size(listed: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of neighbouring samples whose labels have one size, at most `batch_size` at a time."""
+    batch: list[int] = []
+    last: tuple[int, int] | None = None
+    for index, sample in enumerate(listed):
+        with Image.open(sample.label) as image:
+            size = image.size
+        if batch and (size != last or len(batch) == batch_size):
+            yield batch
+            batch = []
+        batch.append(index)
+        last = size
+    if batch:
+        yield batch
 
 
 def augment(

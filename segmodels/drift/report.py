@@ -31,6 +31,7 @@ from segmodels.drift.profile import (
     see,
 )
 from segmodels.inference import Predictor
+from segmodels.settings import PredictSettings
 from segmodels.visualize import overlay
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -134,7 +135,7 @@ def measure(
         CheckpointError: The folder is no model folder.
         DriftError: The profile is another model's, or no image could be read.
     """
-    predictor = Predictor(model, device, **profile.prediction)
+    predictor = Predictor(model, device, settings=PredictSettings.of(profile.prediction))
     names = predictor.config.class_names
     if list(profile.classes) != names:
         raise DriftError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import AsyncIterator
@@ -285,10 +284,7 @@ def _card(model: LoadedModel, trouble: str) -> ModelCard:
         options=options,
         classes=[ServedClass(i, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for i, c in enumerate(config.classes)],
         image_size=list(model.predictor.image_size) if model.predictor.image_size else None,
-        settings={
-            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-            for name, value in model.settings.items()
-        },
+        settings=model.settings.as_json(),
         metrics={name: value for name, value in config.metrics.items() if math.isfinite(value)},
         trouble=trouble or None,
     )

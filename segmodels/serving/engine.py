@@ -40,9 +40,9 @@ class LoadedModel:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen: Any = fast_precision(device) if precision == "auto" else precision
-        self.version, self.sha256, self.settings = version, fetched.sha256, dict(fetched.settings)
+        self.version, self.sha256, self.settings = version, fetched.sha256, fetched.settings
         self.loaded_at = time.time()
-        self.predictor = Predictor(fetched.folder, device, precision=chosen, fused=True, **fetched.settings)
+        self.predictor = Predictor(fetched.folder, device, precision=chosen, fused=True, settings=fetched.settings)
         self.config = self.predictor.config
         self.watched: Watched | None = watched(version.number, fetched, self.config.class_names)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from types import FrameType
 
@@ -15,6 +14,7 @@ from segmodels.serving.follow import Follower
 from segmodels.serving.metrics import Metrics
 from segmodels.serving.service import Limits, Service
 from segmodels.sources import Source
+from segmodels.threads import available_cores
 
 log = logging.getLogger("segmodels.serving")
 
@@ -69,7 +69,7 @@ def serve(
 
     engine = Engine(batch, batch_wait, counted)
     follower = Follower(source, engine, metrics, interval=poll, device=device, precision=precision)
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(8, available_cores())
     service = Service(engine, follower, metrics, limits, threads)
     config = uvicorn.Config(
         create_app(service),

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from segmodels.drift.comparison import Drift
 from segmodels.drift.monitor import Monitor
 from segmodels.drift.profile import DriftError, Profile
+from segmodels.settings import PredictSettings
 from segmodels.sources import Fetched
 
 log = logging.getLogger("segmodels.serving")
 BUSY_PAUSE = 1.0  # seconds between two images that are looked at while others wait: a hundredth of a core's time
-_PLAIN: dict[str, Any] = {
-    "flip": False, "scales": (1.0,), "window": None, "stride": None, "image_size": None, "crf": None
-}  # fmt: skip
 
 
 class Watched:
@@ -61,7 +57,7 @@ def watched(number: str, fetched: Fetched, classes: Sequence[str]) -> Watched | 
     except (DriftError, OSError) as error:
         log.warning("version %s: %s; no drift is told", number, error)
         return None
-    confident = _plainly(profile.prediction) == _plainly(fetched.settings)
+    confident = PredictSettings.of(profile.prediction) == fetched.settings
     if not confident:
         log.warning("version %s was evaluated with other settings than it predicts with: its confidence is not "
                     "compared", number)  # fmt: skip
@@ -116,8 +112,3 @@ def _look(watched: Watched, *seen: Sequence[np.ndarray]) -> None:
         watched.add(*seen)
     except Exception:  # what only watches must not end what it watches, nor fail in silence
         log.exception("an image could not be compared with the profile")
-
-
-def _plainly(settings: Mapping[str, Any]) -> Any:
-    """Settings of a `Predictor` as JSON has them, all of them."""
-    return json.loads(json.dumps({**_PLAIN, **settings}))

@@ -17,6 +17,7 @@ from components.register import step
 from components.registered import KEPT, RegisteredModel
 from components.tracking import MODEL_TAG, Store
 from segmodels.cli import main
+from segmodels.settings import PredictSettings
 from segmodels.sources import SourceError, UnreachableError, Version
 from tests.segmodels.serving.running import SECONDS, Server, encoded, serving, write_model
 
@@ -161,7 +162,7 @@ def test_a_version_is_downloaded_once_and_used_as_it_was_evaluated(store, versio
     version = source.latest()
     assert (version.name, version.number) == (NAME, first)
     fetched = source.fetch(version)
-    assert fetched.sha256 == version.sha256 and set(fetched.settings) == set(step.SERVING_KEYS)
+    assert fetched.sha256 == version.sha256 and fetched.settings == PredictSettings()
     evaluated = Path("outputs/evaluation/unet/profile.json").read_bytes()
     assert fetched.profile is not None and fetched.profile.read_bytes() == evaluated
     made = (fetched.folder / "model.safetensors").stat().st_mtime_ns

@@ -150,7 +150,7 @@ def test_every_task_is_given_the_code_and_the_image_and_the_arms_the_hash_of_dat
         ("validate_", Validate(overlays=1), {"validate"}),
         ("register_", Register(min_miou=0.5), set()),
         ("resources", {}, set()),
-        ("seed", 7, {"download", "train-enet", "evaluate-enet"}),
+        ("seed", 7, {"download", "train-enet"}),
     ],
 )
 def test_a_setting_changes_the_cache_key_of_those_tasks_alone_that_read_it(section, value, touched):

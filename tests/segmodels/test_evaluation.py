@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 
 from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo, DatasetError, DatasetInfo, read_label, samples
-from segmodels.evaluation import evaluate, gflops
+from segmodels.data.dataset import ClassInfo, DatasetError, DatasetInfo, read_image, read_label, samples
+from segmodels.drift.profile import Profile
+from segmodels.evaluation import evaluate, gflops, prediction_milliseconds
 from segmodels.inference import Predictor
 from segmodels.metrics import confusion_matrix
-from segmodels.settings import EvaluateSettings
+from segmodels.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.settings import CRFSettings, EvaluateSettings, PredictSettings
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +90,48 @@ def test_other_classes_are_refused_in_one_sentence(dataset: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "settings",
     [
-        EvaluateSettings(flip=True, scales=(0.75, 1.25)),
+        EvaluateSettings(flip=True),
+        EvaluateSettings(scales=(0.75, 1.25)),
         EvaluateSettings(window=(32, 32), stride=(16, 16), image_size=(48, 64)),
         EvaluateSettings(mc_samples=3),
+        EvaluateSettings(crf=CRFSettings(iterations=2)),
     ],
+    ids=["flip", "scales", "window", "mc_samples", "crf"],
 )
-def test_every_way_of_testing_evaluates(
+def test_what_is_measured_is_what_the_predictor_gives_with_the_same_settings(
     settings: EvaluateSettings, dataset: Path, trained: Path, tmp_path: Path
 ) -> None:
+    settings = dataclasses.replace(settings, batch_size=1)
     quality = evaluate(trained, dataset, tmp_path / "out", settings)
-    assert quality.matrix.sum() == sum((read_label(s.label) != 255).sum() for s in samples(dataset, "test"))
+    plain, chosen = Predictor(trained, "cpu"), Predictor(trained, "cpu", settings=settings.prediction)
+    matrix, changed = np.zeros((3, 3), np.int64), 0
+    for sample in samples(dataset, "test"):
+        image, label = read_image(sample.image), read_label(sample.label)
+        prediction = chosen.predict(image)
+        changed += int((prediction != plain.predict(image)).sum())
+        matrix += confusion_matrix(torch.tensor(prediction), torch.tensor(label), 3).numpy()
+    assert changed > 0
+    assert np.array_equal(quality.matrix, matrix)
+    speed = json.loads((tmp_path / "out/speed.json").read_text())
+    assert PredictSettings.of(speed["prediction"]) == settings.prediction
+    assert Profile.read(tmp_path / "out/profile.json").prediction == settings.as_json()
+
+
+def test_the_time_of_a_prediction_is_that_of_all_that_it_averages(trained: Path) -> None:
+    """Counted in passes of the network, not in seconds."""
+    passes = []
+    for settings in (PredictSettings(), PredictSettings(flip=True, scales=(1.0, 1.5), mc_samples=3)):
+        predictor = Predictor(trained, "cpu", settings=settings)
+        seen: list[int] = []
+        predictor.model.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        assert prediction_milliseconds(predictor, np.zeros((49, 63, 3), np.uint8), repeat=2) > 0
+        passes.append(len(seen))
+    assert passes == [4, 4 * 2 * 2 * 3]
+
+
+def test_the_figures_of_each_image_add_up_to_the_metrics(evaluated: Path) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    each = PerImage.read(evaluated / PER_IMAGE_FILE)
+    miou, boundary_f1, ece, *iou = each.figures(np.ones((1, len(each.ids))))[0]
+    assert (miou, boundary_f1, ece) == pytest.approx((metrics["miou"], metrics["boundary_f1"], metrics["ece"]))
+    assert iou == pytest.approx([np.nan if v is None else v for v in metrics["per_class"].values()], nan_ok=True)

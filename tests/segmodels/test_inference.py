@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo
-from segmodels.inference import Predictor, augmented, full_resolution, monte_carlo, most_likely, sliding
+from segmodels.inference import Predictor, averaged, full_resolution, monte_carlo, most_likely, sliding
+from segmodels.settings import PREDICT_KEYS, CRFSettings, PredictSettings
 
 
 class Pixelwise(nn.Module):
@@ -21,33 +23,79 @@ class Pixelwise(nn.Module):
         return {"out": torch.stack([images.sum(1), -images.sum(1), images[:, 0]], dim=1)}
 
 
+def probabilities(images: Tensor) -> Tensor:
+    return Pixelwise()(images)["out"].softmax(1)
+
+
 def test_windows_cover_everything_and_average_their_overlap() -> None:
     images = torch.randn(2, 3, 37, 53)
-    whole = sliding(Pixelwise(), images, None)
+    whole = sliding(probabilities, images, None)
     for window, stride in (((16, 20), None), ((16, 20), (7, 9)), ((64, 20), None)):
-        torch.testing.assert_close(sliding(Pixelwise(), images, window, stride), whole)
+        torch.testing.assert_close(sliding(probabilities, images, window, stride), whole)
 
 
 def test_windows_never_exceed_the_image() -> None:
     seen = []
 
-    class Spy(Pixelwise):
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            seen.append(tuple(images.shape[-2:]))
-            return super().forward(images)
+    def spy(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape[-2:]))
+        return probabilities(images)
 
-    sliding(Spy(), torch.randn(1, 3, 50, 40), (32, 32))
+    sliding(spy, torch.randn(1, 3, 50, 40), (32, 32))
     assert set(seen) == {(32, 32)}
 
 
 def test_flipping_a_symmetric_model_changes_nothing() -> None:
     images = torch.randn(1, 3, 33, 40)
-    torch.testing.assert_close(augmented(Pixelwise(), images, flip=True), augmented(Pixelwise(), images))
+    flipped = averaged(Pixelwise(), images, PredictSettings(flip=True))
+    torch.testing.assert_close(flipped, averaged(Pixelwise(), images, PredictSettings()))
+
+
+class Ramp(nn.Module):
+    """A model that answers by the column, the images' width and dropout, so that each way to average shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        height, width = images.shape[-2:]
+        column = torch.linspace(-2, 2, width).expand(len(images), 1, height, width)
+        noise = self.dropout(torch.ones(len(images), 1, height, width)) - 1
+        return {"out": torch.cat([column + width / 16 + noise, torch.zeros_like(column)], 1)}
+
+
+def test_the_mirror_image_counts_as_much_as_the_image() -> None:
+    images = torch.zeros(1, 3, 32, 40)
+    plain = averaged(Ramp().eval(), images, PredictSettings())
+    flipped = averaged(Ramp().eval(), images, PredictSettings(flip=True))
+    torch.testing.assert_close(flipped, (plain + plain.flip(-1)) / 2)
+    assert (flipped - plain).abs().max() > 0.1
+
+
+def test_every_scale_counts_as_much_as_every_other() -> None:
+    images, model = torch.zeros(1, 3, 32, 64), Ramp().eval()
+    alone = [averaged(model, images, PredictSettings(scales=(scale,))) for scale in (0.5, 1.0, 2.0)]
+    together = averaged(model, images, PredictSettings(scales=(0.5, 1.0, 2.0)))
+    torch.testing.assert_close(together, torch.stack(alone).mean(0))
+    assert (alone[0] - alone[2]).abs().max() > 0.1
+
+
+def test_dropout_samples_flips_and_windows_are_averaged_together_and_the_same_each_time() -> None:
+    images, model = torch.zeros(1, 3, 32, 64), Ramp().eval()
+    settings = PredictSettings(mc_samples=4, flip=True, window=(32, 48))
+    before = torch.random.get_rng_state()
+    first = averaged(model, images, settings)
+    torch.rand(3)
+    assert torch.equal(averaged(model, images, settings), first)
+    assert not torch.equal(torch.random.get_rng_state(), before)  # that of torch.rand alone
+    for other in (PredictSettings(flip=True, window=(32, 48)), PredictSettings(mc_samples=4, flip=True)):
+        assert (averaged(model, images, other) - first).abs().max() > 0.01
 
 
 def test_scales_are_averaged_at_the_images_size() -> None:
     images = torch.randn(1, 3, 64, 64)
-    probs = augmented(Pixelwise(), images, scales=(0.5, 1.0, 1.5))
+    probs = averaged(Pixelwise(), images, PredictSettings(scales=(0.5, 1.0, 1.5)))
     assert probs.shape == (1, 3, 64, 64)
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 64, 64))
 
@@ -112,3 +160,30 @@ def test_merged_norms_and_bfloat16_round_differently_and_predict_the_same(folder
     np.testing.assert_allclose(fused, probs, atol=1e-5)
     half = Predictor(folder, "cpu", fused=True, precision="bf16").predict_probabilities(image)
     assert half.dtype == np.float32 and 0 < np.abs(half - probs).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PredictSettings(flip=True),
+        PredictSettings(scales=(0.75, 1.25)),
+        PredictSettings(window=(32, 40), stride=(8, 8)),
+        PredictSettings(image_size=(64, 64)),
+        PredictSettings(crf=CRFSettings(iterations=2)),
+    ],
+    ids=lambda settings: next(key for key in PREDICT_KEYS if getattr(settings, key) != getattr(PredictSettings(), key)),
+)
+def test_each_setting_changes_what_the_predictor_answers(settings: PredictSettings, folder: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    plain = Predictor(folder, "cpu").predict_probabilities(image)
+    other = Predictor(folder, "cpu", settings=settings)
+    assert np.abs(other.predict_probabilities(image) - plain).max() > 1e-4
+    np.testing.assert_array_equal(other.predict(image), other.predict_probabilities(image).argmax(0))
+
+
+def test_settings_survive_json_and_refuse_what_they_do_not_know() -> None:
+    settings = PredictSettings(scales=(0.5, 1.0), window=(32, 40), crf=CRFSettings(iterations=3), mc_samples=2)
+    assert PredictSettings.of(json.loads(json.dumps(settings.as_json()))) == settings
+    assert PredictSettings(image_size=(40, 48)).plain and not PredictSettings(mc_samples=1).plain
+    with pytest.raises(ValueError, match="unknown setting 'flips' of a prediction; known are flip, scales"):
+        PredictSettings.of({"flips": True})

@@ -17,6 +17,7 @@ from PIL import Image
 from segmodels.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError
 from segmodels.data.formats.classes import Color, NamedClass
 from segmodels.data.formats.common import refuse
+from segmodels.threads import available_cores
 
 MAX_COLORS = 64
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
@@ -79,7 +80,7 @@ def survey(labels: Sequence[Path]) -> Survey:
     Raises:
         DatasetError: Labels are unreadable (all of them are listed), or some are colours and some are ids.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         looked = list(pool.map(_look, labels))
     refuse([found for found in looked if isinstance(found, str)])
     found = [entry for entry in looked if isinstance(entry, Survey)]

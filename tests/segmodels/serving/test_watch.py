@@ -17,6 +17,7 @@ from segmodels.inference import Predictor
 from segmodels.serving.engine import FAILURES
 from segmodels.serving.service import Service
 from segmodels.serving.watch import Watch, Watched
+from segmodels.settings import PredictSettings
 from segmodels.sources import AddressError, Fetched, FolderSource, Version, open_source
 from tests.segmodels.conftest import scene
 from tests.segmodels.serving.running import CLASSES, SECONDS, Reply, ask, encoded, in_process, until, write_model
@@ -126,7 +127,7 @@ def test_a_version_without_a_profile_that_fits_serves_and_says_so(tmp_path, fold
     profile = write_profile(model)
     assert FolderSource(model).fetch(Version("boxes", "1", "", "")).profile == profile
     assert FolderSource(model, folder / "profile.json").fetch(Version("boxes", "1", "", "")) == Fetched(
-        model, {}, "", folder / "profile.json"
+        model, PredictSettings(), "", folder / "profile.json"
     )
     profile.write_text(profile.read_text().replace('"sky"', '"sea"'))
     with in_process(FolderSource(model)) as (_, port):
