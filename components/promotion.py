@@ -120,6 +120,8 @@ def promote(
         )
     move = Move("promote", who or whoami(), _now(), now, version, why.strip(), gate, forced=gate != PASSED)
     _move(store, name, move)
+    if store.alias(name, CHALLENGER) == version:  # it challenges nobody any more
+        store.set_alias(name, CHALLENGER, None)
     return move
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from components import promotion
 from components.errors import StepError
 from components.promotion import CHALLENGER, CHAMPION, Move
 from components.tracking import Store, TrackingError, existing_store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 COLUMNS = ("when (UTC)", "what", "from", "to", "who", "gate", "why")
 
@@ -29,7 +33,8 @@ def promote(name: str, version: str | None, *, why: str, force: bool) -> list[st
         raise StepError(str(error)) from None
     if move is None:
         return [f"version {number} is the champion of {name} already"]
-    lines = [_told(name, move)]
+    lines = [] if version else [_introduced(name, chosen)]
+    lines.append(_told(name, move))
     against = chosen.tags.get(promotion.AGAINST_TAG, promotion.NONE)
     if move.source not in (None, against) and not move.forced:
         lines.append(
@@ -111,6 +116,15 @@ def _audit(store: Store, name: str) -> tuple[list[str], bool]:
 def _skipped(move: Move) -> str:
     forced = "forced" if move.forced else "promoted elsewhere" if move.kind == "elsewhere" else "taken back"
     return f"{move.who} ({forced}) set version {move.target}, of which the gate says: {move.gate}; reason: {move.why}"
+
+
+def _introduced(name: str, version: ModelVersion) -> str:
+    """Which version the challenger is, and why it is."""
+    key = version.tags.get("model.key", name)
+    found = version.tags.get(promotion.FOUND_TAG)
+    against = version.tags.get(promotion.AGAINST_TAG, promotion.NONE)
+    why = f"{found} against version {against}" if found else "the best above the floors while there was no champion"
+    return f"{name}: the challenger is version {version.version} ({key}): {why}"
 
 
 def _told(name: str, move: Move) -> str:

@@ -127,7 +127,9 @@ def _measure(
             total += matrix
             image_miou.append(_own_miou(matrix))
             counts.append(ImageCounts.of(sample.id, matrix, boundary.compute(), calibration.sums()))
-    each = PerImage.of(config.class_names, counts)
+    named = DatasetInfo.read(data).sequences.get(split, {})
+    sequence = {frame: name for name, frames in named.items() for frame in frames}
+    each = PerImage.of(config.class_names, counts, [sequence.get(one.id, "") for one in counts])
     ece = float(calibration_error(each.calibration.sum(0)))
     quality = Quality(split, total, _column_means(each.boundary_f1), ece, image_miou, each, predicted)
     return quality, decoded.samples

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class PerImage:
 
     Attributes:
         ids: Of the images, `[N]`, in the order of the split.
+        sequences: Name of the sequence that each image is a frame of, `[N]`; empty where it stands alone.
         classes: Names of the classes, `[C]`.
         hits: Pixels of each class that were found, int64 `[N, C]`.
         truth: Pixels of each class in the truth, void left out, int64 `[N, C]`.
@@ -56,13 +57,19 @@ class PerImage:
     predicted: np.ndarray
     boundary_f1: np.ndarray
     calibration: np.ndarray
+    sequences: np.ndarray = field(default_factory=lambda: np.zeros(0, "U1"))
+
+    def __post_init__(self) -> None:
+        if not len(self.sequences):
+            object.__setattr__(self, "sequences", np.zeros(len(self.ids), "U1"))
 
     @classmethod
-    def of(cls, classes: Sequence[str], images: Sequence[ImageCounts]) -> PerImage:
-        """The counts of images, one after the other."""
-        names = [field.name for field in fields(ImageCounts) if field.name != "id"]
+    def of(cls, classes: Sequence[str], images: Sequence[ImageCounts], sequences: Sequence[str] = ()) -> PerImage:
+        """The counts of images, one after the other; `sequences` names that of each, or is empty."""
+        names = [f.name for f in fields(ImageCounts) if f.name != "id"]
         columns = {name: np.stack([getattr(image, name) for image in images]) for name in names}
-        return cls(ids=np.array([image.id for image in images]), classes=np.array(classes), **columns)
+        ids = np.array([image.id for image in images])
+        return cls(ids=ids, classes=np.array(classes), sequences=np.array(sequences, dtype=str), **columns)
 
     @classmethod
     def read(cls, path: Path) -> PerImage:
@@ -73,13 +80,15 @@ class PerImage:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(**{field.name: file[field.name] for field in fields(cls)})
+                # Files of earlier releases say nothing of sequences.
+                names = [f.name for f in fields(cls) if f.name != "sequences" or f.name in file]
+                return cls(**{name: file[name] for name in names})
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not the counts of an evaluation ({error})") from None
 
     def write(self, path: Path) -> None:
         """Writes the file."""
-        np.savez_compressed(path, **{field.name: getattr(self, field.name) for field in fields(self)})
+        np.savez_compressed(path, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     def figures(self, weights: np.ndarray) -> np.ndarray:
         """mIoU, boundary F1, ECE and the IoU of each class, of images that count several times or not at all.

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.promotion import CHALLENGER
-from components.register.gate import Decision, comparable_times, percent, points
+from components.register.gate import Decision, comparable_times, measured_on, percent, points
 from components.register.trained import Trained
 from segmodels.bootstrap import Difference
 from segmodels.registry import ModelInfo, model_info
@@ -120,7 +120,8 @@ class Card:
         again = " It was evaluated again for this comparison, since it had seen other data." if champion.again else ""
         interval = f"{100 * self.confidence:g} % interval"
         return [
-            f"Version {champion.version} ({_escaped(champion.key)}), on the same {comparison.images} images.{again}",
+            f"Version {champion.version} ({_escaped(champion.key)}), on the same {measured_on(comparison)}.{again}"
+            + self._best_of(comparison.arms),
             "",
             *_table("figure", "this", "champion", "difference", interval, "more than noise"),
             _row("mIoU", comparison.miou),
@@ -131,6 +132,14 @@ class Card:
             f"| parameters | {speed['parameters']:,} | {old['parameters']:,} | "
             f"{speed['parameters'] / max(old['parameters'], 1):.2f} times | | |",
         ]
+
+    def _best_of(self, arms: int) -> str:
+        if arms == 1:
+            return ""
+        return (
+            f" Best of {arms}: as many models were compared with the champion at once, and the interval of mIoU is "
+            "wide enough to hold for all of them together."
+        )
 
     def _classes(self, limit: int | None) -> list[str]:
         per_class = self.model.metrics["per_class"]

@@ -7,13 +7,13 @@ calibration, its speed or its size beyond the limits in `register`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.params import Register
 from components.promotion import PASSED
-from segmodels.bootstrap import Comparison, Difference, compare
+from segmodels.bootstrap import Comparison, Difference, compare_all
 from segmodels.per_image import PerImage
 
 
@@ -73,7 +73,13 @@ class Decision:
         return self.reason == PASSED
 
 
-def decide(settings: Register, metrics: Mapping[str, Any], new: Measured, champion: Champion | None) -> Decision:
+def decide(
+    settings: Register,
+    metrics: Mapping[str, Any],
+    new: Measured,
+    champion: Champion | None,
+    comparison: Comparison | None = None,
+) -> Decision:
     """Holds a model against the floors and the champion.
 
     Args:
@@ -81,6 +87,7 @@ def decide(settings: Register, metrics: Mapping[str, Any], new: Measured, champi
         metrics: The model's `metrics.json`.
         new: The model.
         champion: What it is compared with; None where there is no champion yet.
+        comparison: With the champion, where several models were compared with it at once; made here by default.
     """
     low = below_floors(settings, metrics)
     if low:
@@ -89,13 +96,20 @@ def decide(settings: Register, metrics: Mapping[str, Any], new: Measured, champi
         return Decision(PASSED)
     if champion.measured is None:
         return Decision(champion.obstacle, champion=champion)
-    comparison = compare(new.each, champion.measured.each, resamples=settings.resamples, confidence=settings.confidence)
+    if comparison is None:
+        (comparison,) = against(settings, [new], champion.measured)
     objections = [
         *_gain(settings, comparison, champion),
         *_losses(settings, comparison),
         *_costs(settings, new.speed, champion.measured.speed),
     ]
     return Decision("; ".join(objections) or PASSED, champion=champion, comparison=comparison)
+
+
+def against(settings: Register, new: Sequence[Measured], champion: Measured) -> list[Comparison]:
+    """Compare the models of one registration with the champion, at once: the best gains nothing by their number."""
+    counts = [one.each for one in new]
+    return compare_all(counts, champion.each, resamples=settings.resamples, confidence=settings.confidence)
 
 
 def below_floors(settings: Register, metrics: Mapping[str, Any]) -> str:
@@ -129,16 +143,32 @@ def interval(difference: Difference, confidence: float) -> str:
     )
 
 
+def measured_on(comparison: Comparison) -> str:
+    """Return `233 images`, with what was drawn where that is no single image, and with the number of models."""
+    drawn = f", drawn in {comparison.units} sequences or blocks of frames"
+    arms = f", {comparison.arms} models compared at once"
+    return (
+        f"{comparison.images} images"
+        f"{drawn if comparison.units != comparison.images else ''}{arms if comparison.arms != 1 else ''}"
+    )
+
+
 def comparable_times(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Whether two milliseconds were taken on the same kind of device with as many threads."""
-    return all(new.get(name) == old.get(name) for name in ("device", "threads"))
+    """Whether two milliseconds were taken on the same kind of device with as many threads, of whole predictions.
+
+    Evaluations of earlier releases timed one pass of the network, whatever else a prediction took; they say no
+    `prediction`.
+    """
+    return all(new.get(name) == old.get(name) for name in ("device", "threads")) and (
+        ("prediction" in new) == ("prediction" in old)
+    )
 
 
 def _gain(settings: Register, comparison: Comparison, champion: Champion) -> list[str]:
     miou = comparison.miou
     shown = f"mIoU {interval(miou, settings.confidence)}"
     if not miou.significant:
-        return [f"no significant difference from {champion} on {comparison.images} images: {shown}"]
+        return [f"no significant difference from {champion} on {measured_on(comparison)}: {shown}"]
     if miou.value < 0:
         return [f"worse than {champion}: {shown}"]
     if miou.value < settings.min_gain:

@@ -18,9 +18,10 @@ from components.params import Params, Register, evaluate_settings
 from components.promotion import PASSED
 from components.register.card import Card
 from components.register.champion import read_champion
-from components.register.gate import Champion, Decision, decide, interval
+from components.register.gate import Champion, Decision, against, below_floors, decide, interval, percent
 from components.register.trained import Trained, read_model
 from components.results import read_json
+from segmodels.bootstrap import Comparison
 from segmodels.per_image import PER_IMAGE_FILE
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class RegisterResult:
         versions: What became of each model.
         challenger: Key of the model that is the challenger; None where none of them is.
         champion: Number of the version in production; None where there is none.
+        defended: Why the challenger of an earlier registration stays; empty where none does.
     """
 
     experiment: str
@@ -80,6 +82,7 @@ class RegisterResult:
     versions: tuple[Version, ...]
     challenger: str | None
     champion: str | None
+    defended: str = ""
 
     def __str__(self) -> str:
         lines = [str(version) for version in self.versions]
@@ -87,7 +90,7 @@ class RegisterResult:
         return "\n".join(
             [
                 *lines,
-                f"challenger of {self.model_name}: {self.challenger or 'none passed the gate'}",
+                f"challenger of {self.model_name}: {self.challenger or self.defended or 'none passed the gate'}",
                 f"champion of {self.model_name}: {champion}",
             ]
         )
@@ -148,11 +151,20 @@ def _register(
     decided = {move.target for move in promotion.trail(store, settings.model_name)}
     decided |= {champion.version} if champion else set()
     versions = []
-    for model in trained:
-        run = store.run_of(model.key, lineage.tags(model.key), model.sha256, model.history)
-        found = store.version(settings.model_name, run, model.sha256)
+    runs = [store.run_of(model.key, lineage.tags(model.key), model.sha256, model.history) for model in trained]
+    known = [store.version(settings.model_name, run, model.sha256) for run, model in zip(runs, trained, strict=True)]
+    judged = {
+        model.key: model.measured
+        for model, found in zip(trained, known, strict=True)
+        if not (found is not None and str(found.version) in decided) and not below_floors(settings, model.metrics)
+    }
+    compared: dict[str, Comparison] = {}
+    if champion is not None and champion.measured is not None:
+        found_all = against(settings, list(judged.values()), champion.measured)
+        compared = dict(zip(judged, found_all, strict=True))
+    for model, run, found in zip(trained, runs, known, strict=True):
         kept = found is not None and str(found.version) in decided
-        decision = decide(settings, model.metrics, model.measured, None if kept else champion)
+        decision = decide(settings, model.metrics, model.measured, None if kept else champion, compared.get(model.key))
         if found is not None and kept and promotion.GATE_TAG in found.tags:
             _complete(params, run, model, validation, dataset, lineage, found.tags[promotion.GATE_TAG])
             versions.append(_kept(store, model, run, found))
@@ -179,7 +191,7 @@ def _register(
             store.update_version(found, _gate_tags(settings, decision), card.description())
         number = str(found.version) if found else None
         versions.append(Version(model.key, run.id, number, decision.passed, decision.reason, card.markdown()))
-    return _choose(store, settings, trained, versions)
+    return _choose(store, settings, trained, versions, lineage.data_md5)
 
 
 def _champion(store: tracking.Store, params: Params, data: Path, lineage: Lineage) -> Champion | None:
@@ -235,23 +247,29 @@ def _gate_tags(settings: Register, decision: Decision) -> dict[str, str]:
 
 
 def _choose(
-    store: tracking.Store, settings: Register, trained: list[Trained], versions: list[Version]
+    store: tracking.Store, settings: Register, trained: list[Trained], versions: list[Version], data_md5: str
 ) -> RegisterResult:
     """Points `challenger` to the best version that passed, and `champion` too where the settings promote by themselves.
 
-    A challenger of these models that does not pass any more loses the alias.
+    A challenger of an earlier registration keeps the alias where it is as good on the same data; one of these models
+    that does not pass any more loses it, and so does one that was promoted.
     """
     name = settings.model_name
     miou = {model.key: float(model.metrics["miou"] or 0) for model in trained}
     champion = store.alias(name, promotion.CHAMPION)
     passed = [v for v in versions if v.passed and v.version is not None and v.version != champion]
     best = max(passed, key=lambda v: miou[v.key], default=None)
+    holder, why = store.alias(name, promotion.CHALLENGER), ""
+    own = {v.version for v in versions if v.version is not None}
+    if best is not None and holder is not None and holder not in {*own, champion}:
+        why = _defended(store, name, holder, miou[best.key], data_md5)
+        best = None if why else best
     if best is not None:
         store.set_alias(name, promotion.CHALLENGER, best.version)
         if settings.auto_promote:
             promotion.promote(store, name, str(best.version), why="register.auto_promote", who="register")
             champion = best.version
-    elif store.alias(name, promotion.CHALLENGER) in {v.version for v in versions if v.version is not None}:
+    elif holder is not None and holder in {*own, champion}:
         store.set_alias(name, promotion.CHALLENGER, None)
     return RegisterResult(
         experiment=settings.experiment,
@@ -260,7 +278,24 @@ def _choose(
         versions=tuple(versions),
         challenger=best.key if best else None,
         champion=champion,
+        defended=why,
     )
+
+
+def _defended(store: tracking.Store, name: str, holder: str, miou: float, data_md5: str) -> str:
+    """Return why the present challenger stays before a model of this mIoU; empty where it does not.
+
+    On other data its figures say nothing against the model.
+    """
+    version = store.find(f"models:/{name}/{holder}")
+    if version.tags.get("dvc.data.md5") != data_md5 or version.tags.get(promotion.GATE_TAG) != PASSED:
+        return ""
+    with store.calling():
+        own = store.client.get_run(version.run_id).data.metrics.get("miou", 0.0)
+    if own < miou:
+        return ""
+    key = version.tags.get("model.key", name)
+    return f"version {holder} ({key}) stays: {percent(own)} mIoU on the same data, the best of these {percent(miou)}"
 
 
 def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> ModelVersion:

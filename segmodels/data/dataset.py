@@ -51,6 +51,8 @@ class DatasetInfo:
         source: Where it came from: `url` or `path`, `sha256`, `licence`.
         targets: Further targets that lie beside the labels, e.g. `depth`.
         ignore_index: The label of pixels that count nowhere; always 255.
+        sequences: Of each split, name of a sequence -> ids of its frames in their order; what stands in none of them
+            is an image by itself.
     """
 
     name: str
@@ -59,6 +61,7 @@ class DatasetInfo:
     source: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     ignore_index: int = IGNORE_INDEX
+    sequences: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -94,15 +97,20 @@ class DatasetInfo:
                 source=dict(raw.get("source", {})),
                 targets=tuple(raw.get("targets", ())),
                 ignore_index=int(raw.get("ignore_index", IGNORE_INDEX)),
+                sequences={
+                    str(split): {str(name): tuple(map(str, ids)) for name, ids in named.items()}
+                    for split, named in raw.get("sequences", {}).items()
+                },
             )
         except FileNotFoundError:
             raise DatasetError(f"{path}: no such file; `python -m components download` writes it") from None
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{path}: not a dataset description ({error!r}); download it again") from None
 
     def write(self, root: Path | str) -> None:
         """Writes `root/dataset.json`."""
-        Path(root, INFO_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        content = {key: value for key, value in asdict(self).items() if key != "sequences" or value}
+        Path(root, INFO_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,7 @@ class DatasetWriter:
         self.part = self.root.with_name(self.root.name + ".part")
         self.name, self.classes, self.source, self.targets = name, classes, source, targets
         self.counts: dict[str, int] = {}
+        self.sequences: dict[str, dict[str, list[str]]] = {}
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.part, ignore_errors=True)
@@ -202,7 +211,12 @@ class DatasetWriter:
             shutil.rmtree(self.part, ignore_errors=True)
             return
         counts = {split: self.counts[split] for split in SPLITS if split in self.counts}
-        DatasetInfo(self.name, self.classes, counts, self.source, self.targets).write(self.part)
+        sequences = {
+            split: {name: tuple(sorted(ids)) for name, ids in sorted(named.items())}
+            for split, named in self.sequences.items()
+        }
+        info = DatasetInfo(self.name, self.classes, counts, self.source, self.targets, sequences=sequences)
+        info.write(self.part)
         replace_folder(self.part, self.root)
 
     def path(self, split: str, kind: str, name: str) -> Path:
@@ -211,7 +225,9 @@ class DatasetWriter:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
 
-    def add(self, split: str, sample_id: str, image: Path | np.ndarray, label: Path | np.ndarray) -> None:
+    def add(
+        self, split: str, sample_id: str, image: Path | np.ndarray, label: Path | np.ndarray, *, sequence: str = ""
+    ) -> None:
         """Adds a sample.
 
         Args:
@@ -219,6 +235,7 @@ class DatasetWriter:
             sample_id: The file stem of image and label; unique within the split.
             image: A file, kept byte for byte (hard-linked where possible), or RGB uint8 `[H, W, 3]`, written as PNG.
             label: An 8-bit PNG of class ids, or uint8 `[H, W]`.
+            sequence: The video that the image is a frame of; empty where it stands alone.
 
         Raises:
             DatasetError: The id stands twice in the split.
@@ -233,6 +250,8 @@ class DatasetWriter:
         _store(image, target)
         _store(label, label_path)
         self.counts[split] = self.counts.get(split, 0) + 1
+        if sequence:
+            self.sequences.setdefault(split, {}).setdefault(sequence, []).append(sample_id)
 
 
 def replace_folder(new: Path, target: Path) -> None:

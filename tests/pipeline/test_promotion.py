@@ -48,10 +48,17 @@ def test_the_challenger_is_promoted_and_rolled_back_by_one_command_each(client, 
     assert pipeline("promote", NAME, "--version", "1", "--why", "first") == (
         0, "streets: promoted from no champion to version 1 by ada\n",
     )  # fmt: skip
-    assert pipeline("promote", NAME, "--why", "sees poles") == (
-        0, "streets: promoted from version 1 to version 2 by ada\n",
-    )  # fmt: skip
-    assert pipeline("promote", NAME, "--why", "again") == (0, "version 2 is the champion of streets already\n")
+    client.set_model_version_tag(NAME, "2", "model.key", "unet")
+    client.set_model_version_tag(NAME, "2", "gate.found", "mIoU +2.1 points (95 % interval +1.0 to +3.3)")
+    status, said = pipeline("promote", NAME, "--why", "sees poles")
+    assert status == 0 and said.splitlines() == [
+        "streets: the challenger is version 2 (unet): mIoU +2.1 points (95 % interval +1.0 to +3.3) against version 1",
+        "streets: promoted from version 1 to version 2 by ada",
+    ]
+    assert "challenger" not in client.get_registered_model(NAME).aliases
+    assert "streets has no challenger" in pipeline("promote", NAME, "--why", "again")[1]
+    again = pipeline("promote", NAME, "--version", "2", "--why", "again")
+    assert again == (0, "version 2 is the champion of streets already\n")
     assert pipeline("rollback", NAME, "--why", "halos") == (
         0, "streets: rolled back from version 2 to version 1 by ada\n",
     )  # fmt: skip

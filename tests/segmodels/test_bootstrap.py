@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from segmodels.bootstrap import compare, fewest_images
+from segmodels.bootstrap import FEWEST_UNITS, compare, compare_all, fewest_images, units
 from segmodels.metrics import BoundaryF1, CalibrationError, confusion_matrix
 from segmodels.per_image import ImageCounts, PerImage
 
@@ -120,3 +120,74 @@ def test_a_handful_of_images_proves_nothing() -> None:
 def test_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="same images"):
         compare(predictions(0.1, images=5), predictions(0.1, images=6))
+
+
+def alike(rng: np.random.Generator, images: int, arms: int) -> list[PerImage]:
+    """Models that are equally good: the images differ in difficulty, and each model errs by chance."""
+    truth = rng.gamma(1.0, 1000, (images, 6)) + 1
+    difficulty = np.clip(rng.normal(0.6, 0.15, truth.shape), 0.02, 0.98)
+    bins = np.zeros((images, 3, 15))
+    bins[:, :, 10] = [1000, 700, 700]
+    made = []
+    for _ in range(arms):
+        hits = truth * np.clip(difficulty + rng.normal(0, 0.06, truth.shape), 0.01, 0.99)
+        ids, names = np.array([f"{i:03}" for i in range(images)]), np.array(list("abcdef"))
+        made.append(PerImage(ids, names, hits, truth, hits, np.full(truth.shape, 0.5), bins))
+    return made
+
+
+def test_the_best_of_many_equal_models_is_rarely_better_than_the_champion() -> None:
+    """In 40 rounds with 20 models equal to the champion; compared one by one a third of the rounds passes one."""
+    rng = np.random.default_rng(0)
+    together = alone = 0
+    for _ in range(40):
+        champion, *arms = alike(rng, images=40, arms=21)
+        found = compare_all(arms, champion, resamples=400)
+        together += any(one.miou.significant and one.miou.value > 0 for one in found)
+        alone += any((d := compare(one, champion, resamples=400).miou).significant and d.value > 0 for one in arms)
+    assert together <= 4
+    assert alone >= 8
+
+
+def test_many_models_do_not_hide_one_that_is_better() -> None:
+    rng = np.random.default_rng(1)
+    champion, *arms = alike(rng, images=60, arms=21)
+    better = dataclasses.replace(arms[3], hits=arms[3].hits * 1.1, predicted=arms[3].predicted * 1.05)
+    found = compare_all([*arms[:3], better, *arms[4:]], champion)
+    assert [index for index, one in enumerate(found) if one.miou.significant] == [3]
+    assert {one.arms for one in found} == {20}
+
+
+def test_one_model_among_several_has_a_wider_interval_and_the_same_difference() -> None:
+    rng = np.random.default_rng(2)
+    champion, *arms = alike(rng, images=40, arms=9)
+    alone, among = compare(arms[0], champion).miou, compare_all(arms, champion)[0].miou
+    assert alone.value == among.value
+    assert among.high - among.low > 1.2 * (alone.high - alone.low)
+
+
+def test_whole_sequences_are_drawn_and_few_of_them_as_blocks_of_frames() -> None:
+    alone = units(np.array([""] * 5))
+    assert alone.tolist() == [0, 1, 2, 3, 4]
+    many = units(np.array([f"s{i // 3}" for i in range(3 * FEWEST_UNITS)]))
+    assert many.max() + 1 == FEWEST_UNITS and (np.bincount(many) == 3).all()
+    few = units(np.array(["a"] * 60 + ["b"] * 40 + ["", ""]))
+    assert few.max() + 1 >= FEWEST_UNITS and (np.diff(few) >= 0).all()
+    assert set(few[:60]).isdisjoint(few[60:100]) and np.bincount(few).max() <= 6
+    assert len(set(few[100:])) == 2
+
+
+def test_frames_that_err_together_say_less_than_as_many_images() -> None:
+    """Each of 25 sequences is better or worse as a whole; taken for 250 images the difference seems sure."""
+    rng = np.random.default_rng(3)
+    champion = alike(rng, images=250, arms=1)[0]
+    truth = np.full_like(champion.truth, 1000.0)
+    level = np.full_like(truth, 500.0)
+    shift = (rng.permutation(25) < 15).repeat(10)[:, None] * 100.0 - 50.0
+    base = dataclasses.replace(champion, truth=truth, hits=level, predicted=level)
+    other = dataclasses.replace(base, hits=level + shift, predicted=level + shift)
+    named = np.array([f"s{i // 10}" for i in range(250)])
+    single = compare(other, base).miou
+    drawn = compare(dataclasses.replace(other, sequences=named), dataclasses.replace(base, sequences=named))
+    assert single.significant and not drawn.miou.significant
+    assert (drawn.images, drawn.units) == (250, 25)

@@ -7,7 +7,7 @@ Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition
     train.txt val.txt test.txt                             `image label` a line
 
 The original lists name `/SegNet/CamVid/train/x.png`; the prefix is dropped, and an image that was saved with another
-suffix (`.jpg`) is found by its stem.
+suffix (`.jpg`) is found by its stem. What stands in front of the last `_` of a name is the sequence.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], spli
         for split in SPLITS:
             for image, label in _listed(root, split, problems):
                 try:
-                    writer.add(split, image.stem, image, _ids(label))
+                    writer.add(split, image.stem, image, _ids(label), sequence=image.stem.rpartition("_")[0])
                 except DatasetError as error:
                     problems.append(str(error))
         refuse(problems)

@@ -106,7 +106,7 @@ def test_an_equal_model_gets_a_version_and_no_alias(promoted, name):
     unet = result.versions[1]
     assert (unet.version, unet.passed, result.challenger) == ("3", False, None)
     assert unet.reason.startswith(
-        "no significant difference from the champion (version 2) on 6 images: mIoU 0.0 points"
+        "no significant difference from the champion (version 2) on 6 images, 2 models compared at once: mIoU 0.0 po"
     )
     assert Store(None).alias(name, "champion") == "2"
 
@@ -124,6 +124,41 @@ def test_a_better_model_is_the_challenger_and_no_machine_makes_it_the_champion(p
     assert "| mIoU | 66.0 % | 61.0 % | +5.0 | +5.0 to +5.0 | yes |" in card
     assert "| pole &amp; &lt;sign&gt; | 66.0 % | 61.0 % | +5.0 | +5.0 to +5.0 | yes | 5.0 % |" in card
     assert len(promotion.trail(Store(None), name)) == 1
+
+
+def test_the_card_says_of_how_many_a_model_is_the_best(promoted, name):
+    better(promoted)
+    register(promoted, name)
+    card = Store(None).client.get_model_version_by_alias(name, "challenger").description
+    assert "on the same 6 images, 2 models compared at once." in card and "Best of 2: " in card
+
+
+def test_a_challenger_stays_before_what_is_worse_on_the_same_data(promoted, name):
+    better(promoted)
+    register(promoted, name)
+    client = Store(None).client
+    # Another good model, between the champion and the challenger.
+    metrics = json.loads((promoted.evaluations["unet"] / "metrics.json").read_text())
+    metrics["miou"] -= 0.02
+    (promoted.evaluations["unet"] / "metrics.json").write_text(json.dumps(metrics))
+    other_weights(promoted)
+    again = register(promoted, name)
+    assert again.versions[1].passed and again.versions[1].version == "4" and again.challenger is None
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "3"
+    told = "challenger of {}: version 3 (unet) stays: 66.0 % mIoU on the same data, the best of these 64.0 %"
+    assert told.format(name) in str(again)
+    # On other data its figures say nothing.
+    moved = replace(promoted, lineage=replace(promoted.lineage, data_md5=f"{'c' * 32}.dir"))
+    assert register(moved, name).challenger == "unet"
+
+
+def test_a_challenger_that_was_promoted_is_none_any_more(promoted, name):
+    better(promoted)
+    register(promoted, name)
+    client = Store(None).client
+    client.set_registered_model_alias(name, "champion", "3")  # in the UI, which leaves the other alias
+    assert register(promoted, name).champion == "3"
+    assert "challenger" not in client.get_registered_model(name).aliases
 
 
 def test_where_the_settings_say_so_the_challenger_is_promoted_at_once_and_once(promoted, name):

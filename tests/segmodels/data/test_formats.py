@@ -63,6 +63,8 @@ def test_camvid_keeps_images_and_ignores_unlabelled_pixels(tmp_path: Path) -> No
     assert dict(info.splits) == {"train": 367, "val": 101, "test": 233}
     assert info.class_names[:2] == ["sky", "building"]
     assert info.source["licence"]
+    # The videos, whose frames resemble each other.
+    assert {name: len(ids) for name, ids in info.sequences["test"].items()} == {"0001TP": 62, "Seq05VD": 171}
     first = samples(tmp_path / "data", "train")[0]
     assert filecmp.cmp(first.image, CAMVID / "train/0001TP_006690.jpg", shallow=False)
     before, after = (
