@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv is used where it is installed; otherwise it is fetched into an environment of its own.
 UV_VERSION := 0.13.8
+# Nothing outside this folder: gigabytes of packages would stay in the home otherwise.
+export UV_CACHE_DIR ?= $(CURDIR)/.uv/cache
 UV := $(shell command -v uv || echo .uv/bin/uv)
 # What the environment was built from; a second call finds it newer than both files and installs nothing.
 STAMP := $(VENV)/.installed
@@ -17,7 +19,7 @@ IMAGES := tests/infra/test_images.py
 BENCHMARKS ?= confusion_matrix data_loading startup process streets crf layer_cascade
 JOBS ?= 2
 
-.PHONY: help setup repro camvid test test-images lint format bench lock images pin-images cluster-check clean
+.PHONY: help setup repro experiments camvid test test-images lint format bench lock images pin-images cluster-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -32,11 +34,15 @@ $(STAMP): requirements.lock pyproject.toml
 	$(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
 	$(UV) pip sync --quiet --require-hashes --python $(VENV) requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV) --editable .
+	@$(RUN) python -m components.plots .dvc/tmp/plots.html
 	@touch $@
 
 repro: setup ## the main job: data, training, evaluation, registration, report
-	@test -d .git || { echo "error: not a git checkout; DVC needs one: git init && git add . && git commit -m start" >&2; exit 1; }
+	@git rev-parse --git-dir > /dev/null 2>&1 || { echo "error: not a git checkout; DVC needs one: git init && git add . && git commit -m start" >&2; exit 1; }
 	@$(RUN) dvc repro
+
+experiments: setup ## all experiments with what differs between them
+	@$(RUN) dvc exp show --only-changed --drop '^(data|outputs|reports)' --no-pager
 
 camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-address
 	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(or $(DATA),../shared/data/camvid)"

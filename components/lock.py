@@ -1,4 +1,4 @@
-"""One run at a time for what two runs would spoil."""
+"""Where a project keeps what several runs share, and one run at a time for what two would spoil."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ from components.errors import StepError
 def cache_folder() -> Path:
     """Where downloads and locks are kept between runs: `.cache`, or the environment's `SEGMODELS_CACHE`."""
     return Path(os.environ.get("SEGMODELS_CACHE", ".cache"))
+
+
+def project_folder(here: Path | None = None) -> Path:
+    """Return the folder that relative paths of the settings begin in.
+
+    It is the working directory, or the repository around the workspace of an experiment that DVC runs from its queue:
+    these lie below `.dvc/tmp/exps`, and share what lies beside the project.
+    """
+    here = (here or Path.cwd()).resolve()
+    parts = here.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return here
 
 
 @contextmanager

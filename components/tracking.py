@@ -14,14 +14,17 @@ mlflow is imported where it is first used: it costs seconds.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
+import posixpath
 import random
 import re
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +32,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
+
+from components.lock import project_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +47,7 @@ SETTLING = "settling"  # of a run that its creator may yet delete
 BATCH = 100  # what one request of MLflow takes
 WITHDRAWALS = 3  # tries of a deletion that another process may be making at the same moment
 TRIES = 5  # of a request that another process's made fail
+LONGEST_NAME = 240  # MLflow takes 250 characters
 PAUSE = (0.5, 2.0)  # seconds between them: long after the other has done what it was about to do
 
 
@@ -49,22 +55,9 @@ class TrackingError(Exception):
     """MLflow does not answer, or refuses; one sentence."""
 
 
-def store_root(cwd: Path | None = None) -> Path:
-    """Where the default store lies: the working directory, or the repository around a DVC experiment's workspace.
-
-    Experiments that DVC runs from its queue have a workspace each below `.dvc/tmp/exps`; they share one store.
-    """
-    here = (cwd or Path.cwd()).resolve()
-    parts = here.parts
-    for i in range(len(parts) - 2):
-        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:i])
-    return here
-
-
 def tracking_uri(cwd: Path | None = None, env: Mapping[str, str] = os.environ) -> str:
     """`MLFLOW_TRACKING_URI`, or the address of the default store."""
-    return env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root(cwd) / 'mlflow.db'}"
+    return env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_folder(cwd) / 'mlflow.db'}"
 
 
 def existing_store() -> Store:
@@ -469,7 +462,8 @@ class Run:
         """Logs parameters, those that are missing; MLflow never changes one."""
         from mlflow.entities import Param
 
-        new = [Param(metric_name(k), str(v)) for k, v in params.items() if metric_name(k) not in self.params]
+        names = mlflow_names(params)
+        new = [Param(names[k], str(v)) for k, v in params.items() if names[k] not in self.params]
         for i in range(0, len(new), BATCH):
             self.store.write(self.store.client.log_batch, self.id, params=new[i : i + BATCH])
         self.params.update({param.key: param.value for param in new})
@@ -582,12 +576,33 @@ class RunLogger:
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that are numbers, under names that MLflow takes."""
-    return {metric_name(k): float(v) for k, v in metrics.items() if v is not None and math.isfinite(float(v))}
+    names = mlflow_names(metrics)
+    return {names[k]: float(v) for k, v in metrics.items() if v is not None and math.isfinite(float(v))}
 
 
-def metric_name(name: str) -> str:
-    """A name with only the characters that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+def mlflow_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a name that MLflow takes for each metric or parameter, different ones for different names.
+
+    MLflow takes letters and digits of any script, spaces and `_ - . : /`, as a path that leads nowhere else. What two
+    names would share gets the beginning of each one's hash.
+    """
+    taken = {name: _taken(name) for name in names}
+    shared = Counter(taken.values())
+    return {
+        name: f"{short}-{_digest(name)}" if shared[short] > 1 and short != name else short
+        for name, short in taken.items()
+    }
+
+
+def _taken(name: str) -> str:
+    plain = re.sub(r"[^\w\-. :/]", "_", name)
+    if posixpath.normpath(plain) != plain or plain.startswith(("/", "..")):
+        plain = plain.replace("/", "_")
+    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 7]}-{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def _import_mlflow() -> Any:

@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 from components.download.progress import progress
 from components.download.transfer import LineError, transfer
 from components.errors import StepError
-from components.lock import only_one
+from components.lock import only_one, project_folder
 
 CONNECTIONS = 8
 
@@ -61,6 +61,8 @@ def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff
 
 def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
     path = Path(url2pathname(unquote(urlsplit(source).path)) if scheme else source).expanduser()
+    if not path.is_absolute() and not path.exists():
+        path = project_folder() / path
     if path.is_dir():
         if sha256:
             raise StepError(f"data.sha256: {source} is a folder; a checksum belongs to an archive: leave it out")

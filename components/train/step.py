@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from components.errors import StepError
 from components.lineage import Lineage, collect, params_hash
-from components.lock import cache_folder
+from components.lock import cache_folder, project_folder
 from components.params import Params, train_settings
 from components.tracking import RunLogger
 from segmodels.distributed import Launcher
@@ -53,6 +54,8 @@ def run(
     """
     entry = params.entry(key)
     settings = train_settings(params, key)
+    if settings.weights and not Path(settings.weights).exists() and (project_folder() / settings.weights).exists():
+        settings = dataclasses.replace(settings, weights=str(project_folder() / settings.weights))
     signature = _signature(params, key, settings.weights, lineage)
     name = f"{key}-{signature[:12]}"
     state = state or cache_folder() / "train" / name

@@ -217,7 +217,7 @@ class TrainJobLauncher:
             "kind": "TrainingRuntime",
             "metadata": {"name": name, "namespace": self._namespace, "labels": {**self.nodes.labels}},
             "spec": {
-                "mlPolicy": {"numNodes": self.nodes.count, "torch": {"numProcPerNode": self.nodes.processes}},
+                "mlPolicy": {"numNodes": self.nodes.count, "torch": {}},
                 "template": {
                     "spec": {
                         "failurePolicy": {"maxRestarts": distributed.RESTARTS},
@@ -233,7 +233,11 @@ class TrainJobLauncher:
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "TrainJob",
             "metadata": {"name": name, "namespace": self._namespace, "labels": {**self.nodes.labels}},
-            "spec": {"runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name}},
+            "spec": {
+                "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name},
+                # The one place for it that every release from 2.0.1 on has; without it Trainer decides.
+                "trainer": {"numProcPerNode": self.nodes.processes},
+            },
         }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from components import tracking
 from components.params import Params
-from components.tracking import MODEL_TAG, RunLogger, Store, public_uri, store_root, tracking_uri
+from components.tracking import MODEL_TAG, RunLogger, Store, project_folder, public_uri, tracking_uri
 from tests.servers import ports
 
 
@@ -36,7 +36,7 @@ def test_the_default_store_lies_in_the_working_directory(tmp_path: Path):
 def test_queued_experiments_share_the_store_of_their_repository(tmp_path: Path, workspace: str):
     inside = tmp_path / "repo" / ".dvc" / "tmp" / "exps" / workspace
     inside.mkdir(parents=True)
-    assert store_root(inside) == tmp_path / "repo"
+    assert project_folder(inside) == tmp_path / "repo"
 
 
 def test_an_address_is_shown_without_its_password(tmp_path: Path):
@@ -190,3 +190,18 @@ def test_two_workers_may_create_the_store_at_once(results):
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert len({worker.communicate()[0] for worker in workers}) == 1
     assert [worker.returncode for worker in workers] == [0, 0]
+
+
+def test_names_that_mlflow_would_make_one_stay_apart_and_a_real_store_takes_them(results):
+    names = [
+        f"iou/{name}" for name in ("道路", "天空", "行人", "a(b)", "a[b]", "a_b_", "x//y", "../up", "z" * 300, "road")
+    ]
+    kept = tracking.mlflow_names(names)
+    assert len(set(kept.values())) == len(names)
+    assert kept["iou/道路"] == "iou/道路" and kept["iou/road"] == "iou/road" and kept["iou/a_b_"] == "iou/a_b_"
+    run = Store("names").create_run("enet", {})
+    run.log_results(tracking.finite({name: index / 10 for index, name in enumerate(names)}))
+    run.log_params({name: index for index, name in enumerate(names)})
+    stored = Store("names").client.get_run(run.id).data
+    assert {stored.metrics[kept[name]] for name in names} == {index / 10 for index in range(len(names))}
+    assert len(stored.params) == len(names)

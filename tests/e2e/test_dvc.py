@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {
     "data": {"source": "streets", "streets": {"train": 12, "val": 3, "test": 3, "height": 48, "width": 64}},
-    "train": {"epochs": 2, "batch_size": 4, "ema": None, "class_weights": "none", "precision": "32"},
+    "train": {"epochs": 2, "batch_size": 4, "lr": 0.002, "ema": None, "class_weights": "none", "precision": "32"},
     "models": {"unet": {"options": {"width": 2}}, "segnet_basic": {"options": {"width": 2}}},
     "register": {"experiment": "e2e", "model_name": "e2e", "min_miou": 0.0, "min_class_iou": 0.0},
 }
@@ -31,7 +31,11 @@ class Project:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC", "GIT_"))}
-        env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        env |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "160",
+        }
         done = subprocess.run(command, cwd=self.root, env=env, text=True, capture_output=True, timeout=500)
         if check:
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -105,11 +109,12 @@ def test_the_data_hash_of_the_lineage_is_dvcs(project: Project) -> None:
 @pytest.mark.parametrize(
     ("section", "touched"),
     [
-        ({"models": {**TINY["models"], "unet": {"options": {"width": 3}}}}, "train@unet evaluate@unet register report"),
-        ({"evaluate": {"flip": True}}, "evaluate@unet evaluate@segnet_basic register report"),
+        ({"models": {**TINY["models"], "unet": {"options": {"width": 3}}}},
+         "code train@unet evaluate@unet summary register report"),
+        ({"evaluate": {"flip": True}}, "evaluate@unet evaluate@segnet_basic summary register report"),
         ({"register": {**TINY["register"], "min_miou": 0.1}}, "register report"),
         ({"train": {**TINY["train"], "epochs": 3}},
-         "train@unet train@segnet_basic evaluate@unet evaluate@segnet_basic register report"),
+         "train@unet train@segnet_basic evaluate@unet evaluate@segnet_basic summary register report"),
     ],
 )  # fmt: skip
 def test_a_change_runs_only_what_it_touches(section: dict[str, Any], touched: str, project: Project) -> None:
@@ -124,12 +129,91 @@ def test_a_change_runs_only_what_it_touches(section: dict[str, Any], touched: st
         (project.root / "params.yaml").write_text(before)
 
 
-def test_metrics_params_and_plots_are_declared(project: Project) -> None:
-    metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
-    assert {Path(name).parent.name for name in metrics[""]["data"]} == {"unet", "segnet_basic"}
-    plots = project.run("dvc", "plots", "show", "--json").stdout
-    assert "history.csv" in plots
-    assert "per_class.csv" in plots
+@pytest.fixture(scope="module")
+def compared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of the project with its results committed and pulled, and an experiment."""
+    remote, root = (tmp_path_factory.mktemp(name) for name in ("remote", "clone"))
+    project.run("dvc", "remote", "add", "--local", "--default", "here", str(remote))
+    project.run("dvc", "push")
+    clone = Project(root / "clone")
+    subprocess.run(["git", "clone", "--quiet", str(project.root), str(clone.root)], check=True, timeout=60)
+    shutil.copy(project.root / "dvc.lock", clone.root / "dvc.lock")
+    for key, value in (("user.email", "test@example.invalid"), ("user.name", "test")):
+        clone.run("git", "config", key, value)
+    clone.run("git", "add", "dvc.lock")
+    clone.run("git", "commit", "--quiet", "--message", "results")
+    clone.run("dvc", "remote", "add", "--local", "--default", "here", str(remote))
+    clone.run("dvc", "pull", check=False)  # register.json is each clone's own
+    clone.run("dvc", "exp", "run", "--name", "faster", "--set-param", "train.lr=0.02")
+    return clone
+
+
+def test_a_clone_that_pulled_runs_nothing_but_its_own_registration(compared: Project) -> None:
+    clone = Project(compared.root.parent / "again")
+    subprocess.run(["git", "clone", "--quiet", str(compared.root), str(clone.root)], check=True, timeout=60)
+    shutil.copy(compared.root / ".dvc/config.local", clone.root / ".dvc/config.local")
+    clone.run("dvc", "pull", check=False)
+    said = clone.run("dvc", "repro").stdout
+    assert set(re.findall(r"Running stage '([^']+)'", said)) == {"register", "report"}
+    assert (clone.root / "reports/report.html").is_file()
+
+
+def test_experiments_stand_side_by_side_in_columns_that_a_person_reads(compared: Project) -> None:
+    table = compared.run(
+        "dvc", "exp", "show", "--only-changed", "--drop", "^(data|outputs|reports)", "--no-pager"
+    ).stdout
+    heading = next(line for line in table.splitlines() if "Experiment" in line)
+    columns = heading.split()
+    assert columns[0] == "Experiment" and {"best.miou", "miou.unet", "miou.segnet_basic", "train.lr"} < set(columns)
+    assert len(columns) <= 10 and max(len(line) for line in table.splitlines()) < 140
+    (row,) = [line for line in table.splitlines() if "faster" in line]
+    assert "!" not in table and "0.02" in row and len(re.findall(r"0\.\d+", row)) >= 4
+
+
+def test_metrics_are_compared_across_commits_experiments_and_clones(compared: Project) -> None:
+    for revisions in (["HEAD"], ["HEAD", "faster"]):
+        done = compared.run("dvc", "metrics", "diff", *revisions)
+        assert "failed" not in done.stdout + done.stderr
+        changed = {line.split()[1]: line.split()[2:] for line in done.stdout.splitlines()[1:]}
+        assert {"best.miou", "miou.unet", "miou.segnet_basic"} & changed.keys()
+        assert all(len(numbers) == 3 and "-" not in numbers for numbers in changed.values())
+    details = compared.run(
+        "dvc", "metrics", "diff", "HEAD", "faster", "--targets", "outputs/evaluation/unet/metrics.json"
+    )
+    assert "per_class.sky" in details.stdout or "pixel_accuracy" in details.stdout
+
+
+def test_plots_compare_revisions_on_a_page_that_needs_no_network(compared: Project, browser: Any) -> None:
+    compared.run(sys.executable, "-m", "components.plots", ".dvc/tmp/plots.html")
+    before = compared.run("git", "status", "--short").stdout
+    for command in (["show"], ["diff", "HEAD", "faster"]):
+        compared.run("dvc", "plots", *command)
+    assert compared.run("git", "status", "--short").stdout == before, "nothing untracked is left"
+    asked: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((compared.root / "outputs/plots/index.html").as_uri())
+    page.wait_for_selector("canvas, svg.marks", timeout=60_000)
+    assert page.locator("canvas, svg.marks").count() == 4
+    assert "faster" in page.content() and "Validation mIoU, unet" in page.content()
+    assert [url for url in asked if url.startswith("http")] == []
+    page.close()
+
+
+def test_a_queued_experiment_takes_the_data_from_beside_the_project(compared: Project) -> None:
+    photos = compared.root / "photos"
+    shutil.copytree(compared.root / "data/train/images", photos / "images")
+    shutil.copytree(compared.root / "data/train/labels", photos / "labels")
+    names = [c["name"] for c in json.loads((compared.root / "data/dataset.json").read_text())["classes"]]
+    (photos / "classes.txt").write_text("\n".join(names))
+    own = ["data.source=photos", "train.epochs=1"]
+    settings = [part for setting in own for part in ("--set-param", setting)]
+    compared.run("dvc", "exp", "run", "--queue", "--name", "own-data", *settings)
+    compared.run("dvc", "exp", "run", "--run-all")
+    said = compared.run("dvc", "queue", "status").stdout
+    assert re.search(r"own-data\s.*Success", said), (
+        said + compared.run("dvc", "queue", "logs", "own-data").stdout[-2000:]
+    )
 
 
 def test_queued_experiments_run_side_by_side_and_share_one_store(project: Project) -> None:

@@ -109,6 +109,8 @@ def test_the_same_steps_and_architectures_as_dvc(tmp_path):
         f"{stage}-{key}".replace("_", "-") if "foreach" in body or "matrix" in body else stage
         for stage, body in stages.items()
         for key in params.models
+        if stage
+        not in ("code", "summary")  # what DVC alone needs: Kubeflow has the image's digest, and metrics of its own
     }
     assert set(tasks(compiled(params, PINNED, tmp_path)[0])) == in_dvc | {"finish"}
 
@@ -359,3 +361,9 @@ def test_the_fingerprint_is_the_hash_of_the_data_and_changes_with_it(tmp_path, m
     assert taken() != first
     with pytest.raises(SystemExit):
         downloaded(first, "second")
+
+
+def test_no_task_hangs_on_a_condition(pinned):
+    """Of kfp below 2.18.1 one advisory is about `dsl.If` in the local runner; the DAG has none."""
+    text = json.dumps(pinned[0])
+    assert "triggerPolicy" in text and '"condition"' not in text

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.servers import ports
+from tests.servers.trainer_types import TYPES, unknown
 
 API = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/"
 
@@ -57,7 +58,7 @@ class Cluster:
         runtime = self.objects["trainingruntimes", job["spec"]["runtimeRef"]["name"]]["spec"]
         allowed = runtime["template"]["spec"]["failurePolicy"]["maxRestarts"]
         while True:
-            self._start(runtime)
+            self._start(runtime, job["spec"]["trainer"]["numProcPerNode"])
             while all(pod.poll() in (None, 0) for pod in self.pods) and any(pod.poll() is None for pod in self.pods):
                 time.sleep(0.05)
             succeeded = all(pod.poll() == 0 for pod in self.pods)
@@ -70,7 +71,7 @@ class Cluster:
             self.restarts += 1
         job["status"] = {"conditions": [{"type": "Complete" if succeeded else "Failed", "status": "True"}]}
 
-    def _start(self, runtime: dict[str, Any]) -> None:
+    def _start(self, runtime: dict[str, Any], processes: int) -> None:
         policy, (node,) = runtime["mlPolicy"], runtime["template"]["spec"]["replicatedJobs"]
         (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
         port = ports.free()
@@ -78,7 +79,7 @@ class Cluster:
         for rank in range(policy["numNodes"]):
             environment = {
                 "PET_NNODES": str(policy["numNodes"]),
-                "PET_NPROC_PER_NODE": str(policy["torch"]["numProcPerNode"]),
+                "PET_NPROC_PER_NODE": str(processes),
                 "PET_NODE_RANK": str(rank),
                 "PET_MASTER_ADDR": "127.0.0.1",
                 "PET_MASTER_PORT": str(port),
@@ -119,6 +120,10 @@ class Handler(BaseHTTPRequestHandler):
         made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.cluster.refuses:
             self._answer(self.cluster.refuses[0], {"kind": "Status", "message": self.cluster.refuses[1]})
+            return
+        pruned = {v: p for v in TYPES if (p := unknown(v, self._named()[0], made))}
+        if pruned:
+            self._answer(422, {"kind": "Status", "message": f"unknown fields: {pruned}"})
             return
         self.cluster.create(self._named()[0], made)
         self._answer(201, made)

@@ -21,6 +21,7 @@ from components.train import step, trainjob
 from components.train.trainjob import Nodes, TrainJobLauncher
 from pipeline import nodes
 from tests.servers.cluster import Cluster, serving
+from tests.servers.trainer_types import TYPES, unknown
 
 SETTINGS = {
     "seed": 3,
@@ -142,4 +143,19 @@ def test_the_pods_are_placed_as_the_settings_say_and_have_no_rights() -> None:
     assert pod["automountServiceAccountToken"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["resources"]["limits"] == container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
-    assert made["spec"]["mlPolicy"] == {"numNodes": 2, "torch": {"numProcPerNode": 1}}
+    assert made["spec"]["mlPolicy"] == {"numNodes": 2, "torch": {}}
+    job = TrainJobLauncher(wanted, "0.dir", api=object(), namespace="kubeflow").trainjob("x")  # type: ignore[arg-type]
+    assert job["spec"]["trainer"] == {"numProcPerNode": 1}
+    for version in TYPES:
+        assert unknown(version, "trainingruntimes", made) == [] == unknown(version, "trainjobs", job)
+
+
+@pytest.mark.parametrize("version", TYPES)
+def test_a_field_that_trainer_would_prune_is_seen(version: str) -> None:
+    """As since 2.2.0 the number of processes in the runtime's policy."""
+    runtime = {"spec": {"mlPolicy": {"numNodes": 2, "torch": {"numProcPerNode": 4}}}}
+    pruned = unknown(version, "trainingruntimes", runtime)
+    assert pruned == ([] if version < "2.2" else ["spec.mlPolicy.torch.numProcPerNode"])
+    assert unknown(version, "trainjobs", {"spec": {"trainer": {"numProcPerNode": "auto"}}}) == (
+        [] if version < "2.2" else ["spec.trainer.numProcPerNode: 'auto'"]
+    )

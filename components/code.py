@@ -1,0 +1,209 @@
+"""`python -m components.code`: what each step's code is, as one small file for each step and architecture.
+
+DVC runs a stage again when a file that it depends on has changed. A list of files by hand goes wrong in both ways: what
+a step imports is forgotten, and what it does not import is named. Here the list follows from the imports, those within
+functions too, and a step's own architecture is the only one that counts. What is hashed is the syntax tree without
+docstrings: words and layout change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from components.params import Params
+from segmodels.data.dataset import replace_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("segmodels", "components")
+MODELS = "segmodels.models"
+# The modules that a step begins with; what they import follows.
+COMMON = ("components.errors", "components.params", "segmodels.process")
+# It imports the step that it runs, and names them all.
+RUNS = "components.__main__"
+STEPS = {
+    "download": ("components.download.step",),
+    "validate": ("components.validate.step",),
+    "train": ("components.train.step",),
+    "evaluate": ("components.evaluate.step",),
+    "register": ("components.register.step", "components.register.pyfunc_model"),
+    "report": ("components.report.step",),
+}
+OF_AN_ARCHITECTURE = ("train", "evaluate")
+
+
+def write(params: Params, out: Path, root: Path = ROOT) -> None:
+    """Write `<step>.txt`, and `<step>/<key>.txt` for the steps that each entry of `models` has: `hash path` a line.
+
+    Args:
+        params: The settings; `models` names the architectures.
+        out: The folder, replaced as a whole.
+        root: The folder of the packages.
+    """
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for step in STEPS:
+        if step in OF_AN_ARCHITECTURE:
+            for key, entry in params.models.items():
+                named = {params.architecture(key), *_texts(entry.options)}
+                _write(files(step, named, root), part / step / f"{key}.txt", root)
+        else:
+            _write(files(step, (), root), part / f"{step}.txt", root)
+    replace_folder(part, out)
+
+
+def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT) -> list[Path]:
+    """Return the files that a step's result depends on, sorted.
+
+    Args:
+        step: A key of `STEPS`.
+        architectures: Names of the registry whose modules count; other names are left out.
+        root: The folder of the packages.
+    """
+    modules = _modules(root)
+    wanted = [*COMMON, *STEPS[step]]
+    if step == "register":  # the package travels with the model that is logged
+        wanted += [name for name in modules if name.partition(".")[0] == "segmodels"]
+    named = _architectures(root)
+    wanted += [named[name] for name in architectures if name in named]
+    found = {RUNS} & modules.keys()
+    while wanted:
+        name = wanted.pop()
+        if name in found or name not in modules:
+            continue
+        found.add(name)
+        wanted += [*_imported(name, root), name.rpartition(".")[0]]
+        if name.startswith(MODELS + "."):
+            # An architecture may be built on another one, which it names.
+            wanted += [named[text] for text in _strings(modules[name]) if text in named]
+    paths = {modules[name] for name in found}
+    paths |= {path for name in found for path in _data(modules[name])}
+    return sorted(paths)
+
+
+def _write(paths: list[Path], out: Path, root: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{_hash(path)} {path.relative_to(root).as_posix()}\n" for path in paths]
+    out.write_text("".join(lines))
+
+
+@functools.cache
+def _modules(root: Path) -> dict[str, Path]:
+    """Name -> file of every module."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@functools.cache
+def _architectures(root: Path) -> dict[str, str]:
+    """Name in the registry -> the module that registers it."""
+    found = {}
+    for name, path in _modules(root).items():
+        if not name.startswith(MODELS + "."):
+            continue
+        for node in ast.walk(_tree(path)):
+            match node:
+                case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str() as named), *_]):
+                    found[named] = name
+    return found
+
+
+@functools.cache
+def _imported(name: str, root: Path) -> tuple[str, ...]:
+    """The modules that a module imports anywhere, and the packages around them; not for type checkers alone."""
+    modules = _modules(root)
+    found: set[str] = set()
+    package = name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in _run(_tree(modules[name])):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+            targets = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for target in targets:
+            parts = target.split(".")
+            found |= {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return tuple(sorted(found & modules.keys()))
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node that runs: not what stands under `if TYPE_CHECKING`."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            stack += node.orelse
+            continue
+        yield node
+        stack += ast.iter_child_nodes(node)
+
+
+def _data(path: Path) -> Iterator[Path]:
+    """The files beside a module that it names: templates, pages, tables."""
+    texts = set(_strings(path))
+    for other in path.parent.iterdir():
+        if other.suffix != ".py" and other.is_file() and other.name in texts:
+            yield other
+
+
+@functools.cache
+def _strings(path: Path) -> tuple[str, ...]:
+    return tuple(
+        node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes(), str(path))
+
+
+@functools.cache
+def _hash(path: Path) -> str:
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    tree = ast.parse(path.read_bytes(), str(path))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Write the files of the settings in `params.yaml`."""
+    parser = argparse.ArgumentParser(prog="python -m components.code", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/code"))
+    args = parser.parse_args()
+    write(Params.read(args.params), args.out)
+
+
+if __name__ == "__main__":
+    main()
