@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from segmodels.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from segmodels.data.dataset import DatasetInfo, DatasetWriter, samples
 from segmodels.data.streets.write import write_dataset
-from segmodels.data.transforms import Augmentation, Decoded, EpochSampler, TrainingSet, training_loader
+from segmodels.data.transforms import Augmentation, Cache, Decoded, EpochSampler, TrainingSet, training_loader
 
 BATCH = 8
 SIZE = (360, 480)
@@ -64,7 +64,7 @@ class Ours:
 
     def __init__(self, root: Path, crop: tuple[int, int], cache_gb: float) -> None:
         how = Augmentation(crop=crop, scale=SCALE, color=COLOR)
-        data = TrainingSet(Decoded(root, "train", cache_gb=cache_gb), how, IMAGENET_MEAN, IMAGENET_STD, seed=0)
+        data = TrainingSet(Decoded(root, "train", cache=Cache(cache_gb)), how, IMAGENET_MEAN, IMAGENET_STD, seed=0)
         self.sampler = EpochSampler(len(data), seed=0)
         self.loader = training_loader(data, self.sampler, BATCH, workers=0)
         self.epoch = 0

@@ -39,6 +39,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
         args.model,
         data=args.data,
         out=args.out or args.models / args.model,
+        validation=args.validation,
         live=not args.no_tracking,
     )
     print(f"{args.model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {result.folder}")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+    from components.lineage import Lineage
     from components.params import Params
 
 KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
@@ -513,12 +514,14 @@ class RunLogger:
     history later. An epoch that the run already has (a training that was resumed, or repeated with the same result) is
     not logged again; where its values differ it is another training, which gets a run of its own.
 
-        with RunLogger(params, "enet", data) as logger:
+        with RunLogger(params, "enet", lineage) as logger:
             logger.log({"train_loss": 0.7, "val_miou": 0.4}, step=epoch)
     """
 
-    def __init__(self, params: Params, key: str, data: Path, *, warn: Callable[[str], None] | None = None) -> None:
-        self.params, self.key, self.data = params, key, data
+    def __init__(
+        self, params: Params, key: str, lineage: Lineage, *, warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.params, self.key, self.lineage = params, key, lineage
         self._warn = warn or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
         self._run: Run | None = None
         self._tags: dict[str, str] = {}
@@ -546,9 +549,7 @@ class RunLogger:
             self._give_up(error)
 
     def _open(self) -> Run:
-        from components.lineage import collect
-
-        self._tags = collect(self.params, self.data).tags(self.key)
+        self._tags = self.lineage.tags(self.key)
         store = Store(self.params.register_.experiment, retries=1, timeout=10)
         run = store.only_run(self.key, self._tags, lambda: store.runs(self._tags))
         run.set_status("RUNNING")

@@ -54,6 +54,7 @@ class Job:
     seed: int
     state: str
     signature: str
+    counts: Mapping[str, Any] | None = None
 
 
 Launcher = Callable[[Job, OnRow], dict[str, Any]]
@@ -200,6 +201,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _work(job: Job, rows: Path | None) -> dict[str, Any]:
+    from segmodels.data.frequencies import ClassCounts
     from segmodels.overrides import build
     from segmodels.training import fit
 
@@ -221,6 +223,7 @@ def _work(job: Job, rows: Path | None) -> dict[str, Any]:
         seed=job.seed,
         state=Path(job.state),
         signature=job.signature,
+        counts=ClassCounts(**{k: tuple(v) for k, v in job.counts.items()}) if job.counts is not None else None,
         on_epoch=on_epoch,
     )
     return {**dataclasses.asdict(trained), "folder": str(trained.folder)}

@@ -104,7 +104,7 @@ def _measure(
     """Runs the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
     config = predictor.config
     classes = len(config.classes)
-    decoded = Decoded(data, split, cache_gb=0.0)
+    decoded = Decoded(data, split)
     total = np.zeros((classes, classes), np.int64)
     image_miou: list[float] = []
     counts: list[ImageCounts] = []

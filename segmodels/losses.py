@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.data.frequencies import ClassCounts
+
 IGNORE_INDEX = 255
 Reduction = Literal["mean", "sum"]
 
@@ -144,13 +146,11 @@ def build(
     return WeightedSum(made)
 
 
-def class_weights(counts: np.ndarray, images: np.ndarray, pixels: np.ndarray, scheme: str) -> Tensor | None:
+def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
     """Weights against class imbalance.
 
     Args:
-        counts: Pixels of each class over the training set `[C]`.
-        images: Per class, how many labelled pixels the images in which it occurs have together `[C]`.
-        pixels: Labelled pixels of the whole training set, a scalar array.
+        found: How often each class occurs in the training set.
         scheme: `none`; `median_frequency` (Eigen and Fergus; SegNet, section 4.1): median frequency over the class's
             frequency in the images where it occurs; its square root; `enet`: 1 / ln(1.02 + p), p the class's share
             (ENet, section 4).
@@ -160,11 +160,11 @@ def class_weights(counts: np.ndarray, images: np.ndarray, pixels: np.ndarray, sc
     """
     if scheme == "none":
         return None
-    counts, images = counts.astype(np.float64), images.astype(np.float64)
+    counts, images = np.array(found.pixels, np.float64), np.array(found.in_images, np.float64)
     present = counts > 0
     weights = np.ones(len(counts))
     if scheme == "enet":
-        weights[present] = 1 / np.log(1.02 + counts[present] / float(pixels))
+        weights[present] = 1 / np.log(1.02 + counts[present] / counts.sum())
     elif scheme in ("median_frequency", "sqrt_median_frequency"):
         frequency = counts[present] / images[present]
         weights[present] = np.median(frequency) / frequency

@@ -79,7 +79,7 @@ class TrainSettings:
         compile: Compiles the network (needs a C++ compiler on a CPU).
         channels_last: Memory format; faster nearly everywhere.
         workers: Processes that load data; 0 loads in the training process.
-        cache_gb: Memory for decoded samples.
+        cache_gb: Memory for decoded samples, of all splits, processes and workers of a machine together.
         devices: Number of devices, or `auto` for all.
         accelerator: `auto`, `cpu` or `gpu`.
         image_size: (height, width) to which all images are resized first; None keeps their size.

@@ -34,8 +34,10 @@ from torch.utils.data import DataLoader
 from segmodels import distributed, losses
 from segmodels.checkpoint import ModelConfig, load_weights, save_model
 from segmodels.data.dataset import DatasetInfo, replace_folder
+from segmodels.data.frequencies import ClassCounts
 from segmodels.data.transforms import (
     Augmentation,
+    Cache,
     Decoded,
     EpochSampler,
     EvaluationSet,
@@ -87,6 +89,7 @@ def fit(
     seed: int = 0,
     state: Path | None = None,
     signature: str = "",
+    counts: ClassCounts | None = None,
     on_epoch: OnEpoch | None = None,
     launcher: distributed.Launcher | None = None,
 ) -> Trained:
@@ -103,6 +106,8 @@ def fit(
         seed: Everything random follows from it.
         state: Folder of the resume state; `<out>.state` by default. It is removed when training has ended.
         signature: What the state belongs to; a state with another signature is not used.
+        counts: How often each class occurs in the training split; counted here by default, once for all processes and
+            kept with the state.
         on_epoch: Called with each row of the history.
         launcher: Starts the processes of a training on several nodes; those of one node are started here.
 
@@ -113,6 +118,8 @@ def fit(
     state = state or out.with_name(out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
     count = distributed.processes(settings)
+    if settings.class_weights != "none" and counts is None:
+        counts = _counted(data, state, signature)
     if (launcher is not None or count > 1) and not distributed.is_worker():
         job = distributed.Job(
             data=str(data),
@@ -125,6 +132,7 @@ def fit(
             seed=seed,
             state=str(state),
             signature=signature,
+            counts=dataclasses.asdict(counts) if counts is not None else None,
         )
         tell: OnEpoch = on_epoch or (lambda row: None)
         outcome = launcher(job, tell) if launcher is not None else distributed.run(job, count, tell)
@@ -144,7 +152,9 @@ def fit(
         torch.manual_seed(seed)
         task = None
         try:
-            task = _Task(config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch)
+            task = _Task(
+                config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch, counts
+            )
             started = time.monotonic()
             if task.epoch < settings.epochs:
                 with turn("cuda" if _on_gpu(settings) else "cpu") as task.cores:
@@ -170,7 +180,9 @@ def fit(
 
 def _no_memory(error: Exception) -> bool:
     """Whether an allocation failed; of a GPU's torch has an error of its own, of a CPU's a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    # oneDNN says only that it could not make what it needs the memory for.
+    told = ("allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
 
 
 class _Task(pl.LightningModule):
@@ -185,6 +197,7 @@ class _Task(pl.LightningModule):
         name: str,
         state: ResumeState,
         on_epoch: OnEpoch | None,
+        counts: ClassCounts | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -198,13 +211,18 @@ class _Task(pl.LightningModule):
             self.new = load_weights(self.network, settings.weights)
         size = settings.image_size
         augmentation = Augmentation(**_fields(settings.augment))
-        self.train_data = Decoded(data, "train", size=size, cache_gb=settings.cache_gb)
+        # What all processes and workers of this machine keep together is what the setting says.
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if distributed.is_worker() else 1
+        cache = Cache(settings.cache_gb / (sharing * max(1, settings.workers)))
+        self.train_data = Decoded(data, "train", size=size, cache=cache)
         self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed)
-        held_out = Decoded(data, "val", size=size, cache_gb=settings.cache_gb, resize_labels=False)
+        # Workers of the validation end with it, and what they keep with them.
+        kept = Cache(0.0) if settings.workers else cache
+        held_out = Decoded(data, "val", size=size, cache=kept, resize_labels=False)
         self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std)
         weight = None
-        if settings.class_weights != "none":
-            weight = losses.class_weights(*_frequencies(self.train_data, len(config.classes)), settings.class_weights)
+        if counts is not None:
+            weight = losses.class_weights(counts, settings.class_weights)
         self.network.criterion = losses.build(
             settings.loss,
             class_weight=weight,
@@ -527,14 +545,19 @@ def _optimizer(task: _Task) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _frequencies(data: Decoded, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each class, labelled pixels of the images it occurs in, all labelled pixels."""
-    counts, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    for index in range(len(data)):
-        here = np.bincount(data[index][1].numpy().ravel(), minlength=256)[:classes]
-        counts += here
-        images[here > 0] += here.sum()
-    return counts, images, counts.sum()
+def _counted(data: Path, state: Path, signature: str) -> ClassCounts:
+    """How often each class occurs in the training split; what a resumed training counted before is read."""
+    path = state / "classes.json"
+    if path.is_file():
+        saved = json.loads(path.read_text())
+        if saved.pop("signature") == signature:
+            return ClassCounts(tuple(saved["pixels"]), tuple(saved["in_images"]))
+    counts = ClassCounts.read(data, "train", DatasetInfo.read(data).num_classes)
+    if not distributed.is_worker():
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**dataclasses.asdict(counts), "signature": signature}))
+        os.replace(part, path)
+    return counts
 
 
 def _mixed(*parts: int) -> int:

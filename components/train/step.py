@@ -16,6 +16,7 @@ from components.lineage import Lineage, collect, params_hash
 from components.lock import cache_folder, project_folder
 from components.params import Params, train_settings
 from components.tracking import RunLogger
+from segmodels.data.frequencies import ClassCounts
 from segmodels.distributed import Launcher
 from segmodels.resume import TrainingError, TrainingInterrupted
 from segmodels.training import Trained, fit
@@ -36,6 +37,7 @@ def run(
     out: Path,
     lineage: Lineage,
     state: Path | None = None,
+    counts: ClassCounts | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Trained:
     """Trains `models.<key>` on the dataset folder.
@@ -47,6 +49,7 @@ def run(
         out: Model folder.
         lineage: What the resume state belongs to.
         state: Folder of the resume state; one per key and settings in the cache folder by default.
+        counts: How often each class occurs in the training split; counted anew by default.
         on_epoch: Called with each row of the history.
 
     Raises:
@@ -78,6 +81,7 @@ def run(
                 seed=params.seed,
                 state=state,
                 signature=signature,
+                counts=counts,
                 on_epoch=after_epoch,
                 launcher=_launcher(lineage),
             )
@@ -87,19 +91,34 @@ def run(
         raise StepError(str(error)) from None
 
 
-def run_tracked(params: Params, key: str, *, data: Path, out: Path, live: bool = True) -> Trained:
+def run_tracked(
+    params: Params, key: str, *, data: Path, out: Path, validation: Path | None = None, live: bool = True
+) -> Trained:
     """Trains `models.<key>` with its lineage collected here and, where `live`, its curves live in MLflow.
 
     Raises:
         StepError: Training cannot go on, or has been told to stop.
     """
     lineage = collect(params, data)
-    with RunLogger(params, key, data) as logger:
+    counts = counted(validation, lineage.data_md5) if validation is not None else None
+    with RunLogger(params, key, lineage) as logger:
 
         def on_epoch(row: Mapping[str, Any]) -> None:
             logger.log({k: v for k, v in row.items() if k not in ("epoch", "step") and v != ""}, step=row["epoch"])
 
-        return run(params, key, data=data, out=out, lineage=lineage, on_epoch=on_epoch if live else None)
+        return run(params, key, data=data, out=out, lineage=lineage, counts=counts, on_epoch=on_epoch if live else None)
+
+
+def counted(validation: Path, data_md5: str) -> ClassCounts | None:
+    """What `validate` counted in the training split of this version of the data; None where it saw another one."""
+    try:
+        report = json.loads((validation / "validation.json").read_text())
+        if report["data_md5"] != data_md5:
+            return None
+        found = report["class_counts"]["train"]
+        return ClassCounts(tuple(found["pixels"]), tuple(found["in_images"]))
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _launcher(lineage: Lineage) -> Launcher | None:

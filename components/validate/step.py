@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.disk import disk_errors
 from components.errors import StepError
+from components.lineage import folder_md5
 from components.lock import only_one
 from components.params import Params
 from segmodels.data.dataset import SPLITS, DatasetInfo, replace_folder
+from segmodels.data.frequencies import ClassCounts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +58,7 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
         manifest = manifests.build(data, info)
         tables = suite.tables(manifest, manifests.strays(data), info)
         outcomes = suite.judge(tables, info, params.validate_)
-        report = _report(outcomes, manifest, tables["classes"], info)
+        report = _report(outcomes, manifest, tables["classes"], info) | {"data_md5": folder_md5(data)}
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -88,7 +90,13 @@ def _report(
         "splits": {split: int((manifest["split"] == split).sum()) for split in splits},
         "class_frequency": {split: dict(zip(info.class_names, fractions[split], strict=True)) for split in splits},
         "void_fraction": {split: _number(value) for split, value in void.items()},
+        "class_counts": {split: asdict(_counts(manifest, split, info.num_classes)) for split in splits},
     }
+
+
+def _counts(manifest: pd.DataFrame, split: str, classes: int) -> ClassCounts:
+    rows = manifest.loc[manifest["split"] == split, [f"class_{i}" for i in range(classes)]].fillna(0)
+    return ClassCounts.of(rows.to_numpy("int64"), classes)
 
 
 def _number(value: Any) -> float:

@@ -48,14 +48,32 @@ class Augmentation:
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+class Cache:
+    """What is left of the memory that decoded samples may take; several splits share one.
+
+    Args:
+        gigabytes: All of it.
+    """
+
+    def __init__(self, gigabytes: float) -> None:
+        self._left = gigabytes * 1e9
+
+    def take(self, size: int) -> bool:
+        """Take that many bytes, where they are left; tells whether they were."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
 class Decoded:
-    """The images and labels of a split, decoded once and kept while they fit into `cache_gb`.
+    """The images and labels of a split, decoded once and kept while the cache has room for them.
 
     Args:
         root: Dataset folder.
         split: `train`, `val` or `test`.
         size: (height, width) to which images are resized (area-averaged) and labels too (nearest); None keeps them.
-        cache_gb: Memory for decoded samples, in GB; beyond it samples are decoded each time.
+        cache: Memory for decoded samples; beyond it samples are decoded each time. None keeps nothing.
         resize_labels: False keeps labels at their own size, as evaluation needs.
     """
 
@@ -65,7 +83,7 @@ class Decoded:
         split: str,
         *,
         size: tuple[int, int] | None = None,
-        cache_gb: float = 4.0,
+        cache: Cache | None = None,
         resize_labels: bool = True,
     ) -> None:
         self.samples: list[Sample] = samples(root, split)
@@ -73,7 +91,7 @@ class Decoded:
             raise DatasetError(f"{root / split}: has no samples")
         self.size, self.resize_labels = size, resize_labels
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
-        self._left = cache_gb * 1e9
+        self._room = cache or Cache(0.0)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,9 +111,7 @@ class Decoded:
             image = resize_image(image, self.size)
             if self.resize_labels:
                 label = resize_label(label, self.size)
-        used = image.numel() + label.numel()
-        if used <= self._left:
-            self._left -= used
+        if self._room.take(image.numel() + label.numel()):
             self._cache[index] = image, label
         return image, label
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components import tracking
+from components.lineage import collect
 from components.params import Params
 from components.tracking import MODEL_TAG, RunLogger, Store, project_folder, public_uri, tracking_uri
 from tests.servers import ports
@@ -52,13 +53,13 @@ def test_importing_tracking_does_not_import_mlflow():
 
 
 def test_live_curves_of_a_resumed_training_stay_one_run_without_doubled_epochs(results):
-    with pytest.raises(KeyboardInterrupt), RunLogger(results.params, "enet", results.data) as logger:
+    with pytest.raises(KeyboardInterrupt), RunLogger(results.params, "enet", results.lineage) as logger:
         for epoch in (1, 2):
             logger.log({"train_loss": 2.0 / epoch, "val_miou": None, "val_loss": float("nan")}, step=epoch)
         raise KeyboardInterrupt
     (run,) = runs(results)
     assert status(run) == "KILLED"
-    with RunLogger(results.params, "enet", results.data) as logger:
+    with RunLogger(results.params, "enet", results.lineage) as logger:
         for epoch in (2, 3):
             logger.log({"train_loss": 2.0 / epoch, "val_miou": 0.1}, step=epoch)
     (run,) = runs(results)
@@ -69,9 +70,9 @@ def test_live_curves_of_a_resumed_training_stay_one_run_without_doubled_epochs(r
 
 
 def test_another_training_under_the_same_key_gets_a_run_of_its_own(results):
-    with RunLogger(results.params, "enet", results.data) as logger:
+    with RunLogger(results.params, "enet", results.lineage) as logger:
         logger.log({"train_loss": 2.0}, step=1)
-    with RunLogger(results.params, "enet", results.data) as logger:
+    with RunLogger(results.params, "enet", results.lineage) as logger:
         logger.log({"train_loss": 1.5}, step=1)
         logger.log({"train_loss": 1.2}, step=2)
     newer, older = runs(results)
@@ -82,7 +83,7 @@ def test_another_training_under_the_same_key_gets_a_run_of_its_own(results):
 def test_each_architecture_and_setting_has_its_own_run(results):
     other = Params.parse({**results.params.model_dump(mode="json", by_alias=True), "seed": 5})
     for params, key in ((results.params, "enet"), (results.params, "unet"), (other, "enet")):
-        with RunLogger(params, key, results.data) as logger:
+        with RunLogger(params, key, collect(params, results.data)) as logger:
             logger.log({"train_loss": 1.0}, step=1)
     assert len(runs(results, "enet")) == len(runs(results, "unet")) == 1
 
@@ -137,7 +138,7 @@ def test_without_mlflow_the_training_goes_on_after_one_sentence(results, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     said: list[str] = []
     start = time.monotonic()
-    with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+    with RunLogger(results.params, "enet", results.lineage, warn=said.append) as logger:
         for epoch in range(5):
             logger.log({"train_loss": 1.0}, step=epoch)
     assert time.monotonic() - start < 10
@@ -152,7 +153,7 @@ def test_a_server_that_accepts_and_never_answers_delays_a_training_by_seconds(re
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
-        with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+        with RunLogger(results.params, "enet", results.lineage, warn=said.append) as logger:
             logger.log({"train_loss": 1.0}, step=1)
         assert time.monotonic() - start < 15
     assert len(said) == 1 and "does not answer" in said[0]
@@ -160,7 +161,7 @@ def test_a_server_that_accepts_and_never_answers_delays_a_training_by_seconds(re
 
 def test_a_store_that_breaks_in_the_middle_does_not_stop_the_training(results):
     said: list[str] = []
-    with RunLogger(results.params, "enet", results.data, warn=said.append) as logger:
+    with RunLogger(results.params, "enet", results.lineage, warn=said.append) as logger:
         logger.log({"train_loss": 1.0}, step=1)
         (results.root / "mlflow.db").write_bytes(b"not a database" * 100)
         logger.log({"train_loss": 0.9}, step=2)

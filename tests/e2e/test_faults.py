@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.lineage import collect
 from components.params import Params
 from components.register.trained import read_history
 from components.tracking import KEY_TAGS, RunLogger, Store
@@ -82,7 +83,7 @@ def train(params: list[Params], data: Path, rows: dict[int, dict[str, float]], b
     said: list[str] = []
     for trained in params:
         barrier.wait(PATIENCE)
-        with RunLogger(trained, "enet", data, warn=said.append) as logger:
+        with RunLogger(trained, "enet", collect(trained, data), warn=said.append) as logger:
             for epoch, row in rows.items():
                 logger.log(row, step=epoch)
     return len(said)
@@ -228,7 +229,7 @@ def test_mlflow_that_goes_while_a_training_logs_is_told_once_and_register_comple
     params = place.settings("gone")
     rows = read_history(place.results.models["enet"] / "history.csv")
     said: list[str] = []
-    with RunLogger(params, "enet", place.results.data, warn=said.append) as logger:
+    with RunLogger(params, "enet", collect(params, place.results.data), warn=said.append) as logger:
         for epoch, row in rows.items():
             if epoch == 3:
                 place.server.stop()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from segmodels import losses
 from segmodels.data.dataset import read_label
+from segmodels.data.frequencies import ClassCounts
 
 LOGITS = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0))
 TARGET = torch.randint(0, 4, (2, 6, 7), generator=torch.Generator().manual_seed(1))
@@ -82,14 +83,15 @@ def test_ohem_keeps_only_the_hard_pixels() -> None:
 
 
 def test_class_weights_follow_their_papers() -> None:
-    counts, images, total = np.array([900, 90, 10, 0]), np.array([1000, 500, 100, 0]), np.array(1000)
+    counts = np.array([900, 90, 10, 0])
+    found = ClassCounts(tuple(counts.tolist()), (1000, 500, 100, 0))
     frequency = np.array([0.9, 0.18, 0.1])
-    median = losses.class_weights(counts, images, total, "median_frequency")
+    median = losses.class_weights(found, "median_frequency")
     np.testing.assert_allclose(median, [*(0.18 / frequency), 1], rtol=1e-6)
-    np.testing.assert_allclose(losses.class_weights(counts, images, total, "sqrt_median_frequency"), median**0.5)
-    enet = losses.class_weights(counts, images, total, "enet")
+    np.testing.assert_allclose(losses.class_weights(found, "sqrt_median_frequency"), median**0.5)
+    enet = losses.class_weights(found, "enet")
     np.testing.assert_allclose(enet, [*(1 / np.log(1.02 + counts[:3] / 1000)), 1], rtol=1e-6)
-    assert losses.class_weights(counts, images, total, "none") is None
+    assert losses.class_weights(found, "none") is None
 
 
 def test_median_frequency_weights_of_camvid_are_near_those_of_segnets_file() -> None:
@@ -102,7 +104,7 @@ def test_median_frequency_weights_of_camvid_are_near_those_of_segnets_file() -> 
         counts += here
         # SegNet's frequency counts all pixels of an image, void too.
         images[here > 0] += 360 * 480
-    weights = losses.class_weights(counts, images, counts.sum(), "median_frequency")
+    weights = losses.class_weights(ClassCounts(tuple(counts.tolist()), tuple(images.tolist())), "median_frequency")
     published = np.array([0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614])
     # The authors' weight of the sign class is not what its frequency gives; the others agree but for a factor.
     others = np.arange(11) != 6

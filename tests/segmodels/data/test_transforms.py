@@ -10,6 +10,7 @@ import torch
 
 from segmodels.data.transforms import (
     Augmentation,
+    Cache,
     Decoded,
     EpochSampler,
     EvaluationSet,
@@ -29,7 +30,7 @@ HOW = Augmentation(crop=(32, 40), scale=(0.5, 2.0), flip=0.5, color=0.3)
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(dataset: Path) -> None:
     first = TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=1)
-    again = TrainingSet(Decoded(dataset, "train", cache_gb=0.0), HOW, MEAN, STD, seed=1)
+    again = TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=1)
     for index in (7, 2, 5):
         assert torch.equal(first[3, index][0], again[3, index][0])
     assert not torch.equal(first[3, 2][0], first[4, 2][0])
@@ -202,3 +203,13 @@ def test_a_focused_sample_is_its_window_at_the_size_of_the_crop(focus: str) -> N
         # Image and label are of the same window.
         disagree = (pixels[0] * 255 - target % 8 * 30).abs() > 60
         assert disagree.float().mean() < 0.2
+
+
+def test_several_splits_share_one_memory(dataset: Path) -> None:
+    one = Decoded(dataset, "train")[0]
+    size = one[0].numel() + one[1].numel()
+    room = Cache(2.5 * size / 1e9)
+    train, val = Decoded(dataset, "train", cache=room), Decoded(dataset, "val", cache=room)
+    train[0], val[0], train[1]
+    assert train[0][0] is train[0][0] and val[0][0] is val[0][0]
+    assert train[1][0] is not train[1][0]
