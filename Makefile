@@ -19,7 +19,7 @@ IMAGES := tests/infra/test_images.py
 BENCHMARKS ?= confusion_matrix data_loading startup process streets crf layer_cascade
 JOBS ?= 2
 
-.PHONY: help setup repro experiments camvid test test-images lint format bench lock images pin-images cluster-check clean
+.PHONY: help setup repro experiments camvid test test-avx2 test-images lint format bench lock images pin-images cluster-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-a
 test: setup ## all tests but those of the images
 	@# One thread a worker: the workers share the cores.
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --ignore=$(IMAGES) $(TESTS)
+
+test-avx2: setup ## the tests of the networks as on a processor without AVX-512
+	@$(RUN) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) tests/segmodels/models
 
 test-images: setup ## build the container images and run the pipeline in them (docker or podman; minutes and 10 GB)
 	@$(RUN) OMP_NUM_THREADS=$(JOBS) python -m pytest $(IMAGES)

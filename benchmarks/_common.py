@@ -75,10 +75,9 @@ def synchronize(device: str) -> None:
 
 def bf16_is_fast(device: str) -> bool:
     """Whether training's own choice of precision on this device would be bf16."""
-    from segmodels.settings import TrainSettings
-    from segmodels.training import precision_for
+    from segmodels.inference import fast_precision
 
-    return precision_for(TrainSettings(accelerator="cpu" if device == "cpu" else "auto")) == "bf16-mixed"
+    return fast_precision(device) == "bf16"
 
 
 def peak_gib(work: Callable[[], object], device: str) -> float:

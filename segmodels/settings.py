@@ -75,9 +75,10 @@ class TrainSettings:
         ema: Decay of the running average of weights that is validated and kept; None keeps the weights themselves.
         early_stop: Validations without a better mIoU after which training ends; None never stops early.
         val_every: Epochs between validations; the last epoch is always validated.
-        precision: `auto` is bf16 where the hardware multiplies it fast, else 32 bit.
-        compile: Compiles the network (needs a C++ compiler on a CPU).
-        channels_last: Memory format; faster nearly everywhere.
+        precision: `auto` is what is fastest of bf16, where the hardware multiplies it, and 32 bit.
+        compile: Compiles the network (needs a C++ compiler on a CPU); `auto` where a trial finds that it pays.
+        channels_last: Memory format; `auto` is what is fastest. A short trial at the start finds it, where many steps
+            follow (`segmodels.trial`).
         workers: Processes that load data; 0 loads in the training process.
         cache_gb: Memory for decoded samples, of all splits, processes and workers of a machine together.
         devices: Number of devices, or `auto` for all.
@@ -113,8 +114,8 @@ class TrainSettings:
     early_stop: int | None = None
     val_every: int = 1
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    compile: bool = False
-    channels_last: bool = True
+    compile: bool | Literal["auto"] = False
+    channels_last: bool | Literal["auto"] = "auto"
     workers: int = 0
     cache_gb: float = 4.0
     devices: Literal["auto"] | int = "auto"

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from segmodels import distributed, losses
+from segmodels import distributed, losses, trial
 from segmodels.checkpoint import ModelConfig, load_weights, save_model
 from segmodels.data.dataset import DatasetInfo, replace_folder
 from segmodels.data.frequencies import ClassCounts
@@ -45,15 +45,17 @@ from segmodels.data.transforms import (
     resize_label,
     training_loader,
 )
-from segmodels.inference import channels_last, fast_precision
+from segmodels.inference import channels_last
 from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
 from segmodels.optimization import learning_rate, move_average, optimizer_for
 from segmodels.progress import Progress
 from segmodels.resume import ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
+from segmodels.sources import default_cache
 from segmodels.summed import ConfusionMatrix
 from segmodels.threads import Turn, available_cores, turn
+from segmodels.trial import candidates
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 
@@ -90,6 +92,7 @@ def fit(
     state: Path | None = None,
     signature: str = "",
     counts: ClassCounts | None = None,
+    trials: Path | None = None,
     on_epoch: OnEpoch | None = None,
     launcher: distributed.Launcher | None = None,
 ) -> Trained:
@@ -108,6 +111,8 @@ def fit(
         signature: What the state belongs to; a state with another signature is not used.
         counts: How often each class occurs in the training split; counted here by default, once for all processes and
             kept with the state.
+        trials: A JSON file that keeps what was found to be fastest on this machine; `segmodels/trials.json` in the
+            cache folder by default.
         on_epoch: Called with each row of the history.
         launcher: Starts the processes of a training on several nodes; those of one node are started here.
 
@@ -157,8 +162,9 @@ def fit(
             )
             started = time.monotonic()
             if task.epoch < settings.epochs:
+                task.choose(trials or default_cache().parent / "trials.json")
                 with turn("cuda" if _on_gpu(settings) else "cpu") as task.cores:
-                    _trainer(settings, task.epoch).fit(task)
+                    _trainer(settings, task.epoch, task.choice).fit(task)
             seconds = time.monotonic() - started
             trained = Trained(
                 out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
@@ -233,8 +239,8 @@ class _Task(pl.LightningModule):
         self.matrix = ConfusionMatrix(len(config.classes))
         # The average lives outside the module tree: it is neither trained nor wrapped by DDP.
         self._average: list[nn.Module] = [copy.deepcopy(self.network)] if settings.ema else []
-        if settings.channels_last:
-            channels_last(self.network)
+        device = torch.device("cuda" if _on_gpu(settings) else "cpu")
+        self.choice = candidates(settings, device)[0]
         self.forward_network: nn.Module | Callable[..., Any] = self.network
 
         self.epoch, self.batch, self.updates, self.images_seen = 0, 0, 0, 0
@@ -245,7 +251,24 @@ class _Task(pl.LightningModule):
         self.stop_requested = False
         self.cores = Turn()
         self._optimizer_state: dict[str, Any] | None = None
+        self._begun = False
         self._restore()
+
+    def choose(self, trials: Path) -> None:
+        """Find out how the network trains fastest, unless a training that is resumed has begun in some way."""
+        s, device = self.settings, torch.device("cuda" if _on_gpu(self.settings) else "cpu")
+        if not self._begun and not distributed.is_worker():
+            steps = s.epochs * max(1, len(self.train_set) // s.batch_size)
+            self.choice = trial.choose(
+                self.network, self._first_batch, s, device, steps=steps, name=self.name, kept=trials
+            )
+        if self.choice.channels_last:
+            channels_last(self.network)
+
+    def _first_batch(self) -> tuple[Tensor, Tensor]:
+        sampler = EpochSampler(len(self.train_set), self.seed)
+        images, target = next(iter(training_loader(self.train_set, sampler, self.settings.batch_size, 0)))
+        return images, target
 
     # Data
 
@@ -276,7 +299,7 @@ class _Task(pl.LightningModule):
         for average in self._average:
             average.to(self.device)
         self.loss_sum = self.loss_sum.to(self.device)
-        if self.settings.compile:
+        if self.choice.compile:
             self.forward_network = torch.compile(self.network, dynamic=False)
         self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
         self.progress = Progress(self.name, self.settings.epochs, self.steps, self.epoch) if self._first else None
@@ -311,7 +334,7 @@ class _Task(pl.LightningModule):
         if index % accumulate == 0 and self._must_stop():
             self._stop()
         images, target = batch
-        if self.settings.channels_last:
+        if self.choice.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(_mixed(self.seed, self.epoch, index, self.global_rank))
         optimizer: Any = self.optimizers()
@@ -457,6 +480,7 @@ class _Task(pl.LightningModule):
                 "average": [a.state_dict() for a in self._average],
                 "optimizer": _optimizer(self).state_dict(),
                 "position": {k: getattr(self, k) for k in _POSITION},
+                "choice": dataclasses.asdict(self.choice),
                 "loss_sum": self.loss_sum.cpu(),
                 "history": self.history,
             }
@@ -466,6 +490,8 @@ class _Task(pl.LightningModule):
         saved = self.state.load()
         if saved is None:
             return
+        self._begun = True
+        self.choice = trial.Choice(**saved["choice"]) if "choice" in saved else self.choice
         self.network.load_state_dict(saved["network"])
         for average, weights in zip(self._average, saved["average"], strict=True):
             average.load_state_dict(weights)
@@ -479,19 +505,14 @@ class _Task(pl.LightningModule):
 _POSITION = ("epoch", "batch", "updates", "loss_count", "best_miou", "best_epoch", "since_best")
 
 
-def precision_for(settings: TrainSettings) -> str:
-    """Lightning's name for the precision; `auto` is bf16 where the hardware multiplies it fast."""
-    named = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-    if settings.precision != "auto":
-        return named[settings.precision]
-    return named[fast_precision("cuda" if _on_gpu(settings) else "cpu")]
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def _on_gpu(settings: TrainSettings) -> bool:
     return settings.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
+def _trainer(settings: TrainSettings, epoch: int, choice: trial.Choice) -> pl.Trainer:
     several = distributed.is_worker()
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
@@ -501,7 +522,7 @@ def _trainer(settings: TrainSettings, epoch: int) -> pl.Trainer:
         num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]) if several else 1,
         # Networks with a part that not every batch reaches (a head of one stage, say) need the search.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
-        precision=precision_for(settings),  # type: ignore[arg-type]
+        precision=_PRECISIONS[choice.precision],  # type: ignore[arg-type]
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -529,7 +550,9 @@ def _write(task: _Task, out: Path, trained: Trained) -> None:
         "seconds": round(trained.seconds, 1),
         "images_per_second": round(trained.images_per_second, 2),
         "device": _device_name(task.device),
-        "precision": precision_for(task.settings),
+        "precision": _PRECISIONS[task.choice.precision],
+        "channels_last": task.choice.channels_last,
+        "compiled": task.choice.compile,
     }
     (part / "speed.json").write_text(json.dumps(speed, indent=2) + "\n")
     replace_folder(part, out)

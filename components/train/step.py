@@ -82,6 +82,7 @@ def run(
                 state=state,
                 signature=signature,
                 counts=counts,
+                trials=cache_folder() / "trials.json",
                 on_epoch=after_epoch,
                 launcher=_launcher(lineage),
             )

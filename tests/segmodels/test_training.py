@@ -18,7 +18,7 @@ from segmodels.checkpoint import load_model
 from segmodels.optimization import learning_rate
 from segmodels.resume import TrainingError
 from segmodels.settings import AugmentSettings, TrainSettings
-from segmodels.training import fit, precision_for
+from segmodels.training import fit
 
 SETTINGS = TrainSettings(
     epochs=3,
@@ -242,12 +242,6 @@ def test_schedules() -> None:
     warm = rates(schedule="constant", warmup=0.1)
     assert warm[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert warm[10:] == [1.0] * 90
-
-
-def test_precision_follows_the_settings() -> None:
-    assert precision_for(TrainSettings(precision="bf16")) == "bf16-mixed"
-    assert precision_for(TrainSettings(precision="32")) == "32-true"
-    assert precision_for(TrainSettings(accelerator="cpu")) in ("32-true", "bf16-mixed")
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
