@@ -74,7 +74,7 @@ class Register(Section):
 
     experiment: str = "segmentation"
     model_name: str = "segmentation"
-    min_miou: float = Field(0.2, ge=0, le=1)
+    min_miou: float = Field(0.15, ge=0, le=1)
     min_class_iou: float = Field(0.0, ge=0, le=1)
     min_gain: float = Field(0.005, ge=0, le=1, description="mIoU by which it must be better")
     max_class_loss: float = Field(0.05, ge=0, le=1, description="IoU that any one class may lose")
