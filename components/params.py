@@ -11,15 +11,16 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from segmodels.errors import UserError, shown
+from segmodels.files import ContentError, read_yaml
 from segmodels.settings import EvaluateSettings, TrainSettings, merge
 
 PARAMS_FILE = Path("params.yaml")
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError, ValueError):
     """`params.yaml` has a key or a value that it should not have."""
 
 
@@ -154,7 +155,7 @@ class Architecture(Section):
 
 
 class Params(Section):
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     data: Data = Data()
     validate_: Validate = Field(Validate(), alias="validate")
     train: TrainSettings = TrainSettings()
@@ -172,11 +173,11 @@ class Params(Section):
         """
         path = Path(path)
         try:
-            raw = yaml.safe_load(path.read_text())
+            raw = read_yaml(path)
         except FileNotFoundError:
             raise ParamsError(f"{path}: no such file; run the step in the project's folder or name --params") from None
-        except yaml.YAMLError as error:
-            raise ParamsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        except ContentError as error:
+            raise ParamsError(str(error)) from None
         return cls.parse(raw, str(path))
 
     @classmethod
@@ -264,7 +265,7 @@ def _explain(error: ValidationError, root: Any) -> str:
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key '{path}'{_near(parts[-1], _keys_beside(root, problem['loc']))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message} (it is {problem['input']!r})" if problem["type"] != "value_error" else message
+    return f"{path}: {message} (it is {shown(problem['input'])})" if problem["type"] != "value_error" else message
 
 
 def _keys_beside(root: Any, loc: tuple[int | str, ...]) -> list[str]:

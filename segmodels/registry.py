@@ -8,7 +8,6 @@ model = create_model("enet", num_classes=11)
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -22,8 +21,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from segmodels.errors import UserError, nearest
 
-class UnknownModelError(ValueError):
+
+class UnknownModelError(UserError, ValueError):
     """No architecture, backbone or keyword has this name; the message proposes the nearest one."""
 
 
@@ -198,15 +199,6 @@ class _NoInitialisation(TorchFunctionMode):
         if func is torch.Tensor.normal_:
             return args[0]
         return func(*args, **(kwargs or {}))
-
-
-def nearest(name: str, known: Any) -> str:
-    """`; did you mean 'enet'?`, or the list of what is known where nothing is near."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known are {', '.join(sorted(names))}" if names else ""
 
 
 def _load() -> None:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from segmodels.data.dataset import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
+from segmodels.data.images import PixelBudget, open_image
+from segmodels.files import utf8
 
 TEXT = ("split", "id", "image", "label", "image_sha256", "label_sha256", "pixels_sha256")
+COUNTED = 1 << 20
 SIZES = ("width", "height", "label_width", "label_height")
 
 
@@ -42,8 +44,9 @@ def build(root: Path, info: DatasetInfo) -> pd.DataFrame:
     `image_error`, `label_error`, `bad_ids` (ids that no class has), `void_fraction`, and the pixels of each class as
     `class_0`, `class_1`, …
     """
+    budget = PixelBudget()
     with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(lambda sample: _row(root, sample, info.num_classes), find(root)))
+        rows = list(pool.map(lambda sample: _row(root, sample, info.num_classes, budget), find(root)))
     counts = [f"class_{i}" for i in range(info.num_classes)]
     columns = [*TEXT, *SIZES, "readable", "image_error", "label_error", "bad_ids", "void_fraction", *counts]
     frame = pd.DataFrame(rows, columns=columns)
@@ -76,18 +79,21 @@ def strays(root: Path) -> pd.DataFrame:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(utf8(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _row(root: Path, sample: Found, num_classes: int) -> dict[str, Any]:
+def _row(root: Path, sample: Found, num_classes: int, budget: PixelBudget) -> dict[str, Any]:
     row: dict[str, Any] = {"split": sample.split, "id": sample.id, "image": sample.image, "label": sample.label}
-    row |= _image_columns(root, sample.image)
+    with budget.hold_image(root / sample.image):
+        row |= _image_columns(root, sample.image)
     if sample.label is not None:
-        row |= _label_columns(root, sample.label, num_classes)
+        with budget.hold_image(root / sample.label):
+            row |= _label_columns(root, sample.label, num_classes)
     row["readable"] = row["image_error"] is None and row.get("label_error") is None and sample.label is not None
     return row
 
@@ -102,12 +108,9 @@ def _image_columns(root: Path, name: str) -> dict[str, Any]:
     except (OSError, DatasetError) as error:
         return row | {"image_error": str(error)}
     height, width = pixels.shape[:2]
-    shape = f"{width}x{height}:".encode()
-    return row | {
-        "width": width,
-        "height": height,
-        "pixels_sha256": hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
-    }
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return row | {"width": width, "height": height, "pixels_sha256": digest.hexdigest()}
 
 
 def _label_columns(root: Path, name: str, num_classes: int) -> dict[str, Any]:
@@ -119,7 +122,9 @@ def _label_columns(root: Path, name: str, num_classes: int) -> dict[str, Any]:
         label = _reading(read_label, data, name)
     except (OSError, DatasetError) as error:
         return row | {"label_error": str(error)}
-    counts = np.bincount(label.ravel(), minlength=256).tolist()
+    parts = 1 + label.size // COUNTED  # of each bincount makes a copy of 8 bytes a pixel
+    counted = [np.bincount(rows.ravel(), minlength=256) for rows in np.array_split(label, parts)]
+    counts = np.sum(counted, axis=0).tolist()
     bad = [i for i in range(num_classes, 255) if counts[i]]
     row |= {"label_width": label.shape[1], "label_height": label.shape[0]}
     row |= {"bad_ids": ", ".join(map(str, bad)) or None, "void_fraction": counts[255] / label.size}
@@ -139,12 +144,12 @@ def _reading(reader: Any, data: bytes, name: str) -> np.ndarray:
 def _check_whole(data: bytes, name: str) -> None:
     """Finds what decoding alone forgives: a PNG cut or damaged behind its last pixel, and a JPEG without its end."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             if image.format == "PNG":
                 image.verify()
             elif image.format == "JPEG" and b"\xff\xd9" not in data:
                 raise OSError("truncated JPEG file")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a decoder says of hostile bytes
         raise DatasetError(f"{name}: cannot be read ({_without_buffer(error)}); replace or remove it") from None
 
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segmodels.data.dataset import IGNORE_INDEX, DatasetError, Sample, read_image, read_label, samples
+from segmodels.data.images import open_image
 
 # Luma weights of ITU-R BT.601, which saturation and hue keep.
 _LUMA = (0.299, 0.587, 0.114)
@@ -160,7 +160,7 @@ class EvaluationSet(Dataset[tuple[Tensor, Tensor]]):
         self.batches: list[list[int]] = []
         last: tuple[int, int] | None = None
         for index, sample in enumerate(data.samples):
-            with Image.open(sample.label) as image:
+            with open_image(sample.label) as image:
                 size = image.size
             if size != last or len(self.batches[-1]) == batch_size:
                 self.batches.append([])
