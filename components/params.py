@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from segmodels.errors import UserError, shown
 from segmodels.files import ContentError, read_yaml
 from segmodels.settings import EvaluateSettings, TrainSettings, merge
+
+if TYPE_CHECKING:
+    from segmodels.data.checks import Limits
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -64,6 +67,13 @@ class Validate(Section):
     rare_class_fraction: float = Field(0.001, ge=0, le=1, description="a class below it is a warning")
     min_side: int = Field(32, ge=1)
     overlays: int = Field(6, ge=0)
+
+    @property
+    def limits(self) -> Limits:
+        """What the library's checks take."""
+        from segmodels.data.checks import Limits
+
+        return Limits(self.max_void_fraction, self.rare_class_fraction, self.min_side)
 
 
 class Register(Section):

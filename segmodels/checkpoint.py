@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segmodels.data.dataset import ClassInfo
+from segmodels.data.dataset import MAX_CLASSES, ClassInfo
 from segmodels.errors import UserError, brief
 from segmodels.files import ContentError, read_json
 from segmodels.layers.model import SegmentationModel
@@ -103,13 +103,18 @@ def read_config(folder: Path | str) -> ModelConfig:
         raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
         for key in ("mean", "std", "image_size"):
             raw[key] = tuple(raw[key]) if raw.get(key) is not None else None
-        return ModelConfig(**raw)
+        config = ModelConfig(**raw)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a model folder holds {WEIGHTS_FILE} and {CONFIG_FILE}") from None
     except ContentError as error:
         raise CheckpointError(str(error)) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the description of a model ({brief(error)})") from None
+    if not 1 <= len(config.classes) <= MAX_CLASSES:
+        raise CheckpointError(
+            f"{path}: has {len(config.classes)} classes; class maps of 8 bits hold 1 to {MAX_CLASSES}"
+        )
+    return config
 
 
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:

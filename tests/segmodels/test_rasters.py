@@ -199,7 +199,8 @@ def test_a_raster_of_one_value_is_no_bomb(tmp_path: Path) -> None:
 
 def test_a_description_of_other_files_named_as_a_tiff_is_not_followed(tmp_path: Path) -> None:
     picture(tmp_path / "secret.png", (40, 40))
-    source = "<SimpleSource><SourceFilename relativeToVRT='1'>secret.png</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    named = '<SourceFilename relativeToVRT="1">secret.png</SourceFilename>'
+    source = f"<SimpleSource>{named}<SourceBand>1</SourceBand></SimpleSource>"
     band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
     path = tmp_path / "a.tif"
     path.write_text(f'<VRTDataset rasterXSize="40" rasterYSize="40">{band}</VRTDataset>')
