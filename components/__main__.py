@@ -110,9 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from components.errors import complain
     from components.params import Params
+    from segmodels.errors import printable_output
     from segmodels.process import set_up_process
 
     set_up_process()
+    printable_output()
     try:
         STEPS[args.step][0](Params.read(args.params), args)
     except KeyboardInterrupt:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from segmodels.errors import UserError, sentence
 
-class StepError(Exception):
+
+class StepError(UserError):
     """One sentence that names the file or key and says what to do; shown without a traceback.
 
     Attributes:
@@ -18,28 +20,11 @@ class StepError(Exception):
 
 
 def complain(error: Exception) -> int:
-    """Prints `error: <sentence>` and gives the exit status; an error that the user cannot mend is raised again."""
-    if not _is_users(error):
+    """Prints `error: <sentence>` and gives the exit status; an error that the user cannot mend is raised again.
+
+    What the user can mend: bad settings, bad data, an unknown architecture, a full disk.
+    """
+    if not isinstance(error, UserError | OSError):
         raise error
-    print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+    print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
     return error.code if isinstance(error, StepError) else 1
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether the user can mend it: bad settings, bad data, an unknown architecture, a full disk."""
-    if isinstance(error, StepError | OSError):
-        return True
-    from components.params import ParamsError
-    from segmodels.data.dataset import DatasetError
-
-    if isinstance(error, ParamsError | DatasetError):
-        return True
-    # Only a step that built a model can have failed to; do not import torch to find out.
-    registry = sys.modules.get("segmodels.registry")
-    return registry is not None and isinstance(error, registry.UnknownModelError)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

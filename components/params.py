@@ -9,17 +9,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from segmodels.errors import UserError, shown
+from segmodels.files import ContentError, read_yaml
 from segmodels.settings import EvaluateSettings, TrainSettings, merge
+
+if TYPE_CHECKING:
+    from segmodels.data.checks import Limits
 
 PARAMS_FILE = Path("params.yaml")
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError, ValueError):
     """`params.yaml` has a key or a value that it should not have."""
 
 
@@ -63,6 +67,13 @@ class Validate(Section):
     rare_class_fraction: float = Field(0.001, ge=0, le=1, description="a class below it is a warning")
     min_side: int = Field(32, ge=1)
     overlays: int = Field(6, ge=0)
+
+    @property
+    def limits(self) -> Limits:
+        """What the library's checks take."""
+        from segmodels.data.checks import Limits
+
+        return Limits(self.max_void_fraction, self.rare_class_fraction, self.min_side)
 
 
 class Register(Section):
@@ -154,7 +165,7 @@ class Architecture(Section):
 
 
 class Params(Section):
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     data: Data = Data()
     validate_: Validate = Field(Validate(), alias="validate")
     train: TrainSettings = TrainSettings()
@@ -172,11 +183,11 @@ class Params(Section):
         """
         path = Path(path)
         try:
-            raw = yaml.safe_load(path.read_text())
+            raw = read_yaml(path)
         except FileNotFoundError:
             raise ParamsError(f"{path}: no such file; run the step in the project's folder or name --params") from None
-        except yaml.YAMLError as error:
-            raise ParamsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        except ContentError as error:
+            raise ParamsError(str(error)) from None
         return cls.parse(raw, str(path))
 
     @classmethod
@@ -264,7 +275,7 @@ def _explain(error: ValidationError, root: Any) -> str:
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key '{path}'{_near(parts[-1], _keys_beside(root, problem['loc']))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message} (it is {problem['input']!r})" if problem["type"] != "value_error" else message
+    return f"{path}: {message} (it is {shown(problem['input'])})" if problem["type"] != "value_error" else message
 
 
 def _keys_beside(root: Any, loc: tuple[int | str, ...]) -> list[str]:

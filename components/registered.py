@@ -16,9 +16,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import yaml
-
 from components import tracking
+from segmodels.errors import UserError
+from segmodels.files import read_yaml, relative
 from segmodels.settings import PredictSettings
 from segmodels.sources import (
     CONFIG,
@@ -144,12 +144,12 @@ def _description(folder: Path) -> tuple[Path, PredictSettings, Path | None]:
     """Where in a logged model the model folder lies, the settings that it was registered with, and its profile."""
     path = folder / MLMODEL
     try:
-        flavor = yaml.safe_load(path.read_text())["flavors"]["python_function"]
-        model = folder / flavor["artifacts"]["model"]["path"]
+        flavor = read_yaml(path)["flavors"]["python_function"]
+        model = folder / relative(flavor["artifacts"]["model"]["path"], f"{path}: path")
         settings = flavor.get("config") or {}
         told = flavor["artifacts"].get("profile")
-        profile = folder / told["path"] if told else None
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        profile = folder / relative(told["path"], f"{path}: path") if told else None
+    except (OSError, UserError, KeyError, TypeError):
         raise SourceError(f"{path}: not a model that `register` logged; register the model folder again") from None
     if not (model / WEIGHTS).is_file() or not (model / CONFIG).is_file():
         raise SourceError(f"{model}: not a model folder, which holds {WEIGHTS} and {CONFIG}; register the model again")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from components.errors import StepError
+from segmodels.files import ContentError
+from segmodels.files import read_json as read_json_file
 
 
 def read_json(path: Path, step: str) -> dict[str, Any]:
@@ -16,11 +17,11 @@ def read_json(path: Path, step: str) -> dict[str, Any]:
         StepError: The file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json_file(path)
     except FileNotFoundError:
         raise StepError(f"{path}: no such file; `python -m components {step}` writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StepError(f"{path}: not JSON ({error}); run `{step}` again") from None
+    except ContentError as error:
+        raise StepError(f"{error}; run `{step}` again") from None
     if not isinstance(content, dict):
         raise StepError(f"{path}: not a JSON object; run `{step}` again")
     return content

@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segmodels.data.dataset import ClassInfo
+from segmodels.data.dataset import MAX_CLASSES, ClassInfo
+from segmodels.errors import UserError, brief
+from segmodels.files import ContentError, read_json
 from segmodels.layers.model import SegmentationModel
 from segmodels.pretrained import WeightsError, locate
 from segmodels.registry import UnknownModelError, create_model, on_meta
@@ -24,7 +26,7 @@ WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "hi
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A model folder or a file of weights cannot be read."""
 
 
@@ -97,15 +99,22 @@ def read_config(folder: Path | str) -> ModelConfig:
     """
     path = Path(folder) / CONFIG_FILE
     try:
-        raw = json.loads(path.read_text())
+        raw = read_json(path)
         raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
         for key in ("mean", "std", "image_size"):
             raw[key] = tuple(raw[key]) if raw.get(key) is not None else None
-        return ModelConfig(**raw)
+        config = ModelConfig(**raw)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a model folder holds {WEIGHTS_FILE} and {CONFIG_FILE}") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the description of a model ({error!r})") from None
+    except ContentError as error:
+        raise CheckpointError(str(error)) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the description of a model ({brief(error)})") from None
+    if not 1 <= len(config.classes) <= MAX_CLASSES:
+        raise CheckpointError(
+            f"{path}: has {len(config.classes)} classes; class maps of 8 bits hold 1 to {MAX_CLASSES}"
+        )
+    return config
 
 
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:

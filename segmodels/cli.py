@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmodels.errors import UserError, printable_output, sentence
+from segmodels.files import ContentError, read_json
 from segmodels.process import set_up_process
 
 if TYPE_CHECKING:
@@ -25,17 +27,6 @@ if TYPE_CHECKING:
     from segmodels.settings import CRFSettings, TrainSettings
 
 EXIT_INTERRUPTED = 143
-# What the user can mend, by module; a module that was not imported has raised nothing.
-_USERS = {
-    "segmodels.registry": ("UnknownModelError",),
-    "segmodels.checkpoint": ("CheckpointError",),
-    "segmodels.overrides": ("OverrideError",),
-    "segmodels.exporting": ("ExportError",),
-    "segmodels.sources": ("AddressError", "SourceError"),
-    "segmodels.resume": ("TrainingError", "TrainingInterrupted"),
-    "segmodels.data.dataset": ("DatasetError",),
-    "segmodels.drift.profile": ("DriftError",),
-}
 
 app = typer.Typer(
     help="Semantic segmentation: architectures, training, prediction.",
@@ -47,7 +38,7 @@ app = typer.Typer(
 )
 
 
-class CommandError(Exception):
+class CommandError(UserError):
     """What was asked for cannot be done; the message says why."""
 
 
@@ -440,34 +431,26 @@ def _crf(given: str) -> CRFSettings:
     if given == "default":
         return CRFSettings()
     try:
-        values = json.loads(Path(given).read_text())
+        values = read_json(Path(given), 1 << 16)
     except FileNotFoundError:
         raise CommandError(f"{given}: no such file; --crf takes a file of `segmodels tune-crf`, or `default`") from None
-    except ValueError:
-        raise CommandError(f"{given}: not JSON; --crf takes a file of `segmodels tune-crf`, or `default`") from None
+    except ContentError as error:
+        raise CommandError(f"{error}; --crf takes a file of `segmodels tune-crf`, or `default`") from None
+    if not isinstance(values, dict):
+        raise CommandError(f"{given}: no settings; --crf takes a file of `segmodels tune-crf`, or `default`")
     return build(CRFSettings, values, f"{given}: ")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; what the user can mend is told as one sentence and gives the exit status 1."""
     set_up_process()
+    printable_output()
     try:
         app(list(args) if args is not None else None, prog_name="segmodels")
-    except Exception as error:
-        if not _is_users(error):
-            raise
-        _complain(
-            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        )
+    except (UserError, OSError) as error:
+        _complain(sentence(error))
         return EXIT_INTERRUPTED if type(error).__name__ == "TrainingInterrupted" else 1
     return 0
-
-
-def _is_users(error: Exception) -> bool:
-    if isinstance(error, CommandError | OSError):
-        return True
-    kinds = tuple(getattr(sys.modules[m], n) for m, names in _USERS.items() if m in sys.modules for n in names)
-    return isinstance(error, kinds)
 
 
 def _complain(problem: str) -> None:
@@ -493,8 +476,9 @@ def _progress() -> Any:
 
 def _options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, Any]:
     """Keywords of the architecture from `KEY=VALUE`; an unknown one is refused with the nearest name."""
+    from segmodels.errors import nearest
     from segmodels.overrides import parse
-    from segmodels.registry import UnknownModelError, nearest
+    from segmodels.registry import UnknownModelError
 
     chosen = parse(pairs or [])
     for key in chosen:
@@ -512,9 +496,9 @@ def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Modul
 
     try:
         return full_size(name, classes, **options)
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
-        if _is_users(error):
-            raise
         raise CommandError(f"{name}: {error}") from None
 
 

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from segmodels.checkpoint import CONFIG_FILE, ModelConfig, load_model
 from segmodels.data.dataset import DatasetError, DatasetInfo, read_image, samples
 from segmodels.data.transforms import normalize
+from segmodels.errors import UserError
 from segmodels.inference import Predictor, full_resolution
 
 Format = Literal["pt2", "onnx", "torchscript"]
@@ -50,7 +51,7 @@ _CHECKED = ((1, 83, 67), (3, 96, 64))
 _TOLERANCE = 1e-3
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """The network cannot be written in this format; the message says which can."""
 
 

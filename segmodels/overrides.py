@@ -8,13 +8,13 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from segmodels.registry import nearest
+from segmodels.errors import SHOWN, UserError, nearest, shown
 
 T = TypeVar("T")
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
-class OverrideError(ValueError):
+class OverrideError(UserError, ValueError):
     """A `KEY=VALUE` names no setting, or its value is of another type."""
 
 
@@ -67,7 +67,9 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except RecursionError:
+        raise OverrideError(f"'{text[:20]}…' is nested too deep for a setting") from None
+    except ValueError:
         return _WORDS.get(text.lower(), text)
 
 
@@ -75,8 +77,13 @@ def _fit(value: Any, kind: Any, path: str) -> Any:
     """The value as the annotation wants it: lists as tuples, whole numbers as floats."""
     fitted = _try(value, kind, path)
     if fitted is _MISFIT:
-        raise OverrideError(f"{path} is {json.dumps(value, default=str)}; it must be {_words(kind)}")
+        raise OverrideError(f"{path} is {_given(value)}; it must be {_words(kind)}")
     return fitted
+
+
+def _given(value: Any) -> str:
+    """A value as JSON has it, unless it is too large for a message."""
+    return shown(value) if isinstance(value, Mapping | list | tuple) else json.dumps(value, default=str)[:SHOWN]
 
 
 _MISFIT = object()

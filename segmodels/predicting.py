@@ -3,7 +3,8 @@
 An image `a.jpg` gives `a.png`, the class ids with the classes' colours as palette, and `a.overlay.jpg`. A video
 `a.mp4` gives the folder `a.masks/` with `000000.png` for its first frame, and `a.overlay.mp4`. A raster, which is a
 TIFF with a place on the earth or too large to be decoded whole, gives `a.tif` and `a.overlay.tif`. What lies in a given
-folder keeps its place below it. A result appears when it is complete, and what exists is not computed again.
+folder keeps its place below it. A result appears when it is complete, and what exists is not computed again. Results
+carry a mark, so that they are no inputs where they lie among the images.
 
 Inputs and results may lie in an object store: they pass through a temporary folder, one at a time.
 """
@@ -19,13 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from segmodels import rasters
 from segmodels.data.dataset import IMAGE_SUFFIXES, DatasetError, read_image, replace_folder
+from segmodels.data.images import TooManyPixelsError, open_image
+from segmodels.files import NameRefusedError
 from segmodels.remote import RemoteError, Store, is_remote
 from segmodels.visualize import overlay
 
@@ -37,6 +41,9 @@ VIDEO_SUFFIXES = frozenset(
     | {".3gp", ".gif"}
 )
 JPEG_QUALITY = 92
+# Stands in each result: as text of a PNG, comment of a JPEG and a film, software of a TIFF.
+MARK = rasters.MARK
+_SOFTWARE = 305
 
 Kind = Literal["image", "video", "raster"]
 _RESULTS: dict[Kind, tuple[str, str]] = {
@@ -45,6 +52,8 @@ _RESULTS: dict[Kind, tuple[str, str]] = {
     "raster": (".tif", ".overlay.tif"),
 }
 _FIRST_FRAME = "000000.png"
+# FFmpeg's demuxers that read the file they are given and no other, unlike playlists and scripts of cuts.
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,asf,flv,ogg,gif"
 
 
 class Model(Protocol):
@@ -116,7 +125,7 @@ class Outcome:
 def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[Input], list[str]]:
     """The files behind the given paths, folders with all that is below them, and a sentence for each bad path.
 
-    Results of an earlier run, which lie under `out`, are no inputs.
+    Results of an earlier run are no inputs: those in a folder of their own, and among images those with our mark.
 
     Args:
         paths: Files, folders, and addresses of objects or of prefixes (`s3://bucket/prefix`).
@@ -128,7 +137,7 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
         if isinstance(given, str) and is_remote(given):
             try:
                 inside = _stored(Store(given), out)
-            except RemoteError as error:
+            except (RemoteError, NameRefusedError) as error:
                 problems.append(str(error))
                 continue
             if not inside:
@@ -137,12 +146,14 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
             continue
         path = Path(given)
         if path.is_dir():
-            inside = [Input(p, p.relative_to(path), _kind(p)) for p in _media(path, out)]
-            if not inside:
+            media = list(_media(path, out))
+            inside = [Input(p, p.relative_to(path), _kind(p)) for p, ours in media if not ours]
+            if not media:
                 problems.append(f"{path}: holds no image and no video")
             found += inside
         elif path.is_file():
-            found.append(Input(path, Path(path.name), _kind(path)))
+            if not (_lies_in(path, out) and is_result(path)):
+                found.append(Input(path, Path(path.name), _kind(path)))
         else:
             problems.append(f"{path}: no such file or folder")
     unique = {item.identity: item for item in reversed(found)}
@@ -226,7 +237,9 @@ def write_mask(label: np.ndarray, palette: Sequence[Sequence[int]], path: Path) 
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(palette)] = palette
     image.putpalette(colors.tobytes())
-    _save(image, path, "PNG")
+    told = PngInfo()
+    told.add_text("Software", MARK)
+    _save(image, path, "PNG", pnginfo=told)
 
 
 def _predict_image(job: Job, model: Model, alpha: float) -> None:
@@ -237,7 +250,7 @@ def _predict_image(job: Job, model: Model, alpha: float) -> None:
         write_mask(label, palette, job.masks)
     if job.overlay is not None:
         picture = Image.fromarray(overlay(image, label, palette, alpha))
-        _save(picture, job.overlay, "JPEG", quality=JPEG_QUALITY)
+        _save(picture, job.overlay, "JPEG", quality=JPEG_QUALITY, comment=MARK)
 
 
 def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_frame: Callable[[Job], None]) -> None:
@@ -329,7 +342,7 @@ def _frames(path: Path) -> Iterator[tuple[np.ndarray, Fraction, Fraction]]:
     """Each frame as RGB uint8 `[H, W, 3]`, turned upright, with its time in seconds and the film's frames a second."""
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}) as container:
         if not container.streams.video:
             raise DatasetError(f"{path}: neither an image nor a video")
         stream = container.streams.video[0]
@@ -352,6 +365,7 @@ class _Film:
         import av
 
         self.container = av.open(str(path), "w", format="mp4")
+        self.container.metadata["comment"] = MARK
         self.stream: av.VideoStream | None = None
         self._last = -1
 
@@ -384,17 +398,43 @@ class _Film:
         self.container.close()
 
 
-def _media(folder: Path, out: Path | Store) -> Iterator[Path]:
-    """Images and videos under `folder`, sorted; hidden ones and those under `out` left out."""
-    results = out.resolve() if isinstance(out, Path) else None
+def is_result(file: Path | BinaryIO, suffix: str = "") -> bool:
+    """Whether a file carries the mark of a result of this module.
+
+    Args:
+        file: The file.
+        suffix: The ending of its name, where `file` is not a path.
+    """
+    suffix = (suffix or Path(str(file)).suffix).lower()
+    try:
+        if suffix in VIDEO_SUFFIXES:
+            import av
+
+            opened = str(file) if isinstance(file, Path) else file
+            with av.open(opened, options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}) as container:
+                return container.metadata.get("comment") == MARK
+        with open_image(file) as image:
+            marks = (image.info.get("Software"), image.info.get("comment"), getattr(image, "tag_v2", {}).get(_SOFTWARE))
+            return MARK in marks or MARK.encode() in marks
+    except Exception:  # no image or video, or a damaged one: no result
+        return False
+
+
+def _lies_in(path: Path, out: Path | Store) -> bool:
+    return isinstance(out, Path) and path.resolve().is_relative_to(out.resolve())
+
+
+def _media(folder: Path, out: Path | Store) -> Iterator[tuple[Path, bool]]:
+    """Images and videos under `folder`, sorted, and whether each is a result; hidden ones left out."""
+    # A folder of results below is left out as a whole; where they lie among the images, each is looked at.
+    apart = _lies_in(out, folder) and not _lies_in(folder, out) if isinstance(out, Path) else False
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not path.is_file():
             continue
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if results not in (None, folder.resolve()) and path.resolve().is_relative_to(results):
-            continue
-        yield path
+        if not (apart and _lies_in(path, out)):
+            yield path, _lies_in(path, out) and is_result(path)
 
 
 def _stored(store: Store, out: Path | Store) -> list[Input]:
@@ -402,14 +442,20 @@ def _stored(store: Store, out: Path | Store) -> list[Input]:
     if store.is_file:
         name = store.url.rpartition("/")[2]
         return [_stored_input(store.parent(), name)]
-    results = f"{out.url}/" if isinstance(out, Store) and out.url != store.url else None
+    out_url = f"{out.url}/" if isinstance(out, Store) else None
+    apart = out_url is not None and not f"{store.url}/".startswith(out_url)
     found = []
     for name in sorted(store.files):
         path = Path(name)
         if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or any(p.startswith(".") for p in path.parts):
             continue
-        if results is None or not store.address(name).startswith(results):
-            found.append(_stored_input(store, name))
+        if out_url is not None and store.address(name).startswith(out_url):
+            if apart:
+                continue
+            with store.open(name) as file:
+                if is_result(file, path.suffix):
+                    continue
+        found.append(_stored_input(store, name))
     return found
 
 
@@ -431,9 +477,11 @@ def _kind(path: Path) -> Kind:
     if suffix in VIDEO_SUFFIXES:
         return "video"
     try:
-        with Image.open(path):
+        with open_image(path):
             return "image"
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except TooManyPixelsError:
+        return "image"
+    except Exception:  # whatever Pillow says of what is no image
         return "video"
 
 

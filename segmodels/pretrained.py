@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 from torch import Tensor, nn
 
+from segmodels.errors import UserError
 from segmodels.layers.model import SegmentationModel
 
 IMAGENET = "imagenet"
@@ -20,7 +21,7 @@ IMAGENET = "imagenet"
 _FORMLESS = ("features_only", "in_chans", "num_classes", "img_size")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """The name stands for no weights, or they cannot be had."""
 
 

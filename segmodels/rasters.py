@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from segmodels.data.dataset import IGNORE_INDEX, DatasetError
+from segmodels.data.images import TooManyPixelsError, open_image
 from segmodels.visualize import overlay
 
 WINDOW = (1024, 1024)
+MARK = "segmodels predict"
 SUFFIXES = frozenset({".tif", ".tiff"})
 # Pillow decodes whole images; from here on that takes too much memory.
 LARGE = 1 << 25
+# Deflate packs at most 1032 equal bytes into one, and a pixel has at least one.
+MOST_PIXELS = 1032
 _BLOCK = 256
 _CACHE = 64  # MB of decoded blocks
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory.
@@ -42,15 +45,14 @@ class Span:
 
 def is_raster(file: Path | BinaryIO) -> bool:
     """Whether a TIFF has a place on the earth, or is too large to be decoded whole."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(file) as image:
+        with open_image(file, formats=("TIFF",)) as image:
             tags = getattr(image, "tag_v2", {})
             return image.width * image.height > LARGE or any(tag in tags for tag in _GEO_TAGS)
-    except (OSError, SyntaxError, ValueError):
+    except TooManyPixelsError:
+        return True
+    except Exception:  # whatever Pillow says of a damaged header; reading it tells what is wrong
         return False
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def predict_raster(
@@ -81,6 +83,7 @@ def predict_raster(
     """
     try:
         import rasterio
+        from rasterio.enums import MaskFlags
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
     except ImportError:
@@ -91,7 +94,10 @@ def predict_raster(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
-            source = stack.enter_context(rasterio.open(path))
+            # No other driver: some read further files, or addresses, that a file names.
+            source = stack.enter_context(rasterio.open(path, driver="GTiff"))
+            everywhere = all(MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
+            held_so_far = _check_held(path, source, source.height * source.width if everywhere else 0)
             read = _reader(source, path)
             ids = stack.enter_context(_created(source, _part(masks), palette)) if masks else None
             film = stack.enter_context(_created(source, _part(overlays), None)) if overlays else None
@@ -100,9 +106,11 @@ def predict_raster(
                     here = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
                     image, held = read(here)
                     label = np.full(held.shape, IGNORE_INDEX, np.uint8)
-                    if held.any():
-                        label[held] = predict(image)[held]
                     kept = slice(rows.first, rows.last), slice(columns.first, columns.last)
+                    if held.any():
+                        if not everywhere:
+                            held_so_far = _check_held(path, source, held_so_far + int(held[kept].sum()))
+                        label[held] = predict(image)[held]
                     there = Window(
                         columns.start + columns.first,
                         rows.start + rows.first,
@@ -122,6 +130,20 @@ def predict_raster(
     finally:
         for part, _ in parts:
             part.unlink(missing_ok=True)
+
+
+def _check_held(path: Path, source: Any, held: int) -> int:
+    """Refuses more pixels with data than the file's bytes can hold; gives their number back.
+
+    Areas without data, which a sparse file leaves out, do not count: they are not predicted.
+    """
+    size = path.stat().st_size
+    if held > max(LARGE, MOST_PIXELS * size):
+        raise DatasetError(
+            f"{path}: its header promises {source.width} x {source.height} pixels, but the file has {size} bytes; it "
+            "is damaged, or one colour: write it anew, for example with gdal_translate -co COMPRESS=DEFLATE"
+        )
+    return held
 
 
 def spans(length: int, window: int) -> Iterator[Span]:
@@ -186,6 +208,7 @@ def _created(source: Any, path: Path, palette: Sequence[Sequence[int]] | None) -
         bigtiff="if_safer",
         **kind,
     )
+    target.update_tags(TIFFTAG_SOFTWARE=MARK)
     if palette is not None:
         target.write_colormap(1, {i: tuple(color) for i, color in enumerate(palette)})
     points, system = source.gcps

@@ -8,22 +8,23 @@ model = create_model("enet", num_classes=11)
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import inspect
-import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from segmodels.errors import UserError, nearest, printable
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class UnknownModelError(ValueError):
+class UnknownModelError(UserError, ValueError):
     """No architecture, backbone or keyword has this name; the message proposes the nearest one."""
 
 
@@ -87,6 +88,8 @@ class ModelInfo:
 
 
 _MODELS: dict[str, ModelInfo] = {}
+# The line that registers, in a file of `segmodels.models`: the name stands first, as it is.
+_REGISTERS = re.compile(r"""^@register\(\s*["']([^"']+)["']""", re.MULTILINE)
 
 
 def register(name: str, *, defaults: Mapping[str, Any] | None = None, **info: Any) -> Callable[[Any], Any]:
@@ -102,9 +105,18 @@ def register(name: str, *, defaults: Mapping[str, Any] | None = None, **info: An
 
 
 def list_models() -> list[str]:
-    """The names of all architectures, sorted."""
-    _load()
-    return sorted(_MODELS)
+    """The names of all architectures, sorted; none of them is imported."""
+    return sorted(_files().keys() | _MODELS.keys())
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that no architecture has; imports nothing.
+
+    Raises:
+        UnknownModelError: There is no such architecture.
+    """
+    if name not in _MODELS and name not in _files():
+        raise UnknownModelError(f"unknown architecture {printable(repr(name))}{nearest(name, list_models())}")
 
 
 def model_info(name: str) -> ModelInfo:
@@ -113,9 +125,9 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         UnknownModelError: There is no such architecture.
     """
-    _load()
+    check_name(name)
     if name not in _MODELS:
-        raise UnknownModelError(f"unknown architecture '{name}'{nearest(name, _MODELS)}")
+        importlib.import_module(_files()[name])
     return _MODELS[name]
 
 
@@ -185,32 +197,19 @@ def full_size(name: str, num_classes: int, **options: Any) -> nn.Module:
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Modules that are built inside have shapes, but neither memory nor initial values."""
-    with torch.device("meta"), _NoInitialisation():
+    import torch
+
+    from segmodels.layers.uninitialised import NoInitialisation
+
+    with torch.device("meta"), NoInitialisation():
         yield
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Drawing numbers into tensors without memory does nothing, yet its first call imports the compiler: seconds."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.normal_:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def nearest(name: str, known: Any) -> str:
-    """`; did you mean 'enet'?`, or the list of what is known where nothing is near."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known are {', '.join(sorted(names))}" if names else ""
-
-
-def _load() -> None:
-    """Imports every file of `segmodels.models`, which registers what it defines."""
-    package = importlib.import_module("segmodels.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"segmodels.models.{module.name}")
+@functools.cache
+def _files() -> dict[str, str]:
+    """Name -> module of every architecture, as the files of `segmodels.models` say; nothing is imported."""
+    found = {}
+    for path in sorted(Path(__file__).with_name("models").glob("*.py")):
+        for name in _REGISTERS.findall(path.read_text(encoding="utf-8")):
+            found[name] = f"segmodels.models.{path.stem}"
+    return found

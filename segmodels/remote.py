@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from segmodels.data.dataset import DatasetError
+from segmodels.files import relative
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 _ATTEMPTS = 4
@@ -73,7 +74,11 @@ class Store:
                 found = self._fs.find(self._root)
             except FileNotFoundError:
                 return frozenset()
-        return frozenset(name[len(self._root) :].lstrip("/") for name in found if not name.endswith("/"))
+        names = frozenset(name[len(self._root) :].lstrip("/") for name in found if not name.endswith("/"))
+        for name in names - {""}:
+            # Names of objects become paths below the folder of the results.
+            relative(name, f"{self.url}: key")
+        return names
 
     @property
     def is_file(self) -> bool:

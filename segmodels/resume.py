@@ -15,12 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segmodels.errors import UserError
 
-class TrainingError(Exception):
+
+class TrainingError(UserError):
     """Training cannot go on; the message says why and what to do."""
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - not an error
+class TrainingInterrupted(UserError):  # noqa: N818 - not an error
     """Training was told to stop and has saved its state."""
 
 

@@ -14,17 +14,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
+from segmodels.errors import UserError
 from segmodels.settings import PredictSettings
 
 GROUP = "segmodels.models"
 WEIGHTS, CONFIG, PROFILE = "model.safetensors", "model.json", "profile.json"
 
 
-class AddressError(ValueError):
+class AddressError(UserError, ValueError):
     """No model can ever be behind this address; one sentence."""
 
 
-class SourceError(Exception):
+class SourceError(UserError):
     """The model cannot be had at the moment (a registry is away, an alias is not set, a file is missing)."""
 
 

@@ -22,11 +22,11 @@ from typing import IO
 from components.disk import need_space
 from components.download.progress import progress
 from components.errors import StepError
+from segmodels.files import MAX_PATH, refused_path
 
 MAX_RATIO = 200  # PNG and JPEG hardly compress; even raw label maps stay below this
 SMALL = 4 << 20  # below this a high ratio does no harm
 MAX_MEMBERS = 5_000_000
-MAX_PART, MAX_NAME, MAX_DEPTH = 255, 1024, 32
 MAX_HEADER = 1 << 20
 CHUNK = 1 << 20
 EXTENDED_HEADERS = (
@@ -130,16 +130,21 @@ def _write(judge: _Judge, member: Member, target: Path, advance: Callable[[int],
 
 def _make_links(judge: _Judge, links: dict[PurePosixPath, PurePosixPath], folder: Path) -> None:
     """Makes each link a hard link to the file at the end of its chain."""
+    ends: dict[PurePosixPath, PurePosixPath] = {}
     for name, target in links.items():
-        seen = {name}
-        while target in links and target not in seen:
-            seen.add(target)
+        # Each link is followed once, however long the chain that ends in it.
+        chain = {name: None}
+        while target in links and target not in chain and target not in ends:
+            chain[target] = None
             target = links[target]
+        target = ends.get(target, target)
+        ends |= dict.fromkeys(chain, target)
         if not (folder / target).is_file():
             raise judge.refused(
                 str(name),
                 f"is a link to {str(target)!r}, which is no file of the archive",
             )
+        judge.linked(name, (folder / target).stat().st_size)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / target, folder / name)
 
@@ -185,21 +190,28 @@ class _Judge:
             if part == ".." and not path:
                 raise self.refused(member.name, f"is a link out of the archive, to {member.link!r}")
             path = path[:-1] if part == ".." else [*path, part]
+        if why := refused_path("/".join(path) or "."):
+            raise self.refused(member.name, f"is a link to {target[:80]!a}, which {why}")
         return PurePosixPath(*path)
 
+    def linked(self, name: PurePosixPath, size: int) -> None:
+        """Counts a link as the file it means: whoever reads both reads twice as much."""
+        self.total += size
+        self._limit(str(name))
+
     def _relative(self, raw: str) -> PurePosixPath:
-        name = raw.replace("\\", "/")
-        path = PurePosixPath(name)
-        if name.startswith("/") or name[1:2] == ":":
-            raise self.refused(raw, "has an absolute name")
-        if ".." in path.parts:
-            raise self.refused(raw, "points out of the archive")
-        if any(ord(c) < 32 for c in name):
-            raise self.refused(raw, "has a control character in its name")
-        encoded = [len(os.fsencode(part)) for part in path.parts]
-        if len(os.fsencode(name)) > MAX_NAME or max(encoded, default=0) > MAX_PART or len(encoded) > MAX_DEPTH:
-            raise self.refused(raw, "has an overlong name")
-        return path
+        name = raw.replace("\\", "/") or "."
+        if why := refused_path(name):
+            raise self.refused(raw, why.replace("folder", "archive"))
+        return PurePosixPath(name)
+
+    def _limit(self, member: str) -> None:
+        if self.total > self.max_bytes:
+            raise self.refused(
+                member,
+                f"brings it to {self.total / 1e9:.1f} GB unpacked, more than the {self.max_bytes / 1e9:.1f} GB that "
+                "data.max_unpacked_gb allows",
+            )
 
     def _size(self, member: Member) -> None:
         self.count += 1
@@ -208,12 +220,7 @@ class _Judge:
             raise self.refused(member.name, "declares a negative size")
         if self.count > MAX_MEMBERS:
             raise self.refused(member.name, f"is one more than {MAX_MEMBERS} members")
-        if self.total > self.max_bytes:
-            raise self.refused(
-                member.name,
-                f"brings it to {self.total / 1e9:.1f} GB unpacked, more than the {self.max_bytes / 1e9:.1f} GB that "
-                "data.max_unpacked_gb allows",
-            )
+        self._limit(member.name)
         for size, packed in ((member.size, member.packed), (self.total, self.packed)):
             if packed is not None and size > max(SMALL, MAX_RATIO * packed):
                 raise self.refused(
@@ -275,7 +282,7 @@ def _zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 def _start(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     with file.open(info) as content:
-        return content.read(MAX_NAME)
+        return content.read(MAX_PATH)
 
 
 def _tar_members(tar: tarfile.TarFile, judge: _Judge) -> Iterator[Member]:

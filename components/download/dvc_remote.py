@@ -6,13 +6,13 @@ hash. So the hash of a folder, which git pins in `dvc.lock`, names every byte of
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,8 @@ from components.download.transfer import transfer
 from components.errors import StepError
 from components.lineage import file_md5
 from segmodels.data.dataset import replace_folder
+from segmodels.errors import shown
+from segmodels.files import copy, read_json, relative
 
 SUFFIX = ".dir"
 
@@ -70,15 +72,16 @@ def manifest(remote: Remote, md5: str, cache: Path) -> list[dict[str, str]]:
     """
     if not md5.endswith(SUFFIX):
         raise StepError(f"{md5}: not the hash of a folder; dvc.lock has it as <md5>.dir")
+    _hash(md5.removesuffix(SUFFIX), "dvc.lock:")
     path = cache / md5
     _bring(remote, md5, path)
-    entries: list[dict[str, str]] = json.loads(path.read_text())
+    entries = read_json(path)
+    where = f"{remote.url}: refused, nothing was written:"
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise StepError(f"{where} {object_name(md5)} is no list of files")
     for entry in entries:
-        place = PurePosixPath(entry["relpath"])
-        if place.is_absolute() or ".." in place.parts:
-            raise StepError(
-                f"{remote.url}: refused, nothing was written: {entry['relpath']!a} points out of the folder"
-            )
+        relative(entry.get("relpath"), where)
+        _hash(entry.get("md5"), where)
     return entries
 
 
@@ -103,10 +106,8 @@ def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
         stored, target = cache / entry["md5"], part / entry["relpath"]
         _bring(remote, entry["md5"], stored)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(stored, target)
-        except OSError:  # another file system
-            shutil.copyfile(stored, target)
+        # Never the cache's own file: DVC would make it read-only, or link it into its cache.
+        copy(stored, target)
 
     # One transfer for each content: two files may have the same.
     unique = {entry["md5"]: entry for entry in entries}
@@ -117,6 +118,12 @@ def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
         for _ in pool.map(place, again):
             advance(1)
     replace_folder(part, out)
+
+
+def _hash(given: object, where: str) -> None:
+    """A hash becomes the name of a file in the cache, so it is one."""
+    if not (isinstance(given, str) and re.fullmatch(r"[0-9a-f]{32}", given)):
+        raise StepError(f"{where} {shown(given)} is no md5")
 
 
 def _bring(remote: Remote, md5: str, target: Path) -> None:

@@ -19,6 +19,7 @@ from components.download.progress import progress
 from components.download.transfer import LineError, transfer
 from components.errors import StepError
 from components.lock import only_one, project_folder
+from segmodels.files import relative
 
 CONNECTIONS = 8
 
@@ -187,10 +188,7 @@ def _place(cache: Path, url: str) -> Path:
 
 
 def _below(url: str, name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise StepError(f"{url}: refused, nothing was converted: key {name!a} points out of the folder")
-    return str(path)
+    return str(relative(name, f"{url}: refused, nothing was converted: key"))
 
 
 def sha256_of(path: Path) -> str:

@@ -13,11 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from components.params import Params
 from components.register.gate import Champion, Measured
 from components.tracking import Store
+from segmodels.files import read_json, read_yaml, relative
 from segmodels.per_image import PER_IMAGE_FILE, PerImage
 from segmodels.settings import EvaluateSettings, PredictSettings
 
@@ -71,8 +70,8 @@ def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, f
     print(f"{who} was evaluated on other data; evaluating it on {data}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         stored = store.download(f"models:/{version.name}/{version.version}", Path(place))
-        flavor: dict[str, Any] = yaml.safe_load((stored / "MLmodel").read_text())["flavors"]["python_function"]
-        trained = stored / flavor["artifacts"]["model"]["path"]
+        flavor: dict[str, Any] = read_yaml(stored / "MLmodel")["flavors"]["python_function"]
+        trained = stored / relative(flavor["artifacts"]["model"]["path"], f"{who}: MLmodel: path")
         as_served = flavor.get("config") or {}
         base = {name: value for name, value in dataclasses.asdict(params.evaluate).items() if name != "models"}
         settings = EvaluateSettings(**{**base, **PredictSettings.of(as_served).as_json()})
@@ -81,8 +80,8 @@ def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, f
             evaluate(trained, data, out, settings)
         except DatasetError:
             # It names the folders of this evaluation, which nobody will find.
-            classes = [c["name"] for c in json.loads((trained / "model.json").read_text())["classes"]]
-            known = [c["name"] for c in json.loads((data / "dataset.json").read_text())["classes"]]
+            classes = [c["name"] for c in read_json(trained / "model.json")["classes"]]
+            known = [c["name"] for c in read_json(data / "dataset.json")["classes"]]
             if classes == known:
                 raise
             return (

@@ -16,7 +16,6 @@ Output:
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from PIL import Image, ImageOps
+from PIL import Image
+
+from segmodels.data.images import open_image, upright_rgb
 
 
 class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
@@ -96,9 +97,9 @@ def _decode(text: Any, row: int) -> np.ndarray:
         if isinstance(text, str) and text.startswith("data:"):
             text = text.partition(",")[2]
         data = base64.b64decode(text, validate=True)
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (TypeError, ValueError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_image(io.BytesIO(data)) as image:
+            return upright_rgb(image)
+    except Exception as error:  # whatever a decoder says of hostile bytes
         raise _refuse(f"row {row}: 'image' is not the base64 of an encoded image ({error})") from None
 
 

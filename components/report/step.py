@@ -20,6 +20,7 @@ from components.params import Params
 from components.report import charts
 from components.results import read_json
 from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
+from segmodels.data.images import open_image
 from segmodels.visualize import colorize
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
     found = []
     for kind in KINDS:
         for path in sorted((evaluation / "pictures").glob(f"{kind}-*.png")):
-            with Image.open(path) as picture:
+            with open_image(path) as picture:
                 src = _photo(np.asarray(picture.convert("RGB")), width)
             found.append({"kind": kind, "id": path.stem.partition("-")[2], "src": src})
     return found

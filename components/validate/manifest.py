@@ -1,153 +1,19 @@
-"""The manifest: a row for every sample, with what its files are found to hold.
-
-Each file is read, hashed and decoded once. Nothing is judged here; what is wrong with a file stands in its row.
-"""
+"""The manifest as a table: what `segmodels.data.checks.scan` found of every sample."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
-from segmodels.data.dataset import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
+from segmodels.data.checks import Row, columns
 
-TEXT = ("split", "id", "image", "label", "image_sha256", "label_sha256", "pixels_sha256")
 SIZES = ("width", "height", "label_width", "label_height")
 
 
-@dataclass(frozen=True)
-class Found:
-    """A sample on disk, with paths relative to the dataset folder; `label` is None where the image has none."""
-
-    split: str
-    id: str
-    image: str
-    label: str | None
-
-
-def build(root: Path, info: DatasetInfo) -> pd.DataFrame:
-    """The manifest of the dataset folder `root`, sorted by split and id.
-
-    Columns: `split`, `id`, `image`, `label` (paths relative to `root`), `image_sha256`, `label_sha256`,
-    `pixels_sha256` (of the decoded image), `width`, `height`, `label_width`, `label_height`, `readable`,
-    `image_error`, `label_error`, `bad_ids` (ids that no class has), `void_fraction`, and the pixels of each class as
-    `class_0`, `class_1`, …
-    """
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(lambda sample: _row(root, sample, info.num_classes), find(root)))
-    counts = [f"class_{i}" for i in range(info.num_classes)]
-    columns = [*TEXT, *SIZES, "readable", "image_error", "label_error", "bad_ids", "void_fraction", *counts]
-    frame = pd.DataFrame(rows, columns=columns)
-    texts = dict.fromkeys((*TEXT, "image_error", "label_error", "bad_ids"), "object")
-    return frame.astype(
-        {**texts, "readable": "bool", "void_fraction": "Float64", **dict.fromkeys((*SIZES, *counts), "Int64")}
-    )
-
-
-def find(root: Path) -> Iterator[Found]:
-    """The samples of all splits; an image without a label as well."""
-    for split in SPLITS:
-        for image in _images(root / split / "images"):
-            label = root / split / "labels" / f"{image.stem}.png"
-            yield Found(split, image.stem, _relative(image, root), _relative(label, root) if label.is_file() else None)
-
-
-def strays(root: Path) -> pd.DataFrame:
-    """Files that belong to no sample: `path`, and `why`."""
-    rows = []
-    for split in SPLITS:
-        folder = root / split / "images"
-        known = {image.stem for image in _images(folder)}
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() not in IMAGE_SUFFIXES) if folder.is_dir() else []
-        rows += [(_relative(p, root), "is no image") for p in files]
-        labels = root / split / "labels"
-        files = sorted(labels.iterdir()) if labels.is_dir() else []
-        rows += [(_relative(p, root), "is the label of no image") for p in files if p.stem not in known]
-    return pd.DataFrame(rows, columns=["path", "why"], dtype="object")
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _row(root: Path, sample: Found, num_classes: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"split": sample.split, "id": sample.id, "image": sample.image, "label": sample.label}
-    row |= _image_columns(root, sample.image)
-    if sample.label is not None:
-        row |= _label_columns(root, sample.label, num_classes)
-    row["readable"] = row["image_error"] is None and row.get("label_error") is None and sample.label is not None
-    return row
-
-
-def _image_columns(root: Path, name: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"image_error": None}
-    try:
-        data = (root / name).read_bytes()
-        row["image_sha256"] = hashlib.sha256(data).hexdigest()
-        _check_whole(data, name)
-        pixels = _reading(read_image, data, name)
-    except (OSError, DatasetError) as error:
-        return row | {"image_error": str(error)}
-    height, width = pixels.shape[:2]
-    shape = f"{width}x{height}:".encode()
-    return row | {
-        "width": width,
-        "height": height,
-        "pixels_sha256": hashlib.sha256(shape + pixels.tobytes()).hexdigest(),
-    }
-
-
-def _label_columns(root: Path, name: str, num_classes: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"label_error": None, "bad_ids": None}
-    try:
-        data = (root / name).read_bytes()
-        row["label_sha256"] = hashlib.sha256(data).hexdigest()
-        _check_whole(data, name)
-        label = _reading(read_label, data, name)
-    except (OSError, DatasetError) as error:
-        return row | {"label_error": str(error)}
-    counts = np.bincount(label.ravel(), minlength=256).tolist()
-    bad = [i for i in range(num_classes, 255) if counts[i]]
-    row |= {"label_width": label.shape[1], "label_height": label.shape[0]}
-    row |= {"bad_ids": ", ".join(map(str, bad)) or None, "void_fraction": counts[255] / label.size}
-    return row | {f"class_{i}": counts[i] for i in range(num_classes)}
-
-
-def _reading(reader: Any, data: bytes, name: str) -> np.ndarray:
-    """Decodes bytes with one of the dataset's readers, and has its error name the file."""
-    try:
-        pixels: np.ndarray = reader(io.BytesIO(data))
-    except DatasetError as error:
-        _, _, why = str(error).partition(": ")
-        raise DatasetError(f"{name}: {_without_buffer(why)}") from None
-    return pixels
-
-
-def _check_whole(data: bytes, name: str) -> None:
-    """Finds what decoding alone forgives: a PNG cut or damaged behind its last pixel, and a JPEG without its end."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format == "PNG":
-                image.verify()
-            elif image.format == "JPEG" and b"\xff\xd9" not in data:
-                raise OSError("truncated JPEG file")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{name}: cannot be read ({_without_buffer(error)}); replace or remove it") from None
-
-
-def _without_buffer(message: object) -> str:
-    """Pillow names what it reads from, which is of no use here."""
-    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(message))
+def build(rows: Sequence[Row], classes: int) -> pd.DataFrame:
+    """The rows of a scan as a table with the same columns."""
+    known = columns(classes)
+    whole = {*SIZES, *(c for c in known if c.startswith("class_"))}
+    kinds = {c: "Int64" if c in whole else "object" for c in known}
+    return pd.DataFrame(rows, columns=known).astype({**kinds, "readable": "bool", "void_fraction": "Float64"})

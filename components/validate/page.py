@@ -21,7 +21,7 @@ from segmodels.visualize import overlay
 if TYPE_CHECKING:
     import pandas as pd
 
-    from components.validate.suite import Outcome
+    from segmodels.data.checks import Outcome
 
 PICTURE_WIDTH = 440
 LISTED = 200

@@ -13,15 +13,12 @@ from components.errors import StepError
 from components.lineage import folder_md5
 from components.lock import only_one
 from components.params import Params
+from segmodels.data import checks
 from segmodels.data.dataset import SPLITS, DatasetInfo, replace_folder
 from segmodels.data.frequencies import ClassCounts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from components.validate.suite import Outcome
-
-SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,10 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
     info = DatasetInfo.read(data)
     with only_one(out), disk_errors(out):
-        manifest = manifests.build(data, info)
-        tables = suite.tables(manifest, manifests.strays(data), info)
-        outcomes = suite.judge(tables, info, params.validate_)
+        rows = checks.scan(data, info)
+        manifest = manifests.build(rows, info.num_classes)
+        tables = checks.tables(rows, checks.strays(data), info)
+        outcomes = suite.judge(tables, info, params.validate_.limits)
         report = _report(outcomes, manifest, tables["classes"], info) | {"data_md5": folder_md5(data)}
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -76,13 +74,13 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
 
 def _report(
-    outcomes: list[Outcome], manifest: pd.DataFrame, classes: pd.DataFrame, info: DatasetInfo
+    outcomes: list[checks.Outcome], manifest: pd.DataFrame, classes: list[dict[str, Any]], info: DatasetInfo
 ) -> dict[str, Any]:
     """The content of `validation.json`."""
     failed = [o for o in outcomes if not o.passed]
     splits = [split for split in SPLITS if (manifest["split"] == split).any()]
     void = {split: manifest.loc[manifest["split"] == split, "void_fraction"].mean() for split in splits}
-    fractions = {split: [_number(f) for f in classes[f"{split}_fraction"]] for split in splits}
+    fractions = {split: [row[f"{split}_fraction"] or 0.0 for row in classes] for split in splits}
     return {
         "passed": not any(o.severity == "critical" for o in failed),
         "errors": [_entry(o) for o in failed if o.severity == "critical"],
@@ -106,7 +104,7 @@ def _number(value: Any) -> float:
     return 0.0 if pd.isna(value) else float(value)
 
 
-def _entry(outcome: Outcome) -> dict[str, Any]:
+def _entry(outcome: checks.Outcome) -> dict[str, Any]:
     return {
         "check": outcome.name,
         "message": outcome.message,
@@ -115,11 +113,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _complaint(errors: list[Outcome], out: Path) -> str:
+def _complaint(errors: list[checks.Outcome], out: Path) -> str:
     details = [detail for error in errors for detail in error.details]
-    report = out / "validation.json"
     if len(details) == 1:
         return f"{details[0]} (report: {out / 'validation.html'})"
-    rest = f"\n  … and {len(details) - SHOWN} more" if len(details) > SHOWN else ""
-    listed = "\n  ".join(details[:SHOWN])
-    return f"the data has {len(details)} errors, all of them in {report}:\n  {listed}{rest}"
+    return checks.complaint(details, f"the data has {len(details)} errors, all of them in {out / 'validation.json'}:")

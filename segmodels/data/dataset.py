@@ -14,21 +14,29 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from PIL import Image
 
+from segmodels.data.images import open_image, upright_rgb
+from segmodels.errors import UserError, brief, printable
+from segmodels.files import ContentError, NameRefusedError, copy, read_json, utf8
+from segmodels.files import name as file_name
+
 IGNORE_INDEX = 255
+# Labels have 8 bits, of which 255 is the ignored pixel.
+MAX_CLASSES = 255
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 INFO_FILE = "dataset.json"
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """The data is not what it should be; the message names the file and what to do."""
 
 
@@ -89,13 +97,13 @@ class DatasetInfo:
         """
         path = Path(root) / INFO_FILE
         try:
-            raw = json.loads(path.read_text())
-            return cls(
+            raw = read_json(path)
+            described = cls(
                 name=str(raw["name"]),
                 classes=tuple(ClassInfo(str(c["name"]), _color(c["color"])) for c in raw["classes"]),
                 splits={str(k): int(v) for k, v in raw.get("splits", {}).items()},
                 source=dict(raw.get("source", {})),
-                targets=tuple(raw.get("targets", ())),
+                targets=tuple(file_name(t, f"{path}: target") for t in raw.get("targets", ())),
                 ignore_index=int(raw.get("ignore_index", IGNORE_INDEX)),
                 sequences={
                     str(split): {str(name): tuple(map(str, ids)) for name, ids in named.items()}
@@ -104,8 +112,12 @@ class DatasetInfo:
             )
         except FileNotFoundError:
             raise DatasetError(f"{path}: no such file; `python -m components download` writes it") from None
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path}: not a dataset description ({error!r}); download it again") from None
+        except (NameRefusedError, ContentError) as error:
+            raise DatasetError(str(error)) from None
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DatasetError(f"{path}: not a dataset description ({brief(error)}); download it again") from None
+        _check_described(described, path)
+        return described
 
     def write(self, root: Path | str) -> None:
         """Writes `root/dataset.json`."""
@@ -122,6 +134,17 @@ class Sample:
     label: Path
 
 
+def _check_described(info: DatasetInfo, path: Path) -> None:
+    if not 1 <= info.num_classes <= MAX_CLASSES:
+        raise DatasetError(f"{path}: has {info.num_classes} classes; 1 to {MAX_CLASSES} fit into labels of 8 bits")
+    if other := info.splits.keys() - set(SPLITS):
+        raise DatasetError(f"{path}: split {printable(repr(min(other)))} is unknown; splits are {', '.join(SPLITS)}")
+    if info.ignore_index != IGNORE_INDEX:
+        raise DatasetError(f"{path}: ignore_index is {info.ignore_index}; it is always {IGNORE_INDEX}")
+    if twice := [name for name in info.class_names if info.class_names.count(name) > 1]:
+        raise DatasetError(f"{path}: class {twice[0]!r} stands twice; every class needs its own name")
+
+
 def samples(root: Path | str, split: str) -> list[Sample]:
     """The samples of a split, sorted by id.
 
@@ -134,7 +157,7 @@ def samples(root: Path | str, split: str) -> list[Sample]:
         known = ", ".join(s for s in SPLITS if (Path(root) / s / "images").is_dir()) or "none"
         raise DatasetError(f"{folder}: no such split; the dataset has {known}")
     found = []
-    for image in sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+    for image in sorted(utf8(p) for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
         label = folder / "labels" / f"{image.stem}.png"
         if not label.is_file():
             raise DatasetError(f"{split}/images/{image.name}: has no label; {split}/labels/{label.name} is missing")
@@ -148,13 +171,8 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         DatasetError: The file is not an image or is truncated.
     """
-    from PIL import ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+    with reading(path, "an image"), open_image(path) as image:
+        return upright_rgb(image)
 
 
 def read_label(path: Path | str) -> np.ndarray:
@@ -163,15 +181,26 @@ def read_label(path: Path | str) -> np.ndarray:
     Raises:
         DatasetError: The file is unreadable or not a single-channel 8-bit image.
     """
+    with reading(path, "a label"), open_image(path) as image:
+        if image.mode not in ("L", "P"):
+            raise DatasetError(f"{path}: mode {image.mode}; a label is an 8-bit single-channel PNG of class ids")
+        return np.asarray(image)
+
+
+@contextmanager
+def reading(path: Path | str | BinaryIO, what: str) -> Iterator[None]:
+    """Where a file from outside is decoded: whatever a decoder says of hostile bytes names the file.
+
+    Raises:
+        DatasetError: In place of any other error of the body.
+    """
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise DatasetError(f"{path}: mode {image.mode}; a label is an 8-bit single-channel PNG of class ids")
-            return np.asarray(image)
-    except DatasetError:
+        yield
+    except (DatasetError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read as a label ({error}); replace or remove it") from None
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{printable(path)}: cannot be read as {what} ({why}); replace or remove it") from None
 
 
 class DatasetWriter:
@@ -221,6 +250,10 @@ class DatasetWriter:
 
     def path(self, split: str, kind: str, name: str) -> Path:
         """Where a file of the sample goes; its folder exists afterwards."""
+        if split not in SPLITS:
+            raise DatasetError(f"split {printable(repr(split))} is unknown; splits are {', '.join(SPLITS)}")
+        file_name(kind, f"{split}: target")
+        file_name(name, f"{split}: file")
         folder = self.part / split / kind
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
@@ -233,12 +266,13 @@ class DatasetWriter:
         Args:
             split: `train`, `val` or `test`.
             sample_id: The file stem of image and label; unique within the split.
-            image: A file, kept byte for byte (hard-linked where possible), or RGB uint8 `[H, W, 3]`, written as PNG.
+            image: A file, copied byte for byte, or RGB uint8 `[H, W, 3]`, written as PNG.
             label: An 8-bit PNG of class ids, or uint8 `[H, W]`.
             sequence: The video that the image is a frame of; empty where it stands alone.
 
         Raises:
             DatasetError: The id stands twice in the split.
+            NameRefusedError: The id cannot be the name of a file.
         """
         if isinstance(image, np.ndarray):
             target = self.path(split, "images", f"{sample_id}.png")
@@ -277,10 +311,7 @@ def _store(data: Path | np.ndarray, target: Path) -> None:
         # Level 1 is four times faster than the default and a tenth larger on labels.
         Image.fromarray(data).save(target, compress_level=1)
         return
-    try:
-        os.link(data.resolve(), target)
-    except OSError:
-        shutil.copyfile(data, target)
+    copy(data, target)
 
 
 def _color(value: Any) -> tuple[int, int, int]:

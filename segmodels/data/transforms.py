@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segmodels.data.dataset import IGNORE_INDEX, DatasetError, Sample, read_image, read_label, samples
+from segmodels.data.images import open_image
 
 # Luma weights of ITU-R BT.601, which saturation and hue keep.
 _LUMA = (0.299, 0.587, 0.114)
@@ -188,7 +188,7 @@ def same_size(listed: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
     batch: list[int] = []
     last: tuple[int, int] | None = None
     for index, sample in enumerate(listed):
-        with Image.open(sample.label) as image:
+        with open_image(sample.label) as image:
             size = image.size
         if batch and (size != last or len(batch) == batch_size):
             yield batch

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from segmodels.data.dataset import DatasetInfo, read_image, samples
+from segmodels.errors import UserError, brief
+from segmodels.files import ContentError, read_json
 
 PROFILE_FILE = "profile.json"
 FORMAT = 1
@@ -47,7 +49,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _DIGITS = 5
 
 
-class DriftError(ValueError):
+class DriftError(UserError, ValueError):
     """A profile cannot be read, or there is nothing to compare; the message says what to do."""
 
 
@@ -121,7 +123,7 @@ class Profile:
             DriftError: The file is missing or not a profile.
         """
         try:
-            raw = json.loads(Path(path).read_text())
+            raw = read_json(Path(path), 1 << 30)
             if raw["format"] != FORMAT or raw["features"] != list(INPUT_FEATURES):
                 raise DriftError(f"{path}: made by another version of segmodels; evaluate the model again")
             classes = tuple(str(name) for name in raw["classes"])
@@ -139,8 +141,10 @@ class Profile:
             raise DriftError(f"{path}: no such file; `evaluate` writes it beside metrics.json") from None
         except DriftError:
             raise
+        except ContentError as error:
+            raise DriftError(f"{error}; evaluate the model again") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DriftError(f"{path}: not a profile ({error!r}); evaluate the model again") from None
+            raise DriftError(f"{path}: not a profile ({brief(error)}); evaluate the model again") from None
 
 
 def describe(image: np.ndarray) -> Seen:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-# Decoders of Pillow that start no other program and read no other file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+from segmodels.data.images import FORMATS, MODES, TooManyPixelsError, open_image, upright_rgb
+
 SHORTEST = 32  # pixels of a side that every architecture takes
 
 
@@ -45,14 +43,11 @@ def decode(upload: Upload, max_pixels: int) -> np.ndarray:
     if not upload.data:
         raise RefusedError(422, f"{name}: empty; send the bytes of an image file", "not_an_image")
     try:
-        with warnings.catch_warnings():
-            # Pillow would warn of sizes that the check below refuses.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
-                _check(image, name, max_pixels)
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except Image.DecompressionBombError:
-        raise RefusedError(413, f"{name}: has more than {max_pixels} pixels; send a smaller image", "pixels") from None
+        with open_image(io.BytesIO(upload.data), max_pixels=max_pixels) as image:
+            _check(image, name)
+            return upright_rgb(image)
+    except TooManyPixelsError as error:
+        raise RefusedError(413, f"{name}: {error}; send a smaller image", "pixels") from None
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise RefusedError(422, f"{name}: not an image that can be read; send one of {kinds}", "not_an_image") from None
@@ -62,14 +57,10 @@ def decode(upload: Upload, max_pixels: int) -> np.ndarray:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         sentence = f"{name}: a damaged or truncated image ({told[:120]}); send it again"
         raise RefusedError(422, sentence, "not_an_image") from None
-    return pixels
 
 
-def _check(image: Image.Image, name: str, max_pixels: int) -> None:
+def _check(image: Image.Image, name: str) -> None:
     width, height = image.size
-    if width * height > max_pixels:
-        sentence = f"{name}: {width} x {height} are more than {max_pixels} pixels; send a smaller image"
-        raise RefusedError(413, sentence, "pixels")
     if min(width, height) < SHORTEST:
         sentence = f"{name}: {width} x {height}; both sides need at least {SHORTEST} pixels"
         raise RefusedError(422, sentence, "too_small")

@@ -160,3 +160,37 @@ def test_a_bad_path_is_told_and_the_others_are_found(tmp_path: Path) -> None:
     found, problems = find_inputs(paths, tmp_path / "out")
     assert [item.place.name for item in found] == ["a.png"]
     assert [text.split(": ")[1] for text in problems] == ["no such file or folder", "holds no image and no video"]
+
+
+def test_results_among_the_images_are_no_inputs(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        picture(tmp_path / name)
+    film(tmp_path / "d.avi")
+    Image.open(picture(tmp_path / "held.jpg")).save(tmp_path / "e.tif")
+    (tmp_path / "held.jpg").unlink()
+    given = sorted(p for p in tmp_path.iterdir())
+    for number in range(3):
+        # As a folder, and as a shell's * gives it.
+        todo = [tmp_path] if number != 1 else sorted(tmp_path.iterdir())
+        found, problems = find_inputs(todo, tmp_path)
+        assert sorted(item.path for item in found) == given
+        assert problems == []
+        outcome = run(plan(found, tmp_path), Brightness())
+        assert (outcome.written, outcome.skipped) == ((5, 0) if number == 0 else (0, 5))
+
+
+def test_a_folder_inside_that_of_the_results_is_predicted(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "a.jpg")
+    for _ in range(2):
+        assert names([tmp_path / "photos"], tmp_path) == ["a.png"]
+        run(jobs([tmp_path / "photos"], tmp_path), Brightness())
+
+
+def test_a_playlist_named_as_a_film_reads_no_other_file(tmp_path: Path) -> None:
+    film(tmp_path / "secret.ts")
+    listing = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / "a.avi").write_text(listing)
+    (tmp_path / "b.mkv").write_text("ffconcat version 1.0\nfile secret.ts\n")
+    outcome = run(jobs([tmp_path / "a.avi", tmp_path / "b.mkv"], tmp_path / "out"), Brightness())
+    assert outcome.written == 0
+    assert [text.split(": ")[0].rpartition("/")[2] for text in outcome.problems] == ["a.avi", "b.mkv"]

@@ -163,3 +163,48 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 120e6
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    """80 x 2,687,040 pixels in 15 kB: a network would look at nothing for hours."""
+    path = tmp_path / "bomb.tif"
+    options = {"driver": "GTiff", "dtype": "uint8", "count": 3, "sparse_ok": True, "tiled": True, "compress": "deflate"}
+    with rasterio.open(path, "w", width=2_687_040, height=80, blockxsize=65536, blockysize=512, **options):
+        pass
+    assert path.stat().st_size < 100_000
+    model = Brightness()
+    found, _ = find_inputs([path], tmp_path / "out")
+    outcome = run(plan(found, tmp_path / "out"), model)
+    assert "its header promises 2687040 x 80 pixels" in outcome.problems[0]
+    assert model.calls == 0
+
+
+def test_a_raster_of_one_value_is_no_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "sea.tif"
+    options = {"driver": "GTiff", "dtype": "uint8", "count": 1, "compress": "deflate", "zlevel": 9, "tiled": True}
+    with rasterio.open(path, "w", width=8192, height=6144, **options) as target:
+        target.write(np.zeros((1, 6144, 8192), np.uint8))
+    assert is_raster(path)
+    seen = []
+    predict_raster(
+        path,
+        lambda image: seen.append(image.size) or np.zeros(image.shape[:2], np.uint8),
+        [(0, 0, 0)],
+        masks=tmp_path / "ids.tif",
+        overlays=None,
+        window=(2048, 2048),
+    )
+    assert sum(seen) > 3 * 8192 * 6144
+
+
+def test_a_description_of_other_files_named_as_a_tiff_is_not_followed(tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png", (40, 40))
+    named = '<SourceFilename relativeToVRT="1">secret.png</SourceFilename>'
+    source = f"<SimpleSource>{named}<SourceBand>1</SourceBand></SimpleSource>"
+    band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
+    path = tmp_path / "a.tif"
+    path.write_text(f'<VRTDataset rasterXSize="40" rasterYSize="40">{band}</VRTDataset>')
+    with pytest.raises(DatasetError, match=r"a\.tif: cannot be read as a raster"):
+        predict_raster(
+            path, Brightness().predict, [(0, 0, 0)] * 2, masks=tmp_path / "ids.tif", overlays=None, window=(64, 64)
+        )

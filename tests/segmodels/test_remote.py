@@ -141,3 +141,20 @@ def test_a_server_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
     _, (problem,) = find_inputs(["s3://bucket/in"], Path("out"))
     assert problem.startswith("s3://bucket/in: ")
     assert "then run this again" in problem
+
+
+def test_a_key_that_leads_out_of_the_results_is_refused(bucket: Any, tmp_path: Path) -> None:
+    bucket.upload_file(str(picture(tmp_path / "a.png")), "in/x/../../../evil.png")
+    out = tmp_path / "deep/out"
+    found, problems = find_inputs([f"s3://{bucket.name}/in"], out)
+    assert found == []
+    assert "key 'x/../../../evil.png' points out of the folder" in problems[0]
+
+
+def test_results_beside_the_images_in_a_store_are_no_inputs(bucket: Any, tmp_path: Path) -> None:
+    bucket.upload_file(str(picture(tmp_path / "a.jpg")), "in/a.jpg")
+    bucket.upload_file(str(film(tmp_path / "c.avi", frames=2)), "in/c.avi")
+    place = f"s3://{bucket.name}/in"
+    assert predict([place], place, Brightness()).written == 2
+    outcome = predict([place], place, Brightness())
+    assert (outcome.written, outcome.skipped) == (0, 2)

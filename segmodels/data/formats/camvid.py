@@ -28,6 +28,7 @@ from segmodels.data.dataset import (
     read_label,
 )
 from segmodels.data.formats.common import Splitting, refuse, with_licence
+from segmodels.files import read_text, refused_path
 
 LOOKS_FOR = "train.txt beside train/ and trainannot/"
 LICENCE = "CC BY-NC 4.0"
@@ -73,7 +74,7 @@ def _listed(root: Path, split: str, problems: list[str]) -> Iterator[tuple[Path,
     listing = root / f"{split}.txt"
     if not listing.is_file():
         return
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(listing).splitlines(), 1):
         if not line.strip():
             continue
         found = [_find(root, entry) for entry in line.split()]
@@ -88,6 +89,8 @@ def _listed(root: Path, split: str, problems: list[str]) -> Iterator[tuple[Path,
 
 def _find(root: Path, entry: str) -> Path | None:
     """The file that a list means; only its folder and its stem count."""
+    if refused_path(entry.lstrip("/")):
+        return None
     named = PurePosixPath(entry)
     folder = root / named.parent.name
     for suffix in (named.suffix, *sorted(IMAGE_SUFFIXES)):

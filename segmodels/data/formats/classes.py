@@ -8,17 +8,19 @@ A class named void, ignore, unlabelled or unlabeled is no class: its pixels coun
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.dataset import DatasetError
+from segmodels.data.dataset import MAX_CLASSES, DatasetError
+from segmodels.errors import brief
+from segmodels.files import ContentError, read_json, read_text
 
 Color = tuple[int, int, int]
 
+LIMIT = 1 << 20  # bytes
 FILES = ("classes.json", "classes.txt", "label_colors.txt", "class_dict.csv")
 VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabelled", "unlabeled"})
 
@@ -47,11 +49,15 @@ def read(path: Path) -> list[NamedClass]:
         DatasetError: The file is not of the shape above, or has a name or a colour twice.
     """
     try:
-        classes = _from_json(json.loads(path.read_text())) if path.suffix == ".json" else _from_lines(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not a list of classes ({error}); write `name r g b` a line") from None
+        classes = _from_json(read_json(path, LIMIT)) if path.suffix == ".json" else _from_lines(path)
+    except ContentError as error:
+        raise DatasetError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path}: not a list of classes ({brief(error)}); write `name r g b` a line") from None
     if not classes:
         raise DatasetError(f"{path}: names no class; write `name` or `name r g b` a line")
+    if len(classes) > MAX_CLASSES:
+        raise DatasetError(f"{path}: names {len(classes)} classes; labels of 8 bits hold at most {MAX_CLASSES}")
     _refuse_twice(path, "class", [c.name for c in classes])
     _refuse_twice(path, "colour", [c.color for c in classes if c.color is not None and not c.is_void])
     return classes
@@ -73,7 +79,7 @@ def _from_json(raw: Any) -> list[NamedClass]:
 
 
 def _from_lines(path: Path) -> list[NamedClass]:
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.partition("#")[0].strip() for line in read_text(path, LIMIT).splitlines())
     return [_from_line(line) for line in lines if line and not re.match(r"name\W+r\W+g\W+b$", line)]
 
 

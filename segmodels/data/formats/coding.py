@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segmodels.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError
+from segmodels.data.dataset import IGNORE_INDEX, MAX_CLASSES, ClassInfo, DatasetError, reading
 from segmodels.data.formats.classes import Color, NamedClass
 from segmodels.data.formats.common import refuse
+from segmodels.data.images import PixelBudget, open_image
 from segmodels.threads import available_cores
 
 MAX_COLORS = 64
@@ -48,21 +49,16 @@ def read_raw(path: Path) -> RawLabel:
     """
     if path.suffix.lower() in LOSSY:
         raise DatasetError(f"{path}: a {path.suffix} file does not keep exact ids; save labels as PNG")
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("RGB", "RGBA"):
-                packed = np.asarray(image.convert("RGB")).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-                return RawLabel(packed, True, None, False)
-            if image.mode in ("L", "P"):
-                palette = _palette(image) if image.mode == "P" else None
-                return RawLabel(np.asarray(image), False, palette, image.format == "PNG")
-            if image.mode in ("1", "I", "I;16", "I;16B"):
-                return RawLabel(np.asarray(image).astype(np.int64), False, None, False)
-            raise DatasetError(f"{path}: mode {image.mode} is no label; save it as an 8-bit PNG of class ids")
-    except DatasetError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read as a label ({error}); replace or remove it") from None
+    with reading(path, "a label"), open_image(path) as image:
+        if image.mode in ("RGB", "RGBA"):
+            packed = np.asarray(image.convert("RGB")).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+            return RawLabel(packed, True, None, False)
+        if image.mode in ("L", "P"):
+            palette = _palette(image) if image.mode == "P" else None
+            return RawLabel(np.asarray(image), False, palette, image.format == "PNG")
+        if image.mode in ("1", "I", "I;16", "I;16B"):
+            return RawLabel(np.asarray(image).astype(np.int64), False, None, False)
+        raise DatasetError(f"{path}: mode {image.mode} is no label; save it as an 8-bit PNG of class ids")
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,9 @@ def survey(labels: Sequence[Path]) -> Survey:
     Raises:
         DatasetError: Labels are unreadable (all of them are listed), or some are colours and some are ids.
     """
+    budget = PixelBudget()
     with ThreadPoolExecutor(available_cores()) as pool:
-        looked = list(pool.map(_look, labels))
+        looked = list(pool.map(lambda path: _look(path, budget), labels))
     refuse([found for found in looked if isinstance(found, str)])
     found = [entry for entry in looked if isinstance(entry, Survey)]
     colors = frozenset[int]().union(*(entry.values for entry in found if entry.colored))
@@ -160,6 +157,10 @@ def decide(found: Survey, named: Sequence[NamedClass] | None, where: str) -> Cod
         return Coding(_infos(names, None), {0: 0, 255: 1}, False, {})
     if named is None:
         used = sorted(v for v in found.values if v != IGNORE_INDEX)
+        if used and used[-1] >= MAX_CLASSES:
+            raise DatasetError(
+                f"{where}: labels hold {used[-1]}; class ids are 0..{MAX_CLASSES - 1}, and {IGNORE_INDEX} is ignored"
+            )
         names = [NamedClass(f"class_{v}", _in_palette(found.palette, v)) for v in used]
         return Coding(_infos(names, None), {v: i for i, v in enumerate(used)}, False, {})
     return Coding(_infos(named, found.palette), _renumbered(named), False, _colors(named))
@@ -180,12 +181,13 @@ def _by_color(found: Survey, named: Sequence[NamedClass] | None, where: str) -> 
     return Coding(_infos(named, None), table, True, table)
 
 
-def _look(path: Path) -> Survey | str:
+def _look(path: Path, budget: PixelBudget) -> Survey | str:
     try:
-        raw = read_raw(path)
+        with budget.hold_image(path):
+            raw = read_raw(path)
+            return Survey(frozenset(_held(raw.values)), raw.colored, raw.palette)
     except DatasetError as error:
         return str(error)
-    return Survey(frozenset(_held(raw.values)), raw.colored, raw.palette)
 
 
 def _held(values: np.ndarray) -> list[int]:

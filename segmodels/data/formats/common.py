@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.data.dataset import IMAGE_SUFFIXES, DatasetError
+from segmodels.files import utf8
 
 SHOWN = 20
 
@@ -70,7 +71,11 @@ def with_licence(source: Mapping[str, Any], licence: str) -> dict[str, Any]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out."""
+    """The image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out.
+
+    Raises:
+        NameRefusedError: A name is not UTF-8.
+    """
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            yield path
+            yield utf8(path)

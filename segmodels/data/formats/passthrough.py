@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from segmodels.data.dataset import (
     DatasetWriter,
 )
 from segmodels.data.formats.common import Splitting
+from segmodels.files import copy
 
 LOOKS_FOR = "dataset.json beside train/images/ and train/labels/"
 
@@ -48,8 +47,5 @@ def _link_all(folder: Path, writer: DatasetWriter, split: str, kind: str) -> int
     files = [p for p in sorted(folder.iterdir()) if p.is_file()] if folder.is_dir() else []
     for path in files:
         target = writer.path(split, kind, path.name)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:
-            shutil.copyfile(path, target)
+        copy(path, target)
     return len(files)

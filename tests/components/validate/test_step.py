@@ -18,8 +18,9 @@ from PIL import Image
 
 from components.errors import StepError
 from components.params import Params
-from components.validate import step
-from segmodels.data.dataset import ClassInfo, DatasetError, DatasetWriter
+from components.validate import step, suite
+from segmodels.data import checks
+from segmodels.data.dataset import ClassInfo, DatasetError, DatasetInfo, DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASSES = (ClassInfo("sky", (128, 128, 128)), ClassInfo("road <&>", (128, 64, 128)), ClassInfo("car", (64, 0, 128)))
@@ -312,3 +313,12 @@ def test_importing_the_step_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"great_expectations", "pandas", "torch", "boto3", "requests", "matplotlib", "jinja2"} & set(loaded)
+
+
+@pytest.mark.parametrize("spoil", [*(spoil for spoil, _ in BAD), *(spoil for spoil, _, _ in ODD)])
+def test_the_library_and_great_expectations_judge_alike(data: Path, spoil: Callable) -> None:
+    spoil(data)
+    info = DatasetInfo.read(data)
+    tables = checks.tables(checks.scan(data, info), checks.strays(data), info)
+    limits = checks.Limits(rare_class_fraction=0.31)
+    assert checks.judge(tables, info, limits) == suite.judge(tables, info, limits)

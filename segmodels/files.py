@@ -1,0 +1,234 @@
+"""Files that came from somewhere else: their names before they become paths, their content before it is believed.
+
+A name that is read from a file, an archive, a manifest or a store goes through `name` or `relative` before it is joined
+to a folder. JSON and YAML from outside are read by `read_json` and `read_yaml`, which bound their size and depth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segmodels.errors import UserError, printable, shown
+
+MAX_NAME, MAX_PATH, MAX_PARTS = 255, 1024, 32
+MAX_DEPTH = 64
+# Bytes of a description (dataset.json, model.json, profile.json, …), and of a file of settings.
+MAX_JSON, MAX_YAML = 64 << 20, 1 << 20
+# Values of a YAML document with every alias written out.
+MAX_VALUES = 100_000
+# ioctl_ficlone(2): the copy shares its blocks with the source until one of them is written.
+_FICLONE = 0x40049409
+
+
+class NameRefusedError(UserError, ValueError):
+    """A name from outside that must not become a path."""
+
+
+class ContentError(UserError, ValueError):
+    """A file is not what its name promises, or is too large or too deep to be read."""
+
+
+def name(given: Any, what: str) -> str:
+    """A name from outside that is safe as one part of a path: as it is.
+
+    Args:
+        given: The name.
+        what: What it names, for the message: `dataset.json: target`.
+
+    Raises:
+        NameRefusedError: It is empty, hidden, overlong, not text, or would lead elsewhere.
+    """
+    if why := _unsafe(given):
+        raise NameRefusedError(f"{what} {_shown(given)} {why}; rename it: letters, digits, '_', '-' and '.' are safe")
+    return str(given)
+
+
+def relative(given: Any, what: str) -> PurePosixPath:
+    """A path from outside that stays below the folder it is joined to: as it is, without `.` parts.
+
+    Raises:
+        NameRefusedError: It is absolute, points out of its folder, or one of its parts is no name.
+    """
+    if why := refused_path(given):
+        raise NameRefusedError(f"{what} {_shown(given)} {why}")
+    return PurePosixPath(given)
+
+
+def refused_path(given: Any) -> str:
+    """Why a path from outside must not be joined to a folder; empty where it may."""
+    if not isinstance(given, str) or not given:
+        return "is no path"
+    path = PurePosixPath(given)
+    if path.is_absolute() or given[1:2] == ":" or given.startswith("\\"):
+        return "has an absolute name"
+    if ".." in path.parts:
+        return "points out of the folder"
+    if len(given) > MAX_PATH or len(os.fsencode(given)) > MAX_PATH or len(path.parts) > MAX_PARTS:
+        return "has an overlong name"
+    return next((why for part in path.parts if (why := _unsafe(part, hidden=True))), "")
+
+
+def utf8(path: Path) -> Path:
+    """A path that a person gave, or that was found, whose name is UTF-8: as it is.
+
+    Raises:
+        NameRefusedError: Its name has bytes that are no UTF-8, which no JSON, table or page could hold.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise NameRefusedError(f"{printable(path)}: its name is not UTF-8; rename the file") from None
+    return path
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file's content; blocks are shared where the file system can (reflink), the file itself never is.
+
+    A hard link would hand the owner's file to whoever manages the target: DVC makes what it caches read-only.
+    """
+    with source.open("rb") as read, target.open("wb") as written:
+        try:
+            import fcntl
+
+            fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
+        except (OSError, ImportError):
+            shutil.copyfileobj(read, written, 1 << 20)
+
+
+def read_text(path: Path, limit: int = MAX_JSON) -> str:
+    """The text of a file.
+
+    Raises:
+        ContentError: It is no UTF-8, or has more than `limit` bytes.
+        FileNotFoundError: There is no such file.
+    """
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ContentError(f"{printable(path)}: has more than {limit >> 10} kB, too many for what it should be")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ContentError(f"{printable(path)}: is not text in UTF-8 (byte {error.start})") from None
+
+
+def read_json(path: Path, limit: int = MAX_JSON) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ContentError: It is no JSON, too large or too deep.
+        FileNotFoundError: There is no such file.
+    """
+    return parse_json(read_text(path, limit), printable(path))
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """The value of JSON text; `what` begins the message.
+
+    Raises:
+        ContentError: It is no JSON, or too deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ContentError(f"{what}: is nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        raise ContentError(f"{what}: not JSON ({error})") from None
+    if _deep(value):
+        raise ContentError(f"{what}: is nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def read_yaml(path: Path, limit: int = MAX_YAML) -> Any:
+    """The content of a YAML file.
+
+    Aliases are allowed as long as the document with all of them written out stays small.
+
+    Raises:
+        ContentError: It is no YAML, is too large or too deep, or its aliases multiply.
+        FileNotFoundError: There is no such file.
+    """
+    import yaml
+
+    text, told = read_text(path, limit), printable(path)
+    try:
+        if why := _multiplies(text):
+            raise ContentError(f"{told}: {why}")
+        return yaml.safe_load(text)
+    except ContentError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ContentError(f"{told}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _unsafe(given: Any, *, hidden: bool = False) -> str:
+    """Why a name must not become a part of a path; empty where it may."""
+    if not isinstance(given, str):
+        return "is no text"
+    if not given.strip() or given in (".", ".."):
+        return "is no name"
+    if "/" in given or "\\" in given:
+        return "points out of the folder"
+    if given.startswith(".") and not hidden:
+        return "begins with a dot"
+    if any(ord(c) < 32 or ord(c) == 127 for c in given):
+        return "has a control character in its name"
+    try:
+        length = len(given.encode())
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return "has an overlong name" if length > MAX_NAME else ""
+
+
+def _shown(given: Any) -> str:
+    text = ascii(given[:120]) if isinstance(given, str) else shown(given)
+    return text if not isinstance(given, str) or len(given) <= 120 else text[:-1] + "...'"
+
+
+def _deep(value: Any) -> bool:
+    """Whether lists and mappings are nested deeper than any that this project writes."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _multiplies(text: str) -> str:
+    """Why a YAML document is more than it seems; empty where it is not. Reads its events, builds nothing."""
+    import yaml
+
+    sizes: dict[str | None, int] = {}
+    open_: list[tuple[str | None, int]] = []
+    count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_):
+                return f"the alias *{event.anchor} lies in what it stands for"
+            count += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if len(open_) >= MAX_DEPTH:
+                return f"is nested more than {MAX_DEPTH} deep"
+            open_.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+        if count > MAX_VALUES:
+            return f"has more than {MAX_VALUES} values, its aliases written out"
+    return ""
