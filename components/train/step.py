@@ -75,6 +75,8 @@ def run(
                 seed=params.seed,
                 state=state,
                 signature=signature,
+                data_md5=lineage.data_md5,
+                checked=True,  # `validate` has done it
                 on_epoch=after_epoch,
                 launcher=_launcher(lineage),
             )
