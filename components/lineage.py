@@ -11,14 +11,13 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components.errors import StepError
 from components.params import Params, evaluate_settings, train_settings
-from segmodels.threads import available_cores
+from segmodels import files
 
 SETTINGS_FILE = "settings.json"  # of a run's artifacts: what `model_settings` gave
 UNKNOWN = "unknown"
@@ -140,20 +139,7 @@ def folder_md5(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise StepError(f"{folder}: no such folder; `python -m components download` writes it")
-    paths = [Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names]
-    with ThreadPoolExecutor(min(8, available_cores())) as pool:  # md5 runs outside the interpreter's lock
-        hashes = list(pool.map(file_md5, paths))
-    manifest = [
-        {"md5": md5, "relpath": path.relative_to(folder).as_posix()} for path, md5 in zip(paths, hashes, strict=True)
-    ]
-    manifest.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(manifest, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def file_md5(path: Path) -> str:
-    """The md5 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return files.folder_md5(folder)
 
 
 def file_sha256(path: Path) -> str:

@@ -44,6 +44,8 @@ class ModelConfig:
         std: Standard deviation of each channel, by which is divided.
         image_size: (height, width) to which images are resized before the network; None keeps their size.
         metrics: What was measured in training, e.g. `val_miou` and its `epoch`.
+        training: How it was made: `settings` (`TrainSettings`), `seed`, and `data_md5`, the dataset folder's hash as
+            DVC has it. Empty in folders that earlier releases wrote.
     """
 
     architecture: str
@@ -55,6 +57,7 @@ class ModelConfig:
     std: tuple[float, ...] = IMAGENET_STD
     image_size: tuple[int, int] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     format: int = 1
 
     @property
@@ -77,9 +80,10 @@ class ModelConfig:
 
 
 def save_model(
-    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]] = ()
+    folder: Path | str, config: ModelConfig, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Writes a model folder; `weights` is a state dict."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, folder / WEIGHTS_FILE)
@@ -166,12 +170,13 @@ def load_weights(model: nn.Module, source: Path | str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name not in fitting}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a checkpoint that holds tensors alone.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or loading it would run code.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file of weights")
     try:

@@ -119,13 +119,20 @@ def train(
     Interrupted, the same command goes on where it stopped. DATA is a dataset folder, or any folder whose layout is
     known; that is converted first, to OUT.data.
     """
-    from segmodels.registry import model_info
+    from segmodels.overrides import build, parse
+    from segmodels.registry import check_name, model_info
+    from segmodels.settings import TrainSettings
+
+    # What can be refused without torch, which takes many seconds to import, comes before it.
+    check_name(model)
+    build(TrainSettings, parse(setting or []))
+    _may_replace(out, "model.json", "a model folder", overwrite)
+    _check_layout(data)
 
     card = model_info(model)
     options = _options(card, option)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weights": weights}
     settings = _settings(card, setting or [], {k: v for k, v in given.items() if v is not None})
-    _may_replace(out, "model.json", "a model folder", overwrite)
     _meta_model(model, 2, options)  # a bad keyword is told before data is converted
     dataset = _dataset(data, out)
     backbone = options.pop("backbone", None)
@@ -518,13 +525,26 @@ def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -
     return build(TrainSettings, merge(base, over))
 
 
+def _check_layout(data: Path) -> None:
+    """Refuses what is neither a dataset folder nor of a layout that is known; reads no image."""
+    from segmodels.data.dataset import INFO_FILE, DatasetInfo, samples
+    from segmodels.data.formats import find
+
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder")
+    if (data / INFO_FILE).is_file():
+        DatasetInfo.read(data)
+        for split in ("train", "val"):
+            samples(data, split)
+    else:
+        find(data)
+
+
 def _dataset(data: Path, out: Path) -> Path:
     """The dataset folder: the given one, or what its layout converts to, next to the output."""
     from segmodels.data.dataset import INFO_FILE
     from segmodels.data.formats import convert
 
-    if not data.is_dir():
-        raise CommandError(f"{data}: no such folder")
     if (data / INFO_FILE).is_file():
         return data
     converted = out.with_name(out.name + ".data")

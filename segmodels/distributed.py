@@ -34,6 +34,8 @@ from segmodels.threads import available_cores
 # How often a run survives the death of a worker.
 RESTARTS = 3
 _POLL_SECONDS = 0.2
+# Set by a worker itself, with its own number: what a process inherits is another one's.
+_WORKER = "SEGMODELS_WORKER"
 _ERRORS = {"TrainingError": TrainingError, "TrainingInterrupted": TrainingInterrupted, "ValueError": ValueError}
 
 
@@ -55,6 +57,7 @@ class Job:
     state: str
     signature: str
     counts: Mapping[str, Any] | None = None
+    data_md5: str = ""
 
 
 Launcher = Callable[[Job, OnRow], dict[str, Any]]
@@ -71,8 +74,11 @@ def processes(settings: TrainSettings) -> int:
 
 
 def is_worker() -> bool:
-    """Whether this process is one of several that a launcher started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether this process is one of several that a launcher started.
+
+    The environment alone does not tell: its RANK and WORLD_SIZE may be left over from something else.
+    """
+    return os.environ.get(_WORKER) == str(os.getpid())
 
 
 def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
@@ -123,19 +129,23 @@ def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
 def _forwarding(
     command: list[str], environment: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """Starts the launcher, passes SIGTERM on to it (and notes it), and leaves no process behind."""
+    """Starts the launcher, passes what stops this process on to it (and notes it), and leaves no process behind.
+
+    Its session is its own: Ctrl-C reaches this process alone, and what it passes on is the same whatever stopped it.
+    """
     stopped: list[int] = []
 
     def forward(number: int, frame: object) -> None:
         stopped.append(number)
         group.terminate()
 
-    group = subprocess.Popen(command, env=dict(environment))
-    previous = signal.signal(signal.SIGTERM, forward)
+    group = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield group, stopped
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         if group.poll() is None:
             group.terminate()
             group.wait()
@@ -179,6 +189,7 @@ def outcome(exchange: Path, job: Job, code: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """One of the processes: trains, and where it is the first one says how it went."""
+    os.environ[_WORKER] = str(os.getpid())
     path = Path(arguments[0])
     job = Job(**json.loads(path.read_text()))
     first = os.environ.get("RANK", "0") == "0"
@@ -224,6 +235,7 @@ def _work(job: Job, rows: Path | None) -> dict[str, Any]:
         state=Path(job.state),
         signature=job.signature,
         counts=ClassCounts(**{k: tuple(v) for k, v in job.counts.items()}) if job.counts is not None else None,
+        data_md5=job.data_md5,
         on_epoch=on_epoch,
     )
     return {**dataclasses.asdict(trained), "folder": str(trained.folder)}

@@ -1,11 +1,63 @@
-"""What a person sees while a model trains: a bar in a terminal, plain lines elsewhere."""
+"""What a person sees while something takes long: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+# Seconds after which a line is printed where there is no terminal, also while a single step takes longer.
+LINE_EVERY = 25.0
+
+
+class Heartbeat:
+    """Prints a line at least every half minute while the body runs, where there is no terminal.
+
+    Args:
+        say: Tells how far it is; asked when a line is due.
+        stream: Where lines go; where it is a terminal nothing is printed.
+    """
+
+    def __init__(self, say: Callable[[], str], stream: TextIO | None = None) -> None:
+        self.say, self.stream = say, stream
+        self._last = time.monotonic()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begins; does nothing in a terminal."""
+        self._last = time.monotonic()
+        if not (self.stream or sys.stdout).isatty():
+            self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
+            self._thread.start()
+
+    def spoken(self) -> None:
+        """Another line was printed: the next one is due later."""
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends; no line comes afterwards."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(max(0.001, self._last + LINE_EVERY - time.monotonic())):
+            if time.monotonic() - self._last >= LINE_EVERY:
+                self._last = time.monotonic()
+                print(self.say(), file=self.stream or sys.stdout, flush=True)
 
 
 class Progress:
@@ -21,31 +73,41 @@ class Progress:
     def __init__(self, name: str, epochs: int, steps: int, first: int = 0) -> None:
         self.name, self.epochs, self.steps, self.first = name, epochs, steps, first
         self.started = time.monotonic()
+        self.place = f"epoch {first + 1}/{epochs}"
         self.bar: Any = None
-        if sys.stdout.isatty():
-            from rich import progress
+        self.heartbeat: Heartbeat | None = None
+        if not sys.stdout.isatty():
+            self.heartbeat = Heartbeat(lambda: f"{self.name} {self.place}")
+            self.heartbeat.start()
+            return
+        from rich import progress
 
-            self.bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.fields[loss]}"),
-            )
-            self.task = self.bar.add_task(name, total=epochs * steps, completed=first * steps, loss="")
-            self.bar.start()
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[loss]}"),
+        )
+        self.task = self.bar.add_task(name, total=epochs * steps, completed=first * steps, loss="")
+        self.bar.start()
 
     def step(self, epoch: int, batch: int, loss: float | None) -> None:
         """After a step; `loss` may be None where reading it would wait for the device."""
+        text = "" if loss is None else f"loss {loss:.3f}"
+        self.place = f"epoch {epoch + 1}/{self.epochs}  step {batch + 1}/{self.steps}  {text}".rstrip()
         if self.bar is not None:
-            text = "" if loss is None else f"loss {loss:.3f}"
             self.bar.update(
                 self.task,
                 completed=epoch * self.steps + batch + 1,
                 description=f"{self.name} {epoch + 1}/{self.epochs}",
                 loss=text,
             )
+
+    def validating(self, epoch: int, batch: int, batches: int) -> None:
+        """Before a batch of the validation."""
+        self.place = f"epoch {epoch + 1}/{self.epochs}  validation {batch + 1}/{batches}"
 
     def epoch(self, row: Mapping[str, Any], images_per_second: float) -> None:
         """After an epoch: one line with its losses, its scores and how long the rest will take."""
@@ -59,11 +121,15 @@ class Progress:
             self.bar.console.print(text, highlight=False)
         else:
             print(text, flush=True)
+        if self.heartbeat is not None:
+            self.heartbeat.spoken()
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Ends the bar and the lines."""
         if self.bar is not None:
             self.bar.stop()
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
 
 
 def _clock(seconds: float) -> str:

@@ -26,6 +26,9 @@ class TrainingInterrupted(UserError):  # noqa: N818 - not an error
     """Training was told to stop and has saved its state."""
 
 
+STATE_FILE = "state.pt"
+
+
 class ResumeState:
     """The resume state: `state.pt`, replaced as a whole, and the best weights so far."""
 
@@ -34,7 +37,7 @@ class ResumeState:
 
     def load(self) -> dict[str, Any] | None:
         """The last state, or None where there is none that belongs to these settings."""
-        path = self.folder / "state.pt"
+        path = self.folder / STATE_FILE
         if not path.is_file():
             return None
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -49,7 +52,7 @@ class ResumeState:
         Raises:
             TrainingError: The disk cannot hold it; the last state is untouched.
         """
-        with _written(self.folder / "state.pt") as part:
+        with _written(self.folder / STATE_FILE) as part:
             torch.save(content | {"signature": self.signature}, part)
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
@@ -98,9 +101,6 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         TrainingError: Another process holds it.
     """
-    if os.environ.get("RANK", "0") != "0":
-        yield  # a further process of a run that holds the lock already
-        return
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

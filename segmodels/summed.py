@@ -5,6 +5,7 @@ It stands alone since importing torchmetrics takes seconds, and only training ha
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -30,6 +31,11 @@ class ConfusionMatrix(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of class ids; see `confusion_matrix`."""
         self.matrix += confusion_matrix(prediction, target, self.num_classes)
+
+    def counts(self) -> np.ndarray:
+        """As `compute`, on the CPU; of one class, too, whose matrix torchmetrics gives as a number."""
+        matrix: np.ndarray = self.compute().reshape(self.num_classes, self.num_classes).cpu().numpy()
+        return matrix
 
     def compute(self) -> Tensor:
         """int64 `[C, C]`, rows truth, columns prediction."""

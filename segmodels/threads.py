@@ -118,7 +118,7 @@ def turn(device: str = "cpu", threads: int | None = None) -> Iterator[Turn]:
         What is held.
     """
     # Processes that train together wait for each other within a step, so each must have its own at any time.
-    if device != "cpu" or "RANK" in os.environ or getattr(_holding, "turn", False):
+    if device != "cpu" or "SEGMODELS_WORKER" in os.environ or getattr(_holding, "turn", False):
         yield Turn()
         return
     if threads is None:

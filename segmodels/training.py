@@ -7,6 +7,7 @@ average and the position; it is written to a temporary name and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -25,6 +26,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,8 +35,10 @@ from torch.utils.data import DataLoader
 
 from segmodels import distributed, losses, trial
 from segmodels.checkpoint import ModelConfig, load_weights, save_model
-from segmodels.data.dataset import DatasetInfo, replace_folder
+from segmodels.data import checks
+from segmodels.data.dataset import DatasetInfo, replace_folder, samples
 from segmodels.data.frequencies import ClassCounts
+from segmodels.data.sizes import described, image_sizes, training_crop
 from segmodels.data.transforms import (
     Augmentation,
     Cache,
@@ -45,12 +49,13 @@ from segmodels.data.transforms import (
     resize_label,
     training_loader,
 )
+from segmodels.files import folder_md5
 from segmodels.inference import channels_last
 from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
 from segmodels.optimization import learning_rate, move_average, optimizer_for
 from segmodels.progress import Progress
-from segmodels.resume import ResumeState, TrainingError, TrainingInterrupted, locked
+from segmodels.resume import STATE_FILE, ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
 from segmodels.sources import default_cache
 from segmodels.summed import ConfusionMatrix
@@ -80,19 +85,21 @@ class Trained:
 
 
 def fit(
-    data: Path,
-    out: Path,
+    data: Path | str,
+    out: Path | str,
     *,
     architecture: str,
-    settings: TrainSettings,
+    settings: TrainSettings | None = None,
     options: Mapping[str, Any] | None = None,
     backbone: str | None = None,
     name: str | None = None,
     seed: int = 0,
-    state: Path | None = None,
+    state: Path | str | None = None,
     signature: str = "",
     counts: ClassCounts | None = None,
     trials: Path | None = None,
+    data_md5: str | None = None,
+    checked: bool = False,
     on_epoch: OnEpoch | None = None,
     launcher: distributed.Launcher | None = None,
 ) -> Trained:
@@ -102,7 +109,7 @@ def fit(
         data: Dataset folder with the splits `train` and `val`.
         out: Model folder; it appears when training has ended.
         architecture: Name in the registry.
-        settings: How to train.
+        settings: How to train; by default as `TrainSettings` says.
         options: Keywords of the architecture.
         backbone: Encoder, where the architecture leaves the choice.
         name: What progress lines call it; the architecture's name by default.
@@ -113,14 +120,26 @@ def fit(
             kept with the state.
         trials: A JSON file that keeps what was found to be fastest on this machine; `segmodels/trials.json` in the
             cache folder by default.
+        data_md5: The dataset folder's hash (`segmodels.files.folder_md5`), which the model folder names; computed
+            where it is not given.
+        checked: The data were judged already (`segmodels.data.checks`); otherwise that is done first.
         on_epoch: Called with each row of the history.
         launcher: Starts the processes of a training on several nodes; those of one node are started here.
 
     Raises:
+        DatasetError: The data cannot be trained on; the message names the files.
         TrainingError: The loss is not finite, or another process trains into the same state.
-        TrainingInterrupted: The process was told to stop (SIGTERM); calling again goes on.
+        TrainingInterrupted: The process was told to stop (SIGTERM, Ctrl-C); calling again goes on.
     """
-    state = state or out.with_name(out.name + ".state")
+    data, out = Path(data), Path(out)
+    settings = settings or TrainSettings()
+    state = Path(state) if state is not None else out.with_name(out.name + ".state")
+    if not distributed.is_worker():
+        if not checked and not (state / STATE_FILE).is_file():
+            for warning in checks.check(data):
+                print(f"warning: {warning}", flush=True)
+        settings = with_crop(settings, data, name or architecture)
+        data_md5 = data_md5 or folder_md5(data)
     state.mkdir(parents=True, exist_ok=True)
     count = distributed.processes(settings)
     if settings.class_weights != "none" and counts is None:
@@ -138,11 +157,12 @@ def fit(
             state=str(state),
             signature=signature,
             counts=dataclasses.asdict(counts) if counts is not None else None,
+            data_md5=data_md5 or "",
         )
         tell: OnEpoch = on_epoch or (lambda row: None)
         outcome = launcher(job, tell) if launcher is not None else distributed.run(job, count, tell)
         return Trained(**{**outcome, "folder": out})
-    with locked(state / "lock"), warnings.catch_warnings():
+    with _alone(state), warnings.catch_warnings():
         # Lightning advises more workers, a logger and other products; the settings have decided.
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -153,6 +173,7 @@ def fit(
             options=dict(options or {}),
             backbone=backbone,
             image_size=settings.image_size,
+            training={"settings": dataclasses.asdict(settings), "seed": seed, "data_md5": data_md5},
         )
         torch.manual_seed(seed)
         task = None
@@ -182,6 +203,29 @@ def fit(
                 "it), train.augment.crop or train.cache_gb, take a smaller network, or give it more (resources.memory, "
                 "a larger GPU); the same command goes on from the last epoch"
             ) from None
+
+
+def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
+    """The settings with a crop chosen from the training images, where they have several sizes and none is set."""
+    augment = settings.augment
+    if settings.image_size is not None or augment.crop is not None or augment.extra:
+        return settings
+    sizes = image_sizes(sample.image for sample in samples(data, "train"))
+    crop = training_crop(sizes)
+    if crop is None:
+        return settings
+    print(
+        f"{name}: images come in {described(sizes)}; trains on crops of {crop[0]}x{crop[1]} (train.augment.crop)",
+        flush=True,
+    )
+    return dataclasses.replace(settings, augment=dataclasses.replace(augment, crop=crop))
+
+
+def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of the state; further processes of a run rely on that of the first."""
+    if distributed.is_worker() and os.environ.get("RANK", "0") != "0":
+        return contextlib.nullcontext()
+    return locked(state / "lock")
 
 
 def _no_memory(error: Exception) -> bool:
@@ -309,11 +353,12 @@ class _Task(pl.LightningModule):
 
     def on_train_start(self) -> None:
         # Not before: Lightning has now installed its own handler, which would end the process without saving.
-        self._previous = signal.signal(signal.SIGTERM, self._request_stop)
+        self._previous = {number: signal.signal(number, self._request_stop) for number in _STOPS}
 
     def teardown(self, stage: str) -> None:
         if hasattr(self, "_previous"):
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
             del self._previous
         progress: Progress | None = getattr(self, "progress", None)
         if progress is not None:
@@ -351,7 +396,7 @@ class _Task(pl.LightningModule):
         self.batch = index + 1
         self.images_seen += len(images) * self.trainer.world_size
         self._epoch_images += len(images) * self.trainer.world_size
-        if self.progress is not None and self.progress.bar is not None:
+        if self.progress is not None:
             self.progress.step(self.epoch, index, float(loss.detach()) if self.device.type == "cpu" else None)
         self.cores.pass_on()
 
@@ -381,6 +426,8 @@ class _Task(pl.LightningModule):
         # Several processes may have unequal shares; they ask each other at the next training step.
         if self.trainer.world_size == 1 and self._must_stop():
             self._stop()
+        if self.progress is not None:
+            self.progress.validating(self.epoch, index, len(self.val_set))
         images, labels = batch
         network = self._average[0].eval() if self._average else self.network
         logits = network(images)["out"].float()
@@ -412,7 +459,7 @@ class _Task(pl.LightningModule):
         }
         improved = False
         if self.trainer.limit_val_batches:
-            result = scores(self.matrix.compute().cpu().numpy())
+            result = scores(self.matrix.counts())
             row |= {
                 "val_loss": self._summed(self.val_loss) / max(self._summed(self.val_images), 1),
                 "val_miou": result["miou"],
@@ -447,7 +494,9 @@ class _Task(pl.LightningModule):
     def _first(self) -> bool:
         return self.global_rank == 0
 
-    def _request_stop(self, *_: Any) -> None:
+    def _request_stop(self, number: int, frame: object) -> None:
+        if self.stop_requested and number == signal.SIGINT:
+            raise KeyboardInterrupt  # pressed again: without waiting for the step to end
         self.stop_requested = True
 
     def _must_stop(self) -> bool:
@@ -502,6 +551,7 @@ class _Task(pl.LightningModule):
         self.history = saved["history"]
 
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _POSITION = ("epoch", "batch", "updates", "loss_count", "best_miou", "best_epoch", "since_best")
 
 
@@ -523,6 +573,8 @@ def _trainer(settings: TrainSettings, epoch: int, choice: trial.Choice) -> pl.Tr
         # Networks with a part that not every batch reaches (a head of one stage, say) need the search.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         precision=_PRECISIONS[choice.precision],  # type: ignore[arg-type]
+        # Not what the environment says of other processes (RANK, SLURM_…), which may be left over from something else.
+        plugins=None if several else LightningEnvironment(),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -20,10 +20,9 @@ from components.download.fetch import CONNECTIONS, patiently
 from components.download.progress import progress
 from components.download.transfer import transfer
 from components.errors import StepError
-from components.lineage import file_md5
 from segmodels.data.dataset import replace_folder
 from segmodels.errors import shown
-from segmodels.files import copy, read_json, relative
+from segmodels.files import copy, file_md5, read_json, refused_path
 
 SUFFIX = ".dir"
 
@@ -80,7 +79,8 @@ def manifest(remote: Remote, md5: str, cache: Path) -> list[dict[str, str]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise StepError(f"{where} {object_name(md5)} is no list of files")
     for entry in entries:
-        relative(entry.get("relpath"), where)
+        if why := refused_path(entry.get("relpath")):
+            raise StepError(f"{where} {shown(entry.get('relpath'))} {why}")
         _hash(entry.get("md5"), where)
     return entries
 

@@ -19,7 +19,7 @@ from components.download.progress import progress
 from components.download.transfer import LineError, transfer
 from components.errors import StepError
 from components.lock import only_one, project_folder
-from segmodels.files import relative
+from segmodels.files import refused_path
 
 CONNECTIONS = 8
 
@@ -188,7 +188,9 @@ def _place(cache: Path, url: str) -> Path:
 
 
 def _below(url: str, name: str) -> str:
-    return str(relative(name, f"{url}: refused, nothing was converted: key"))
+    if why := refused_path(name):
+        raise StepError(f"{url}: refused, nothing was converted: key {name[:120]!a} {why}")
+    return name
 
 
 def sha256_of(path: Path) -> str:

@@ -83,6 +83,8 @@ def run(
                 signature=signature,
                 counts=counts,
                 trials=cache_folder() / "trials.json",
+                data_md5=lineage.data_md5,
+                checked=True,  # `validate` has done it
                 on_epoch=after_epoch,
                 launcher=_launcher(lineage),
             )

@@ -368,11 +368,22 @@ def training_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, w
         data,
         batch_size,
         sampler=sampler,
+        collate_fn=_stacked,
         num_workers=workers,
         drop_last=len(sampler) >= batch_size,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch of samples of one size."""
+    sizes = {tuple(label.shape) for _, label in samples}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)[:3])
+        raise DatasetError(f"train: samples of one batch have several sizes ({listed}); set train.augment.crop")
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)
 
 
 def _centers(source: int, target: int) -> Tensor:

@@ -142,7 +142,8 @@ class Profile:
         except DriftError:
             raise
         except ContentError as error:
-            raise DriftError(f"{error}; evaluate the model again") from None
+            why = str(error).removeprefix(f"{path}: ")
+            raise DriftError(f"{path}: not a profile ({why}); evaluate the model again") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DriftError(f"{path}: not a profile ({brief(error)}); evaluate the model again") from None
 

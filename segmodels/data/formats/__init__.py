@@ -50,20 +50,31 @@ def convert(
         DatasetError: No layout fits, or the data is not what its layout says.
     """
     root = Path(root)
+    key, place = find(root, format)
+    FORMATS[key].convert(
+        place,
+        Path(out),
+        name=name or root.resolve().name,
+        source=source or {"path": str(root)},
+        splitting=splitting or Splitting(),
+    )
+    return key
+
+
+def find(root: Path | str, format: str = "auto") -> tuple[str, Path]:  # noqa: A002
+    """The layout in `root`, or up to three folders below, and the folder it lies in; names of files tell it.
+
+    Raises:
+        DatasetError: No layout fits.
+    """
+    root = Path(root)
     if format != "auto" and format not in FORMATS:
         raise DatasetError(f"format {format!r} is unknown; known are auto, {', '.join(FORMATS)}")
     wanted = FORMATS if format == "auto" else {format: FORMATS[format]}
     for place in _places(root):
         for key, module in wanted.items():
             if module.detect(place):
-                module.convert(
-                    place,
-                    Path(out),
-                    name=name or root.resolve().name,
-                    source=source or {"path": str(root)},
-                    splitting=splitting or Splitting(),
-                )
-                return key
+                return key, place
     raise DatasetError(_nothing_found(root, wanted))
 
 
@@ -82,4 +93,4 @@ def _nothing_found(root: Path, wanted: Mapping[str, ModuleType]) -> str:
     return f"{root}: no known layout in it or below; looked for {looked}; it holds {holds}"
 
 
-__all__ = ["FORMATS", "Splitting", "convert"]
+__all__ = ["FORMATS", "Splitting", "convert", "find"]
