@@ -194,6 +194,7 @@ def predict(
     import torch
 
     from segmodels.inference import Predictor
+    from segmodels.progress import Heartbeat
     from segmodels.sources import local_folder
 
     predictor = Predictor(
@@ -208,7 +209,7 @@ def predict(
         _complain(problem)
     with _progress() as bar:
         task = bar.add_task("", total=len(jobs), frames="")
-        frames = 0
+        frames = done = 0
 
         def on_frame(job: predicting.Job) -> None:
             nonlocal frames
@@ -216,8 +217,12 @@ def predict(
             bar.update(task, description=job.input.path.name, frames=f"{frames} frames")
 
         def on_done(job: predicting.Job) -> None:
+            nonlocal done
+            done += 1
             bar.update(task, advance=1, description=job.input.path.name)
 
+        told = Heartbeat(lambda: f"{done} of {len(jobs)} done" + (f", {frames} frames" if frames else ""), sys.stderr)
+        told.start()
         outcome = predicting.run(
             jobs,
             predictor,
@@ -229,6 +234,7 @@ def predict(
             on_done=on_done,
             on_problem=_complain,
         )
+        told.stop()
     failed = len(problems) + len(outcome.problems)
     parts = [f"{outcome.written} written"]
     parts += [f"{outcome.skipped} skipped since their results exist"] if outcome.skipped else []

@@ -33,7 +33,8 @@ from segmodels.settings import TrainSettings
 # How often a run survives the death of a worker.
 RESTARTS = 3
 _POLL_SECONDS = 0.2
-_started_as_worker = False
+# Names the process that is a worker; one that inherits it is none.
+_WORKER = "SEGMODELS_WORKER"
 _ERRORS = {"TrainingError": TrainingError, "TrainingInterrupted": TrainingInterrupted, "ValueError": ValueError}
 
 
@@ -75,7 +76,7 @@ def is_worker() -> bool:
 
     The environment alone does not tell: its RANK and WORLD_SIZE may be left over from something else.
     """
-    return _started_as_worker
+    return os.environ.get(_WORKER) == str(os.getpid())
 
 
 def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
@@ -186,8 +187,7 @@ def outcome(exchange: Path, job: Job, code: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """One of the processes: trains, and where it is the first one says how it went."""
-    global _started_as_worker
-    _started_as_worker = True
+    os.environ[_WORKER] = str(os.getpid())
     path = Path(arguments[0])
     job = Job(**json.loads(path.read_text()))
     first = os.environ.get("RANK", "0") == "0"

@@ -36,6 +36,7 @@ from segmodels.metrics import (
     scores,
 )
 from segmodels.per_image import PER_IMAGE_FILE, ImageCounts, PerImage
+from segmodels.progress import Heartbeat
 from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
 
@@ -67,13 +68,21 @@ class Quality:
 
 
 def evaluate(
-    trained: Path, data: Path, out: Path, settings: EvaluateSettings, *, device: str = "auto", seed: int = 0
+    trained: Path | str,
+    data: Path | str,
+    out: Path | str,
+    settings: EvaluateSettings | None = None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
 ) -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
     `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `profile.json`
     (`segmodels.drift`), `pictures/` and `predictions/`.
     """
+    trained, data, out = Path(trained), Path(data), Path(out)
+    settings = settings or EvaluateSettings()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model, config = load_model(trained, device)
@@ -117,7 +126,8 @@ def _measure(
     predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
     kept = set(spread(len(decoded)))
     batches = EvaluationSet(decoded, settings.batch_size, config.mean, config.std)
-    for images, labels in (batches[i] for i in range(len(batches))):
+    heartbeat = Heartbeat(lambda: f"evaluated {len(counts)} of {len(decoded)} images")
+    for images, labels in heartbeat.around(batches[i] for i in range(len(batches))):
         images = images.to(device, memory_format=torch.channels_last)
         probs = full_resolution(_probabilities(model, images, settings), labels.shape[-2:])
         if settings.crf is not None:

@@ -184,7 +184,8 @@ def test_the_focus_is_seen_wherever_it_is(browser, port, street):
             """() => {
                 const inner = document.activeElement, outer = inner.id === "file" ? inner.closest("#drop") : inner;
                 const style = getComputedStyle(outer);
-                return [inner.id || inner.type || inner.tagName, style.outlineStyle === "none" ? "0" : style.outlineWidth];
+                const width = style.outlineStyle === "none" ? "0" : style.outlineWidth;
+                return [inner.id || inner.type || inner.tagName, width];
             }"""
         )
         if name != "BODY":
