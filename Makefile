@@ -45,7 +45,8 @@ experiments: setup ## all experiments with what differs between them
 	@$(RUN) dvc exp show --only-changed --drop '^(data|outputs|reports)' --no-pager
 
 camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-address
-	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(or $(DATA),../shared/data/camvid)"
+	@test -n "$(DATA)" || { echo "error: name the data: make camvid DATA=folder-or-archive-or-address" >&2; exit 1; }
+	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(DATA)"
 
 test: setup ## all tests but those of the images
 	@# One thread a worker: the workers share the cores.

@@ -274,7 +274,7 @@ def _accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/camvid"), help="CamVid, or a dataset folder")
+    parser.add_argument("--data", type=Path, required=True, help="CamVid, or a dataset folder")
     parser.add_argument("--work", type=Path, default=Path(".cache/overfit/camvid"), help="where it is converted to")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these architectures; default all")
     parser.add_argument("--size", type=int, nargs=2, default=[120, 160], metavar=("HEIGHT", "WIDTH"))

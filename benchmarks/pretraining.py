@@ -83,7 +83,7 @@ def _print(args: argparse.Namespace, results: dict[str, Any]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--camvid", type=Path, default=Path("../shared/data/camvid"))
+    parser.add_argument("--camvid", type=Path, required=True, help="CamVid in the layout of the SegNet tutorial")
     parser.add_argument("--work", type=Path, default=Path(".cache/pretraining"))
     parser.add_argument("--model", default="unet")
     parser.add_argument("--options", default='{"width": 16, "batch_norm": true, "dropout": 0.1}')

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
 MODEL_TAG = "model.sha256"
+# Without it `mlflow ui` guesses from what an experiment holds, and opens a new one under GenAI traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 SETTLING = "settling"  # of a run that its creator may yet delete
 BATCH = 100  # what one request of MLflow takes
 WITHDRAWALS = 3  # tries of a deletion that another process may be making at the same moment
@@ -157,7 +159,9 @@ class Store:
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             try:
-                return str(self.client.create_experiment(experiment, artifact_location=self._artifacts()))
+                return str(
+                    self.client.create_experiment(experiment, artifact_location=self._artifacts(), tags=EXPERIMENT_TAGS)
+                )
             except _mlflow_errors():
                 found = self.client.get_experiment_by_name(experiment)  # another process was faster
                 if found is None:
@@ -167,6 +171,9 @@ class Store:
                 f"experiment '{experiment}' was deleted; restore it with `mlflow experiments restore "
                 f"--experiment-id {found.experiment_id}` or set another register.experiment"
             )
+        for tag, value in EXPERIMENT_TAGS.items():
+            if tag not in found.tags:  # of an earlier release, or made by hand; what a person chose stays
+                self.client.set_experiment_tag(found.experiment_id, tag, value)
         return str(found.experiment_id)
 
     def _artifacts(self) -> str | None:

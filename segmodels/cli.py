@@ -206,6 +206,7 @@ def predict(
     import torch
 
     from segmodels.inference import Predictor
+    from segmodels.progress import Heartbeat
     from segmodels.sources import fetched
 
     found_model = fetched(model)
@@ -220,7 +221,7 @@ def predict(
         _complain(problem)
     with _progress() as bar:
         task = bar.add_task("", total=len(jobs), frames="")
-        frames = 0
+        frames = done = 0
 
         def on_frame(job: predicting.Job) -> None:
             nonlocal frames
@@ -228,8 +229,12 @@ def predict(
             bar.update(task, description=job.input.path.name, frames=f"{frames} frames")
 
         def on_done(job: predicting.Job) -> None:
+            nonlocal done
+            done += 1
             bar.update(task, advance=1, description=job.input.path.name)
 
+        told = Heartbeat(lambda: f"{done} of {len(jobs)} done" + (f", {frames} frames" if frames else ""), sys.stderr)
+        told.start()
         outcome = predicting.run(
             jobs,
             predictor,
@@ -241,6 +246,7 @@ def predict(
             on_done=on_done,
             on_problem=_complain,
         )
+        told.stop()
     failed = len(problems) + len(outcome.problems)
     parts = [f"{outcome.written} written"]
     parts += [f"{outcome.skipped} skipped since their results exist"] if outcome.skipped else []

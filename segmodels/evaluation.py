@@ -34,6 +34,7 @@ from segmodels.metrics import (
     scores,
 )
 from segmodels.per_image import PER_IMAGE_FILE, ImageCounts, PerImage
+from segmodels.progress import Heartbeat
 from segmodels.registry import count_parameters, on_meta
 from segmodels.settings import EvaluateSettings
 from segmodels.threads import turn
@@ -65,12 +66,21 @@ class Quality:
     predicted: list[tuple[np.ndarray, float, np.ndarray]]
 
 
-def evaluate(trained: Path, data: Path, out: Path, settings: EvaluateSettings, *, device: str = "auto") -> Quality:
+def evaluate(
+    trained: Path | str,
+    data: Path | str,
+    out: Path | str,
+    settings: EvaluateSettings | None = None,
+    *,
+    device: str = "auto",
+) -> Quality:
     """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
 
     `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `profile.json`
     (`segmodels.drift`), `pictures/` and `predictions/`.
     """
+    trained, data, out = Path(trained), Path(data), Path(out)
+    settings = settings or EvaluateSettings()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = Predictor(trained, device, settings=settings.prediction)
@@ -110,7 +120,8 @@ def _measure(
     counts: list[ImageCounts] = []
     predicted: list[tuple[np.ndarray, float, np.ndarray]] = []
     kept = set(spread(len(decoded)))
-    for batch in same_size(decoded.samples, settings.batch_size):
+    heartbeat = Heartbeat(lambda: f"evaluated {len(counts)} of {len(decoded)} images")
+    for batch in heartbeat.around(same_size(decoded.samples, settings.batch_size)):
         images, labels = zip(*[decoded[index] for index in batch], strict=True)
         probs = predictor.batch_probabilities([image.permute(1, 2, 0).numpy() for image in images])
         confidence, prediction = (x.cpu() for x in probs.max(1))

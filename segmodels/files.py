@@ -128,7 +128,8 @@ def read_text(path: Path, limit: int = MAX_JSON) -> str:
         FileNotFoundError: There is no such file.
     """
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
+        # Not simply `limit`: that much memory would be set aside for each small file.
+        data = file.read(min(limit, max(os.fstat(file.fileno()).st_size, 1 << 16)) + 1)
     if len(data) > limit:
         raise ContentError(f"{printable(path)}: has more than {limit >> 10} kB, too many for what it should be")
     try:

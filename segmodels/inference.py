@@ -9,16 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.checkpoint import load_model
+from segmodels.data.inputs import as_rgb
 from segmodels.data.transforms import normalize, resize_image
 from segmodels.layers.crf import dense_crf
 from segmodels.layers.fuse import fuse_batch_norm
 from segmodels.settings import PREDICT_KEYS, CRFSettings, PredictSettings
 from segmodels.threads import turn
 
+# A path, an image of pillow, or an array.
+AnyImage = str | Path | Image.Image | np.ndarray
 Precision = Literal["32", "bf16", "16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
 _EXAMPLE = (64, 64)  # the size of the image on which the network is watched; any does
@@ -64,26 +68,48 @@ class Predictor:
             example = torch.zeros(1, self.config.in_channels, *(self.image_size or _EXAMPLE), device=self.device)
             self.model = channels_last(fuse_batch_norm(self.model, example))
 
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """Class ids, uint8 `[H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
+    def predict(self, image: AnyImage) -> np.ndarray:
+        """Class ids, uint8 `[H, W]`, of an image.
+
+        Args:
+            image: A path, an image of pillow, or an array: RGB, RGBA or grey, uint8 or floats in 0..1
+                (`segmodels.data.inputs.as_rgb`).
+
+        Raises:
+            ImageInputError: It is no image.
+        """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As `predict`, of several images of one size in one pass of the network."""
-        return self._most_likely(images, confident=False)[0]
+    def predict_batch(self, images: Sequence[AnyImage]) -> list[np.ndarray]:
+        """As `predict`, of several images; those of one size go through the network together."""
+        return self._by_size(images, confident=False)[0]
 
-    def predict_with_confidence(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def predict_with_confidence(self, images: Sequence[AnyImage]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `predict_batch`, and of each image the probability of the predicted classes, float32 `[H, W]`."""
-        return self._most_likely(images, confident=True)
+        return self._by_size(images, confident=True)
 
-    def predict_probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 `[C, H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
+    def predict_probabilities(self, image: AnyImage) -> np.ndarray:
+        """Probabilities, float32 `[C, H, W]`, of an image, given as for `predict`."""
         probs: np.ndarray = self.probabilities(image).cpu().numpy()
         return probs
 
-    def probabilities(self, image: np.ndarray) -> Tensor:
+    def probabilities(self, image: AnyImage) -> Tensor:
         """As `predict_probabilities`, on the model's device."""
-        return self.batch_probabilities([image])[0]
+        return self.batch_probabilities([as_rgb(image)])[0]
+
+    def _by_size(self, images: Sequence[AnyImage], *, confident: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """`_most_likely` for images of several sizes, in the order they came in."""
+        pixels = [as_rgb(image) for image in images]
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(pixels):
+            places.setdefault(image.shape, []).append(index)
+        maps: dict[int, np.ndarray] = {}
+        sure: dict[int, np.ndarray] = {}
+        for same in places.values():
+            found, confidence = self._most_likely([pixels[i] for i in same], confident=confident)
+            maps.update(zip(same, found, strict=True))
+            sure.update(zip(same, confidence, strict=False))
+        return [maps[i] for i in sorted(maps)], [sure[i] for i in sorted(sure)]
 
     @torch.inference_mode()
     def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
+T = TypeVar("T")
 # Seconds after which a line is printed where there is no terminal, also while a single step takes longer.
 LINE_EVERY = 25.0
 
@@ -35,6 +36,11 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def around(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, with lines while they are worked on."""
+        with self:
+            yield from items
 
     def start(self) -> None:
         """Begins; does nothing in a terminal."""

@@ -88,7 +88,7 @@ def predict_raster(
         from rasterio.windows import Window
     except ImportError:
         raise DatasetError(
-            f"{path}: is a raster, which needs rasterio; pip install 'segmodels[raster]', or make it a plain image"
+            f"{path}: is a raster, which needs rasterio; `pip install rasterio`, or make it a plain image"
         ) from None
     parts = [(p.with_name(p.name + ".part"), p) for p in (masks, overlays) if p is not None]
     try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
+import json
 import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +19,20 @@ import numpy as np
 from PIL import Image
 
 from components.errors import StepError
-from components.params import Params
+from components.params import Params, train_settings
 from components.report import charts
 from components.results import read_json
 from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
 from segmodels.data.images import open_image
+from segmodels.errors import brief
 from segmodels.visualize import colorize
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATE = "report.html.j2"
+# Of all confusion matrices together.
+CELLS = 20_000
 KINDS = ("best", "median", "worst")
 LINEAGE = {
     "git.commit": "Code (git commit)",
@@ -90,7 +96,7 @@ def run(
     registered: Path | None,
     out: Path,
 ) -> ReportResult:
-    """Writes the report; the same inputs give the same bytes.
+    """Writes the report; the same inputs give the same bytes on the same day (or with SOURCE_DATE_EPOCH).
 
     Args:
         params: The settings.
@@ -124,6 +130,9 @@ def run(
         lineage=_lineage(register),
         commands=_commands(rows, models, data, register),
         gate=params.register_,
+        date=_date(),
+        settings=_settings(params, rows, models),
+        confusions=_confusions(rows, info, evaluations),
     )
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "report.html", page)
@@ -255,6 +264,61 @@ def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
     return found
 
 
+def _date() -> str:
+    """Today, in UTC; SOURCE_DATE_EPOCH is what makes builds reproducible elsewhere, too."""
+    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(seconds), UTC) if seconds.isdigit() else datetime.now(UTC)
+    return moment.date().isoformat()
+
+
+def _settings(params: Params, rows: list[Row], models: Mapping[str, Path]) -> dict[str, Any]:
+    """How the models were trained: settings that all share, and a table of those that differ, as text."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        described = read_json(models[row.key] / "model.json", "train")
+        made = described.get("training") or {}
+        settings = dict(made.get("settings") or {})
+        if not settings and row.key in params.models:  # a folder of an earlier release
+            settings = dataclasses.asdict(train_settings(params, row.key))
+        augment = {f"augment.{name}": value for name, value in settings.pop("augment", {}).items()}
+        options = {f"option {name}": value for name, value in (described.get("options") or {}).items()}
+        own = {"architecture": row.architecture, "backbone": described.get("backbone"), **options}
+        own |= {"seed": made.get("seed", params.seed), "best epoch": described.get("metrics", {}).get("epoch")}
+        found[row.key] = {name: _plain(value) for name, value in {**own, **settings, **augment}.items()}
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    shared = [n for n in names if len({values.get(n, "") for values in found.values()}) == 1]
+    differing = [n for n in names if n not in shared]
+    return {
+        "shared": {n: value for n in shared if (value := found[rows[0].key].get(n))},
+        "names": differing,
+        "rows": [(row.key, [found[row.key].get(n, "") for n in differing]) for row in rows],
+    }
+
+
+def _plain(value: Any) -> str:
+    """A setting as one writes it on the command line; nothing for what is not set."""
+    if value is None or value in ({}, [], ""):
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _confusions(rows: list[Row], info: DatasetInfo, evaluations: Mapping[str, Path]) -> dict[str, list[list[float]]]:
+    """Of each model, from the best on while the page stays small: shares of each true class's pixels, `[C, C]`."""
+    shown = max(1, CELLS // info.num_classes**2)
+    found = {}
+    for row in rows[:shown]:
+        path = evaluations[row.key] / "confusion.csv"
+        try:
+            with path.open(newline="") as file:
+                counts = [[float(cell) for cell in line[1:]] for line in list(csv.reader(file))[1:]]
+        except (OSError, ValueError) as error:
+            raise StepError(f"{path}: cannot be read ({brief(error)}); run `evaluate` again") from None
+        found[row.key] = [[cell / max(sum(line), 1) for cell in line] for line in counts]
+    return found
+
+
 def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
     """What all versions were made from; several values where they differ."""
     of_models = list(register.get("lineage", {}).values())
@@ -279,18 +343,8 @@ def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register:
     if served:
         uri = shlex.quote(str(register["tracking_uri"]))
         address = shlex.quote(f"models:/{register['model_name']}@{served.aliases[-1]}")
-        commands["serve"] = (
-            "source .venv/bin/activate\n"
-            f"export MLFLOW_TRACKING_URI={uri}\n"
-            f"mlflow models serve -m {address} --env-manager local --host 127.0.0.1 --port 5001"
-        )
-        commands["ask"] = (
-            f"""printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 -w0 {image})" |\n"""
-            "  curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d @- |\n"
-            "  python3 -c 'import base64, json, sys; "
-            """sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["predictions"][0]["classes"]))' """
-            "> classes.png"
-        )
+        commands["serve"] = f"source .venv/bin/activate\nexport MLFLOW_TRACKING_URI={uri}\nsegmodels serve {address}"
+        commands["ask"] = f"curl -s -F image=@{image} 'http://127.0.0.1:8000/predict?output=classes' -o classes.png"
     return commands
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torch.nn import functional as F
 from segmodels import losses
 from segmodels.data.dataset import read_label
 from segmodels.data.frequencies import ClassCounts
+from tests.samples import CAMVID, needs_camvid
 
 LOGITS = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0))
 TARGET = torch.randint(0, 4, (2, 6, 7), generator=torch.Generator().manual_seed(1))
@@ -94,12 +93,10 @@ def test_class_weights_follow_their_papers() -> None:
     assert losses.class_weights(found, "none") is None
 
 
+@needs_camvid
 def test_median_frequency_weights_of_camvid_are_near_those_of_segnets_file() -> None:
-    folder = Path(__file__).resolve().parents[2] / "../shared/data/camvid/trainannot"
-    if not folder.is_dir():
-        pytest.skip("CamVid is not on this machine")
     counts, images = np.zeros(11, np.int64), np.zeros(11, np.int64)
-    for path in sorted(folder.iterdir()):
+    for path in sorted((CAMVID / "trainannot").iterdir()):
         here = np.bincount(read_label(path).ravel(), minlength=12)[:11]
         counts += here
         # SegNet's frequency counts all pixels of an image, void too.

@@ -21,6 +21,8 @@ from segmodels.data.images import PixelBudget, open_image
 from segmodels.threads import available_cores
 
 MAX_COLORS = 64
+BACKGROUNDS = frozenset({"background", "backdrop", "bg", "other", "others", "rest", "none"})
+NEUTRAL = (112, 112, 112)
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 
@@ -232,6 +234,8 @@ def _infos(named: Sequence[NamedClass], palette: tuple[int, ...] | None) -> tupl
     from segmodels.visualize import default_palette
 
     spare = default_palette(len(named))
+    # What is not a thing of its own gets no colour that would hide the picture.
+    spare = [NEUTRAL if c.name.lower() in BACKGROUNDS else color for c, color in zip(named, spare, strict=True)]
     return tuple(
         ClassInfo(c.name, c.color or _in_palette(palette, i) or spare[i]) for i, c in enumerate(named) if not c.is_void
     )

@@ -22,9 +22,9 @@ from components.errors import StepError
 from components.lock import only_one
 from components.params import Params
 from segmodels.data.dataset import DatasetError, DatasetInfo, samples
+from tests.samples import KITTI, needs_kitti
 
 ROOT = Path(__file__).resolve().parents[3]
-KITTI = ROOT / "../shared/data/samples/kitti_road"
 Make = Callable[..., Params]
 
 
@@ -83,7 +83,7 @@ def test_an_address_gives_the_same_dataset_as_the_folder(params: Make, unpacked:
     assert found[0] == found[1]
 
 
-@pytest.mark.skipif(not KITTI.is_dir(), reason="KITTI is not here")
+@needs_kitti
 def test_a_public_format_in_an_archive_is_recognised(params: Make, tmp_path: Path) -> None:
     packed = shutil.make_archive("data_road", "zip", KITTI)
     assert step.run(params(source=packed), out=Path("data")).format == "kitti_road"

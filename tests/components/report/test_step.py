@@ -1,6 +1,7 @@
 """The step `report`."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -114,10 +115,40 @@ def test_the_commands_predict_with_the_winner_and_serve_it(results):
     assert words[2:] == ["--model", "outputs/models/unet", "data/test/images/0000.png", "--out", "predictions"]
     assert Path(words[3]).is_dir() and Path(words[4]).is_file()
     assert "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db" in serve
-    assert "mlflow models serve -m models:/segmentation@challenger --env-manager local" in serve
-    sent = subprocess.run(["bash", "-c", ask.partition("|")[0]], capture_output=True, check=True).stdout
-    assert list(json.loads(sent)["dataframe_records"][0]) == ["image"]
+    assert shlex.split(serve.splitlines()[-1]) == ["segmodels", "serve", "models:/segmentation@challenger"]
     subprocess.run(["bash", "-n", "-c", ask], check=True)
+    words = shlex.split(ask)
+    assert words[words.index("-F") + 1] == "image=@data/test/images/0000.png"
+    assert words[-3:] == ["http://127.0.0.1:8000/predict?output=classes", "-o", "classes.png"]
+
+
+def test_the_page_tells_its_date_the_settings_and_what_was_mistaken_for_what(results, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    path = results.models["unet"] / "model.json"
+    made = {"settings": {"lr": 0.0123, "epochs": 7, "augment": {"crop": [48, 64]}}, "seed": 11, "data_md5": "x.dir"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "options": {"width": 0.5}, "training": made}))
+    html, _ = write(results, registered())
+    assert "2023-11-14" in html
+    trained = html.partition("<h2>How they were trained</h2>")[2].partition("</section>")[0]
+    for text in ("<dt>best epoch</dt><dd>5</dd>", "<td>0.0123</td>", "<td>7</td>", "<td>[48, 64]</td>", "option width"):
+        assert text in trained, text
+    assert "<td>0.002</td>" in trained, "a folder of an earlier release is described by the settings"
+    confusion = html.partition("<h2>Confusion</h2>")[2].partition("</section>")[0]
+    assert confusion.count("<table") == 2
+    assert confusion.count("76.9") == 6  # 10 of 13 pixels of each class in the first column
+    assert "pole &amp; &lt;sign&gt;" in confusion
+
+
+def test_a_narrow_screen_shows_the_page_without_scrolling_sideways(results, browser):
+    html, _ = write(results, registered())
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.set_content(html)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    for table in page.locator(".scroll").all():
+        assert table.evaluate("e => e.getBoundingClientRect().right") <= 400
+    if name := os.environ.get("SEGMODELS_SCREENSHOT"):
+        page.screenshot(path=name, full_page=True)
+    page.close()
 
 
 def test_without_a_version_there_is_nothing_to_serve(results):
@@ -143,7 +174,7 @@ def test_the_champion_is_served_where_there_is_no_challenger(results):
     content["versions"][1] |= {"version": "3", "passed": True}
     path.write_text(json.dumps(content))
     html, board = write(results, path)
-    assert "models:/segmentation@champion --env-manager local" in html
+    assert "segmodels serve models:/segmentation@champion" in html
     assert "| 3, champion |" in board
 
 

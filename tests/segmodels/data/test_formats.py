@@ -21,10 +21,7 @@ from segmodels.data.dataset import (
 )
 from segmodels.data.formats import FORMATS, Splitting, convert
 from segmodels.data.formats import classes as class_files
-
-SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
-CAMVID = SHARED / "camvid"
-KITTI = SHARED / "samples/kitti_road"
+from tests.samples import CAMVID, KITTI, needs_camvid, needs_kitti
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 10)) -> Path:
@@ -56,7 +53,7 @@ def test_params_name_every_format() -> None:
     assert set(get_args(Data.model_fields["format"].annotation)) == {"auto", *FORMATS}
 
 
-@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
+@needs_camvid
 def test_camvid_keeps_images_and_ignores_unlabelled_pixels(tmp_path: Path) -> None:
     assert convert(CAMVID, out=tmp_path / "data") == "camvid"
     info = DatasetInfo.read(tmp_path / "data")
@@ -97,7 +94,7 @@ def test_camvid_names_every_listed_file_that_is_missing(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("data*"))
 
 
-@pytest.mark.skipif(not KITTI.is_dir(), reason="KITTI is not here")
+@needs_kitti
 def test_kitti_road_reads_the_road_and_not_the_lane(tmp_path: Path) -> None:
     assert convert(KITTI, out=tmp_path / "data") == "kitti_road"
     info = DatasetInfo.read(tmp_path / "data")
