@@ -20,9 +20,11 @@ from segmodels.errors import UserError, brief
 from segmodels.files import ContentError, read_json
 from segmodels.layers.model import SegmentationModel
 from segmodels.pretrained import WeightsError, locate
-from segmodels.registry import UnknownModelError, create_model, on_meta
+from segmodels.registry import UnknownModelError, create_model, model_info, on_meta
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "model.json", "history.csv"
+# Since format 2, the options say all that networks of format 1 computed otherwise.
+FORMAT = 2
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -58,7 +60,7 @@ class ModelConfig:
     image_size: tuple[int, int] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    format: int = 1
+    format: int = FORMAT
 
     @property
     def class_names(self) -> list[str]:
@@ -107,6 +109,8 @@ def read_config(folder: Path | str) -> ModelConfig:
         raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
         for key in ("mean", "std", "image_size"):
             raw[key] = tuple(raw[key]) if raw.get(key) is not None else None
+        if raw.get("format", 1) < FORMAT:
+            raw |= {"options": _as_trained(raw["architecture"], raw.get("options", {})), "format": FORMAT}
         config = ModelConfig(**raw)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a model folder holds {WEIGHTS_FILE} and {CONFIG_FILE}") from None
@@ -119,6 +123,17 @@ def read_config(folder: Path | str) -> ModelConfig:
             f"{path}: has {len(config.classes)} classes; class maps of 8 bits hold 1 to {MAX_CLASSES}"
         )
     return config
+
+
+def _as_trained(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a model of format 1, with those that let it compute what it was trained to compute."""
+    try:
+        given = {**model_info(architecture).earlier, **options}
+        if given.get("base"):  # a network that refines another one
+            given["base_options"] = {**model_info(given["base"]).earlier, **(given.get("base_options") or {})}
+    except UnknownModelError:  # whoever builds it says so
+        return dict(options)
+    return given
 
 
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:

@@ -98,7 +98,7 @@ class LovaszSoftmax(nn.Module):
         probs, labels = probs[valid], labels[valid]
         losses = []
         for c in labels.unique():
-            truth = (labels == c).float()
+            truth = (labels == c).to(probs.dtype)
             errors, order = (truth - probs[:, c]).abs().sort(descending=True)
             losses.append(torch.dot(errors, _jaccard_gradient(truth[order])))
         return torch.stack(losses).mean() if losses else logits.sum() * 0

@@ -114,6 +114,38 @@ def set_multi_grid(stage: nn.Module, factors: Sequence[int], rate: int) -> None:
                 module.dilation = module.padding = (rate * factor, rate * factor)
 
 
+def dilate_alike(body: nn.Module) -> None:
+    """Give every 3x3 convolution of a ResNet's stage the dilation of the stage, in place.
+
+    timm and torchvision dilate a stage's first unit like the stage before it, since that is what its weights were
+    trained to see; the authors of PSPNet and DeepLab v2 dilate all units alike. Other networks stay as they are.
+
+    Args:
+        body: Its children `layer1` to `layer4` are the stages.
+    """
+    for name, stage in body.named_children():
+        if not name.startswith("layer"):
+            continue
+        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        rate = max((conv.dilation[0] for conv in convs), default=1)
+        for conv in convs:
+            conv.dilation = conv.padding = (rate, rate)
+
+
+def stride_first(body: nn.Module) -> None:
+    """Move the stride of a ResNet's bottlenecks from their 3x3 to their first 1x1 convolution, in place.
+
+    So it is in the ResNets that He et al. released for Caffe, and in those that others trained from them.
+
+    Args:
+        body: Units with `conv1` and `conv2` anywhere in it are bottlenecks where `conv1` is 1x1.
+    """
+    for unit in body.modules():
+        first, second = getattr(unit, "conv1", None), getattr(unit, "conv2", None)
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and first.kernel_size == (1, 1):
+            first.stride, second.stride = second.stride, (1, 1)
+
+
 def _geometry(layer: nn.Module) -> dict[str, Any]:
     """What of a convolution or a pool depends on the stride."""
     keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")

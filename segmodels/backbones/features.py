@@ -30,12 +30,14 @@ class Backbone(nn.Module):
 
     Attributes:
         name: timm's or torchvision's.
+        body: The network itself.
         channels: Channels of each map.
         strides: Stride of each map.
         options: Keywords with which timm builds the same network with its ImageNet weights; None where it cannot.
     """
 
     name: str
+    body: Any
     options: dict[str, Any] | None = None
     channels: tuple[int, ...]
     strides: tuple[int, ...]

@@ -28,12 +28,14 @@ def vgg16_stages(width: float = 1.0) -> list[list[int]]:
     return [[scaled(width, c) for c in stage] for stage in VGG16_STAGES]
 
 
-def convolutions(channels: Sequence[int], *, batch_norm: bool = False, dilation: int = 1) -> nn.Sequential:
-    """3x3 convolutions from each width to the next, each with batch norm (if any) and ReLU."""
+def convolutions(
+    channels: Sequence[int], *, batch_norm: bool = False, dilation: int = 1, eps: float = 1e-5
+) -> nn.Sequential:
+    """Build 3x3 convolutions from each width to the next, each with batch norm (if any) and ReLU."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
         layers.append(nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation))
-        layers += [nn.BatchNorm2d(after)] if batch_norm else []
+        layers += [nn.BatchNorm2d(after, eps=eps)] if batch_norm else []
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 

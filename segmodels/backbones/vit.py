@@ -15,16 +15,19 @@ from segmodels.registry import UnknownModelError
 
 
 class ViT(nn.Module):
-    """timm's blocks on images of any size; the class token takes part and is dropped at the end.
+    """timm's blocks on images of any size.
 
     Args:
         name: timm's name of a plain ViT.
         in_channels: Channels of the input.
         image_size: Side of the square image for which the table of positions is made; it is interpolated for others.
         layers: Numbers of the blocks, from 1, whose results are given.
+        class_token: The class token takes part in the blocks; otherwise it is dropped before them.
     """
 
-    def __init__(self, name: str, in_channels: int, image_size: int, layers: Sequence[int]) -> None:
+    def __init__(
+        self, name: str, in_channels: int, image_size: int, layers: Sequence[int], *, class_token: bool = True
+    ) -> None:
         super().__init__()
         import timm
 
@@ -43,7 +46,9 @@ class ViT(nn.Module):
         self.channels, self.depth = int(self.body.embed_dim), len(self.body.blocks)
         self.tokens = int(self.body.num_prefix_tokens)
         self.grid = image_size // self.stride
-        self.layers = tuple(layers)
+        self.layers, self.class_token = tuple(layers), class_token
+        if self.tokens and not class_token:
+            self.body.cls_token.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps `[N, channels, ceil(H / stride), ceil(W / stride)]` after each of the layers."""
@@ -52,12 +57,14 @@ class ViT(nn.Module):
         x = x.flatten(2).transpose(1, 2)
         if self.tokens:
             x = torch.cat([self.body.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.body.norm_pre(self.body.pos_drop(x + self._positions(size)))
+        x = x + self._positions(size)
+        tokens = self.tokens if self.class_token else 0
+        x = self.body.norm_pre(self.body.pos_drop(x[:, self.tokens - tokens :]))
         maps = []
         for number, block in enumerate(self.body.blocks, start=1):
             x = block(x)
             if number in self.layers:
-                maps.append(x[:, self.tokens :].transpose(1, 2).unflatten(2, (size[0], size[1])))
+                maps.append(x[:, tokens:].transpose(1, 2).unflatten(2, (size[0], size[1])))
         return maps
 
     def resized(self, table: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from segmodels.layers.permutohedral import PermutohedralLattice
+from segmodels.layers.precision import full_precision
 from segmodels.settings import CRFSettings
 
 Normalization = Literal["symmetric", "after", "none"]
@@ -64,6 +65,17 @@ def mean_field(
     Returns:
         Logits of the marginals, `[N, C, H, W]`, at least float32.
     """
+    with full_precision(logits.device.type):
+        return _iterated(logits, kernels, weights, compatibility, iterations)
+
+
+def _iterated(
+    logits: Tensor,
+    kernels: Sequence[Filter],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor | None,
+    iterations: int,
+) -> Tensor:
     images, classes, height, width = logits.shape
     dtype = torch.promote_types(logits.dtype, torch.float32)
     unary = logits.to(dtype).permute(0, 2, 3, 1).reshape(-1, classes)

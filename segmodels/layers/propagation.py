@@ -27,8 +27,12 @@ def propagate(x: Tensor, gates: Tensor, direction: Direction) -> Tensor:
         direction: Where the scan goes.
 
     Returns:
-        `[N, C, H, W]`. It cannot explode where the absolute values of a place's weights add up to 1 at most.
+        `[N, C, H, W]`, at least float32. It cannot explode where the absolute values of a place's weights
+        add up to 1 at most.
     """
+    # A product along a whole side: bf16's eight bits would not last.
+    dtype = torch.promote_types(torch.promote_types(x.dtype, gates.dtype), torch.float32)
+    x, gates = x.to(dtype), gates.to(dtype)
     vertical, reverse = direction in ("down", "up"), direction in ("left", "up")
     if vertical:
         x, gates = x.transpose(-1, -2), gates.transpose(-1, -2)
@@ -44,9 +48,19 @@ def propagate(x: Tensor, gates: Tensor, direction: Direction) -> Tensor:
     return out.transpose(-1, -2) if vertical else out
 
 
-def normalize_gates(gates: Tensor) -> Tensor:
-    """Divides the three weights of a place by the sum of their absolute values where that exceeds 1 (theorem 2)."""
-    return gates / gates.abs().sum(1, keepdim=True).clamp(min=1.0)
+def normalize_gates(gates: Tensor, *, always: bool = True) -> Tensor:
+    """Divide the three weights of a place by the sum of their absolute values.
+
+    Args:
+        gates: `[N, 3, C, H, W]`.
+        always: As the authors' network does; otherwise only where the sum exceeds 1, which is all that theorem 2 asks.
+
+    Returns:
+        The same, at least float32.
+    """
+    gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
+    # The authors' layer takes 1e-6 for a sum that is less.
+    return gates / gates.abs().sum(1, keepdim=True).clamp(min=1e-6 if always else 1.0)
 
 
 def scan(x: Tensor, weights: Tensor) -> Tensor:

@@ -12,8 +12,21 @@ def resize(x: Tensor, size: torch.Size | tuple[int, ...], *, align_corners: bool
     return F.interpolate(x, size=tuple(size[-2:]), mode="bilinear", align_corners=align_corners)
 
 
-def shrink_labels(target: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Class ids `[N, H, W]` at `size`'s last two dimensions, each that of one pixel of its cell."""
+def shrink_labels(target: Tensor, size: torch.Size | tuple[int, ...], *, align_corners: bool = False) -> Tensor:
+    """Return class ids `[N, H, W]` at `size`'s last two dimensions, each that of one pixel.
+
+    Args:
+        target: `[N, H, W]`.
+        size: Of the scores that are compared with them.
+        align_corners: The first and the last pixel of a side are those of the scores, and the rest lies evenly between
+            them, as Caffe's Interp layer has it; otherwise each is one pixel of its cell.
+    """
+    if align_corners:
+        rows, columns = (
+            torch.linspace(0, before - 1, after, device=target.device, dtype=torch.float64).round().long()
+            for before, after in zip(target.shape[-2:], size[-2:], strict=True)
+        )
+        return target[:, rows[:, None], columns]
     return F.interpolate(target[:, None].float(), size=tuple(size[-2:]), mode="nearest")[:, 0].long()
 
 
@@ -23,6 +36,25 @@ def grid_means(x: Tensor, side: int) -> Tensor:
         return F.adaptive_avg_pool2d(x, side)
     # ONNX would keep the size of the cells; as products of matrices they follow the size of the map.
     return _cells(x, x.shape[-2], side) @ x @ _cells(x, x.shape[-1], side).T
+
+
+def window_means(x: Tensor, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> Tensor:
+    """Return the means over windows that may overlap.
+
+    Args:
+        x: `[N, C, H, W]`.
+        rows: How many windows there are, the size of each and the step between them, which may be 0.
+        columns: The same.
+    """
+    return _windows(x, x.shape[-2], *rows) @ x @ _windows(x, x.shape[-1], *columns).T
+
+
+def _windows(x: Tensor, length: int, count: int, size: int, step: int) -> Tensor:
+    """Return each place's weight in the mean of each window, `[count, length]`."""
+    first = torch.arange(count, device=x.device)[:, None] * step
+    place = torch.arange(length, device=x.device)[None]
+    inside = (place >= first) & (place < first + size)
+    return inside.to(x.dtype) / inside.sum(1, keepdim=True)
 
 
 def _cells(x: Tensor, length: int, side: int) -> Tensor:

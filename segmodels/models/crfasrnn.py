@@ -79,8 +79,10 @@ class CRFasRNN(FCN):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(num_classes, in_channels, stride=8, width=width, dropout=dropout)
-        # The authors' file gives the first transposed convolution a bias.
+        # In the authors' file the first two transposed convolutions are learned, the first of them with a bias.
         self.upscore2.bias = nn.Parameter(torch.zeros(num_classes))
+        for layer in (self.upscore2, self.upscore_pool4):
+            layer.weight.requires_grad_(True)
         self.train_iterations, self.test_iterations = train_iterations, test_iterations
         self.kernels = CRFSettings(bilateral_xy=bilateral_xy, bilateral_rgb=bilateral_rgb, spatial_xy=spatial_xy)
         self.spatial = nn.Parameter(3 * torch.eye(num_classes))

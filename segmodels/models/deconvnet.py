@@ -32,6 +32,8 @@ from segmodels.registry import register
 
 # The size of a proposal, and the smallest pool5 whose middle is one vector.
 _SIDE, _KERNEL = 224, 7
+# Of the batch norm in the authors' Caffe.
+_EPS = 1e-9
 
 
 @register(
@@ -88,7 +90,10 @@ class DeconvNet(SegmentationModel):
         stages, hidden = vgg16_stages(width), scaled(width, 4096)
         before = [in_channels, *[stage[-1] for stage in stages]]
         self.encoder = nn.ModuleList(
-            [convolutions([first, *stage], batch_norm=True) for first, stage in zip(before, stages, strict=False)]
+            [
+                convolutions([first, *stage], batch_norm=True, eps=_EPS)
+                for first, stage in zip(before, stages, strict=False)
+            ]
         )
         deep = stages[-1][-1]
         down, up = (WideConv2d, WideConvTranspose2d) if fc6 == "same" else (nn.Conv2d, nn.ConvTranspose2d)
@@ -161,7 +166,7 @@ def windows(height: int, width: int, count: int) -> list[tuple[int, int, int, in
 
 
 def _normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels, eps=_EPS), nn.ReLU(inplace=True))
 
 
 def _deconvolutions(channels: list[int]) -> nn.Sequential:

@@ -106,24 +106,35 @@ class DeepLabV1(SegmentationModel):
         width: Factor on every layer's width; 1 is the paper's.
         dilation: Of fc6: 12 is LargeFOV.
         dropout: Probability after fc6 and fc7.
+        align_corners: Scores and image have their outermost pixels in common, as in the authors' files: pools that pad
+            put place i of the scores onto pixel 8 i.
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 3, *, width: float = 1.0, dilation: int = 12, dropout: float = 0.5
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        width: float = 1.0,
+        dilation: int = 12,
+        dropout: float = 0.5,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.trunk = LargeFOV(in_channels, width=width, dilation=dilation, dropout=dropout)
         self.trunk.apply(he_normal)
         self.classifier = gaussian(nn.Conv2d(self.trunk.channels, num_classes, 1), 0.01)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         score = self.classifier(self.trunk(images))
-        outputs = {"out": resize(score, images.shape)}
+        outputs = {"out": resize(score, images.shape, align_corners=self.align_corners)}
         return outputs | {"score": score} if self.training else outputs
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """Cross-entropy at stride 8, against labels of that size (section 3.3)."""
-        loss: Tensor = self.criterion(outputs["score"], shrink_labels(target, outputs["score"].shape))
+        score = outputs["score"]
+        loss: Tensor = self.criterion(score, shrink_labels(target, score.shape, align_corners=self.align_corners))
         return loss
 
     imagenet = "VGG16_Weights.IMAGENET1K_V1"

@@ -12,12 +12,14 @@ the fully connected CRF follows (`crf` in the settings of evaluation).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
+from segmodels.backbones.dilation import dilate_alike, stride_first
 from segmodels.backbones.vgg import from_torchvision, scaled
 from segmodels.layers.init import gaussian, he_normal
 from segmodels.layers.model import SegmentationModel
@@ -54,6 +56,7 @@ class SummedASPP(nn.ModuleList):
     differences=(
         "Batch norm learns by default; frozen_norm=True keeps it as loaded, as the paper does, which needs weights.",
         "The CRF belongs to testing, not to the network: `evaluate: {crf: {}}` or `predict --crf`.",
+        "ImageNet weights are timm's, of a ResNet that strides elsewhere: they fit resnet='timm' best.",
     ),
     backbones=("resnet101", "vgg16", "any dilatable backbone"),
     recipe=dict(
@@ -72,6 +75,8 @@ class DeepLabV2(SegmentationModel):
         backbone: `vgg16` is the paper's ASPP-L on VGG16; every other one gets the single convolutions of ResNet-101.
         rates: Of the pyramid.
         scales: Of the image, at which the same network looks; the last one is compared pixel by pixel with the rest.
+        resnet: `released` is the ResNet of the paper: it strides in the 1x1 convolutions, dilates all units of a stage
+            alike and pools its stem with sizes rounded up. `timm` is the one for which timm has ImageNet weights.
         frozen_norm: Batch norm keeps its statistics and factors in training.
         width: Factor on every layer of VGG16.
         dropout: Probability after fc6 and fc7 of VGG16's branches.
@@ -85,11 +90,14 @@ class DeepLabV2(SegmentationModel):
         backbone: str = "resnet101",
         rates: Sequence[int] = (6, 12, 18, 24),
         scales: Sequence[float] = (0.5, 0.75, 1.0),
+        resnet: Literal["released", "timm"] = "released",
         frozen_norm: bool = False,
         width: float = 1.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if resnet not in ("released", "timm"):
+            raise ValueError(f"resnet is '{resnet}'; it is 'released' or 'timm'")
         self.scales, self.frozen_norm = tuple(scales), frozen_norm
         if backbone == "vgg16":
             trunk = Stride8(in_channels, width=width)
@@ -99,6 +107,12 @@ class DeepLabV2(SegmentationModel):
         else:
             encoder = create_backbone(backbone, output_stride=8, in_channels=in_channels)
             encoder.keep(-1)
+            if resnet == "released":
+                dilate_alike(encoder.body)
+                stride_first(encoder.body)
+                pool = getattr(encoder.body, "maxpool", None)
+                if isinstance(pool, nn.MaxPool2d):
+                    pool.ceil_mode = True
             self.backbone = encoder
             self.classifier = SummedASPP([_score(encoder.channels[-1], num_classes, rate) for rate in rates])
         self.train()
@@ -121,9 +135,7 @@ class DeepLabV2(SegmentationModel):
 
     def _score(self, images: Tensor, scale: float) -> Tensor:
         if scale != 1.0:
-            images = F.interpolate(
-                images, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=True
-            )
+            images = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
         features = self.backbone(images)
         score: Tensor = self.classifier(features if isinstance(features, Tensor) else features[-1])
         return score

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
+from segmodels.backbones.dilation import dilate_alike
 from segmodels.layers.aspp import ASPP
 from segmodels.layers.conv import conv_bn_relu, separable_conv_bn_relu
 from segmodels.layers.init import he_normal
@@ -72,6 +73,8 @@ class DeepLabV3Plus(SegmentationModel):
         backbone: The encoder's network.
         output_stride: 8 or 16.
         rates: Of the pyramid.
+        uniform_dilation: All units of a dilated stage of a ResNet are dilated alike; otherwise its first one like the
+            stage before, as timm and torchvision do.
         channels: Of the pyramid and the decoder.
         low_channels: To which the map at stride 4 is reduced.
         separable: The 3x3 convolutions are depthwise separable.
@@ -89,6 +92,7 @@ class DeepLabV3Plus(SegmentationModel):
         backbone: str = "xception65",
         output_stride: int = 16,
         rates: Sequence[int] = (6, 12, 18),
+        uniform_dilation: bool = True,
         channels: int = 256,
         low_channels: int = 48,
         separable: bool = True,
@@ -100,6 +104,8 @@ class DeepLabV3Plus(SegmentationModel):
         super().__init__()
         conv3 = partial(separable_conv_bn_relu, norm_between=norm_between) if separable else conv_bn_relu
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels)
+        if uniform_dilation:
+            dilate_alike(self.backbone.body)
         self.low = self.backbone.last(4)
         self.backbone.keep(self.low, -1)
         self.encoder = nn.Sequential(

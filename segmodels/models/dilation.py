@@ -41,7 +41,12 @@ _PAPER: dict[str, Any] = dict(
     venue="ICLR 2016",
     year=2016,
     arxiv="1511.07122",
-    differences=("The front end's convolutions are padded; padding='mirror' is the authors' form.",),
+    differences=(
+        "The front end's convolutions are padded; padding='mirror' is the authors' form.",
+        "Logits are up-sampled from the centres of their cells. For CamVid the authors' predict.py interpolates "
+        "probabilities, from the cells' top left pixels; their file for Cityscapes up-samples as here, but fades to "
+        "zero over the last four pixels.",
+    ),
     recipe=dict(
         optimizer="sgd", lr=1e-4, momentum=0.99, weight_decay=5e-4, batch_size=8, schedule="constant", warmup=0.0,
         class_weights="none", loss={"cross_entropy": 1.0},
@@ -63,7 +68,7 @@ _PAPER: dict[str, Any] = dict(
     "dilation10",
     small=dict(width=0.04),
     defaults=dict(dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1)),
-    pins="section 4 and the appendix of the paper",
+    pins="models/dilation10_cityscapes_deploy.prototxt of the authors",
     published={"Cityscapes test mIoU": "67.1"},
     **_PAPER,
 )
@@ -76,6 +81,9 @@ class Dilation(SegmentationModel):
         stage: `full`, or `frontend`: without the context module.
         context: `basic` keeps as many channels as there are classes; `large` widens them up to 32 times (table 1).
         dilations: Of the context module's 3x3 convolutions.
+        context_padding: `each` convolution of the context module is padded by its own dilation, as in the files for
+            CamVid and Cityscapes; `once` puts all zeros in front of the module, as the file for Pascal VOC does. None
+            is `once` for the large module and `each` for the basic one.
         padding: `same`, or `mirror` as the authors do.
         width: Factor on the front end's width; 1 is the paper's.
         dropout: Probability after fc6 and fc7.
@@ -89,15 +97,18 @@ class Dilation(SegmentationModel):
         stage: Literal["full", "frontend"] = "full",
         context: Literal["basic", "large"] = "basic",
         dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1),
+        context_padding: Literal["each", "once"] | None = None,
         padding: Literal["same", "mirror"] = "same",
         width: float = 1.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        context_padding = context_padding or ("once" if context == "large" else "each")
         for key, value, known in (
             ("stage", stage, ("full", "frontend")),
             ("context", context, ("basic", "large")),
             ("padding", padding, ("same", "mirror")),
+            ("context_padding", context_padding, ("each", "once")),
         ):
             if value not in known:
                 raise ValueError(f"{key} is '{value}'; it is '{known[0]}' or '{known[1]}'")
@@ -114,7 +125,9 @@ class Dilation(SegmentationModel):
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.apply(he_normal)
         self.final = gaussian(nn.Conv2d(hidden, num_classes, 1), 0.01)
-        self.context = _context(num_classes, dilations, wide=context == "large") if stage == "full" else nn.Identity()
+        self.context: nn.Module = nn.Identity()
+        if stage == "full":
+            self.context = _context(num_classes, dilations, wide=context == "large", once=context_padding == "once")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = pad_to_multiple(images, 8)
@@ -146,15 +159,17 @@ def _convolutions(channels: list[int], *, dilation: int, same: bool) -> nn.Seque
     return nn.Sequential(*layers)
 
 
-def _context(classes: int, dilations: tuple[int, ...], *, wide: bool) -> nn.Sequential:
-    """Table 1; the zeros around the map are added once, in front, as in the authors' files."""
+def _context(classes: int, dilations: tuple[int, ...], *, wide: bool, once: bool) -> nn.Sequential:
+    """Build table 1; with `once` all zeros around the map are added in front."""
     factors = [1] * (len(dilations) + 1)
     if wide:
         growth = [2, 2, 4, 8, 16, 32, 32]
         factors = [1, *growth, *[32] * (len(dilations) - len(growth))][: len(dilations) + 1]
-    layers: list[nn.Module] = [nn.ZeroPad2d(sum(dilations))]
+    # An identity in its place keeps the numbers in the names of the layers.
+    layers: list[nn.Module] = [nn.ZeroPad2d(sum(dilations)) if once else nn.Identity()]
     for dilation, (before, after) in zip(dilations, pairwise(factors), strict=True):
-        conv = nn.Conv2d(before * classes, after * classes, 3, dilation=dilation)
+        padding = 0 if once else dilation
+        conv = nn.Conv2d(before * classes, after * classes, 3, padding=padding, dilation=dilation)
         layers += [_identity(conv, classes), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, _identity(nn.Conv2d(factors[-1] * classes, classes, 1), classes))
 

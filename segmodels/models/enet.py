@@ -46,17 +46,20 @@ class Bottleneck(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        kind: `regular`, `dilated D` or `asymmetric K` (K x 1, then 1 x K).
+        kind: `regular`, `dilated D` or `asymmetric K` (a row of K taps, then a column of K).
         dropout: Probability of the spatial dropout at the branch's end; 0 in the decoder.
         relu: The decoder uses ReLU where the encoder uses PReLU.
+        row_first: An asymmetric pair begins with its row.
     """
 
-    def __init__(self, channels: int, kind: str = "regular", dropout: float = 0.0, relu: bool = False) -> None:
+    def __init__(
+        self, channels: int, kind: str = "regular", dropout: float = 0.0, relu: bool = False, row_first: bool = True
+    ) -> None:
         super().__init__()
         inner = channels // 4
         self.branch = nn.Sequential(
             nn.Conv2d(channels, inner, 1, bias=False), _norm(inner), _act(inner, relu),
-            *_middle(inner, kind), _norm(inner), _act(inner, relu),
+            *_middle(inner, kind, row_first), _norm(inner), _act(inner, relu),
             nn.Conv2d(inner, channels, 1, bias=False), _norm(channels), nn.Dropout2d(dropout),
         )  # fmt: skip
         self.act = _act(channels, relu)
@@ -131,6 +134,8 @@ class ENet(SegmentationModel):
         stage: `full`, or `encoder`: the first training stage, whose classifier works at 1/8 and is compared with
             labels of that size.
         width: Factor on every layer's width; 1 is the paper's.
+        row_first: An asymmetric pair is a row of taps and then a column, as in the authors' file; the paper's text
+            names them the other way round.
     """
 
     def __init__(
@@ -140,6 +145,7 @@ class ENet(SegmentationModel):
         *,
         stage: Literal["full", "encoder"] = "full",
         width: float = 1.0,
+        row_first: bool = True,
     ) -> None:
         super().__init__()
         if stage not in ("full", "encoder"):
@@ -150,8 +156,8 @@ class ENet(SegmentationModel):
         self.down1 = Downsampling(max(narrow, in_channels + 1), middle, dropout=0.01)
         self.stage1 = nn.Sequential(*[Bottleneck(middle, dropout=0.01) for _ in range(4)])
         self.down2 = Downsampling(middle, wide, dropout=0.1)
-        self.stage2 = nn.Sequential(*[Bottleneck(wide, kind, dropout=0.1) for kind in _REPEATED])
-        self.stage3 = nn.Sequential(*[Bottleneck(wide, kind, dropout=0.1) for kind in _REPEATED])
+        self.stage2 = nn.Sequential(*[Bottleneck(wide, kind, 0.1, row_first=row_first) for kind in _REPEATED])
+        self.stage3 = nn.Sequential(*[Bottleneck(wide, kind, 0.1, row_first=row_first) for kind in _REPEATED])
         if stage == "encoder":
             self.classifier = nn.Conv2d(wide, num_classes, 1)
         else:
@@ -194,14 +200,15 @@ def _act(channels: int, relu: bool) -> nn.Module:
     return nn.ReLU(inplace=True) if relu else nn.PReLU(channels)
 
 
-def _middle(channels: int, kind: str) -> list[nn.Module]:
+def _middle(channels: int, kind: str, row_first: bool = True) -> list[nn.Module]:
     name, _, size = kind.partition(" ")
     if name == "dilated":
         return [nn.Conv2d(channels, channels, 3, padding=int(size), dilation=int(size))]
     if name == "asymmetric":
         k = int(size)
+        first, second = ((1, k), (k, 1)) if row_first else ((k, 1), (1, k))
         return [
-            nn.Conv2d(channels, channels, (k, 1), padding=(k // 2, 0), bias=False),
-            nn.Conv2d(channels, channels, (1, k), padding=(0, k // 2)),
+            nn.Conv2d(channels, channels, first, padding=(first[0] // 2, first[1] // 2), bias=False),
+            nn.Conv2d(channels, channels, second, padding=(second[0] // 2, second[1] // 2)),
         ]
     return [nn.Conv2d(channels, channels, 3, padding=1)]

@@ -83,6 +83,7 @@ class FCDenseNet(SegmentationModel):
         layers: Of each dense block: as many down as up, one between them.
         first: Maps of the first convolution.
         dropout: Probability after every convolution of the dense layers and the transitions down.
+        norm_eps: Of batch norm; 1e-4 is Lasagne's.
         batch_statistics: Batch norm takes the batch's statistics in evaluation, too.
         efficient: Computes dense layers and transitions down again in the backward pass in place of keeping them.
     """
@@ -96,6 +97,7 @@ class FCDenseNet(SegmentationModel):
         layers: Sequence[int] = (4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4),
         first: int = 48,
         dropout: float = 0.2,
+        norm_eps: float = 1e-4,
         batch_statistics: bool = False,
         efficient: bool = False,
     ) -> None:
@@ -126,7 +128,7 @@ class FCDenseNet(SegmentationModel):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
             elif isinstance(module, BatchNorm):
-                module.batch_statistics = batch_statistics
+                module.batch_statistics, module.eps = batch_statistics, norm_eps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.first(images)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
+from segmodels.backbones.dilation import stride_first
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.norm import freeze_batch_norm
@@ -94,6 +95,9 @@ class SemanticHead(nn.Module):
     differences=(
         "The ResNet's batch norm learns; frozen_norm=True keeps its factors as constants, as detectron2 does and "
         "counts.",
+        "The ResNet strides in its 3x3 convolutions, as those for which timm has ImageNet weights; stride_in_1x1=True "
+        "is detectron2's, which begins with the weights of He et al.",
+        "Images are extended by repeating the last row and column; detectron2 extends them by zeros.",
     ),
     backbones=("resnet50", "resnet101", "any backbone with maps at strides 4 to 32"),
     recipe=dict(
@@ -113,6 +117,7 @@ class SemanticFPN(SegmentationModel):
         head_channels: Of the semantic branch.
         smooth: A 3x3 convolution on each map of the pyramid, as in the paper.
         frozen_norm: The encoder's batch norm is a constant, as with ImageNet weights that are only refined.
+        stride_in_1x1: A ResNet's units stride in their first convolution, as the ones of detectron2's configurations.
     """
 
     def __init__(
@@ -125,9 +130,12 @@ class SemanticFPN(SegmentationModel):
         head_channels: int = 128,
         smooth: bool = True,
         frozen_norm: bool = False,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = create_backbone(backbone, in_channels=in_channels)
+        if stride_in_1x1:
+            stride_first(self.backbone.body)
         if frozen_norm:
             freeze_batch_norm(self.backbone)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]

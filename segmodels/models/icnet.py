@@ -15,7 +15,7 @@ inference; `segmodels.layers.fuse.fuse_batch_norm` makes it from trained weights
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
-from segmodels.layers.resize import grid_means, resize, shrink_labels
+from segmodels.layers.resize import grid_means, resize, shrink_labels, window_means
 from segmodels.registry import register
 
 
@@ -87,6 +87,8 @@ class ICNet(SegmentationModel):
         in_channels: Channels of the input.
         norm: Batch norm after every convolution; without it the convolutions have biases, as merged ones do.
         guidance: Weights of the losses at 1/16, 1/8 and 1/4.
+        windows: Over which the pyramid's means are taken: `overlapping` are those of the authors' file, `even` divide
+            the map as PSPNet's do.
         width: Factor on every layer's width; 1 is the paper's half-width PSPNet-50.
     """
 
@@ -99,10 +101,13 @@ class ICNet(SegmentationModel):
         *,
         norm: bool = True,
         guidance: Sequence[float] = (0.16, 0.4, 1.0),
+        windows: Literal["overlapping", "even"] = "overlapping",
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        self.guidance = tuple(guidance)
+        if windows not in ("overlapping", "even"):
+            raise ValueError(f"windows is '{windows}'; the pyramid's are 'overlapping' or 'even'")
+        self.guidance, self.means = tuple(guidance), _overlapping if windows == "overlapping" else grid_means
         c32, c64, c128, c256, c512, c1024 = (max(1, round(width * c)) for c in (32, 64, 128, 256, 512, 1024))
         # Stages 1 to 3_1, which the branches at a half and a quarter share.
         self.stem = nn.Sequential(
@@ -139,13 +144,13 @@ class ICNet(SegmentationModel):
 
         small = ((shared.shape[-2] + 1) // 2, (shared.shape[-1] + 1) // 2)
         x = self.stage5(self.stage4(self.stage3(resize(shared, small, align_corners=True))))
-        pooled = [resize(grid_means(x, side), x.shape, align_corners=True) for side in self.pyramid_bins]
+        pooled = [resize(self.means(x, side), x.shape, align_corners=True) for side in self.pyramid_bins]
         x = self.reduce5(torch.stack([x, *pooled]).sum(0))
 
         x, coarse = self.fuse4(x, shared)
         x, middle = self.fuse2(x, self.fine(images))
-        # The classifier looks at twice the size of the finest map: at a quarter of the image.
-        x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=True)
+        # The classifier looks at a quarter of the image: between each two pixels of the finest map there is one more.
+        x = resize(x, (2 * x.shape[-2] - 1, 2 * x.shape[-1] - 1), align_corners=True)
         score = self.classifier(x)
         outputs = {"out": resize(score, images.shape, align_corners=True)}
         if self.training:
@@ -156,10 +161,21 @@ class ICNet(SegmentationModel):
         """Cascade label guidance (equation 3): each level against labels of its size."""
         scores = (outputs["guide4"], outputs["guide2"], outputs["score"])
         terms = [
-            weight * self.criterion(score, shrink_labels(target, score.shape))
+            weight * self.criterion(score, shrink_labels(target, score.shape, align_corners=True))
             for weight, score in zip(self.guidance, scores, strict=True)
         ]
         return torch.stack(terms).sum()
+
+
+# Step of the pyramid's windows, of a map of n places on a side, as a share of n - 1: 16, 10 and 5 of 32 in the file.
+_STEPS = {1: 0, 2: 16, 3: 10, 6: 5}
+
+
+def _overlapping(x: Tensor, side: int) -> Tensor:
+    """Return the means over `side` x `side` windows that have the steps of the authors' file and reach the end."""
+    steps = [(size - 1) * _STEPS[side] // 32 for size in x.shape[-2:]]
+    rows, columns = ((side, size - (side - 1) * step, step) for size, step in zip(x.shape[-2:], steps, strict=True))
+    return window_means(x, rows, columns)
 
 
 def _stage(before: int, inner: int, after: int, units: int, stride: int, dilation: int, norm: bool) -> nn.Sequential:

@@ -2,9 +2,9 @@
 
 Abhishek Chaurasia, Eugenio Culurciello. VCIP 2017. arXiv 1707.03718.
 
-Figure 1: a ResNet-18 whose maps are added to what the decoder has at their size, so that it need not learn what
-pooling threw away. Figure 3: a decoder block narrows to a quarter, doubles the size, widens. Pinned by the authors'
-`models/model.lua`, whose decoder's convolutions have biases.
+Figure 1: a ResNet-18; the input of each of its four stages is added to what the decoder block of that stage gives, so
+that the decoder need not learn what pooling threw away. Figure 3: a decoder block narrows to a quarter, doubles the
+size, widens. Pinned by the authors' `models/model.lua`, whose decoder's convolutions have biases.
 
 Sizes that are not multiples of 32 are extended by repeating the last row and column, and the result is cropped.
 """
@@ -12,6 +12,7 @@ Sizes that are not multiples of 32 are extended by repeating the last row and co
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
 from segmodels.layers.init import he_normal
@@ -44,22 +45,35 @@ class LinkNet(SegmentationModel):
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the input.
-        backbone: The encoder; its maps at strides 4, 8, 16 and 32 are used.
+        backbone: The encoder; its maps at strides 4, 8, 16 and 32 are used, and its map at stride 2, where it has one,
+            pooled: the input of its first stage.
+        stem_link: Adds the input of the first stage to what its decoder block gives, as figure 1 does.
+        norm_eps: Of the decoder's batch norms; the first one of the tail has 1e-5.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, *, backbone: str = "resnet18") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        backbone: str = "resnet18",
+        stem_link: bool = True,
+        norm_eps: float = 1e-3,
+    ) -> None:
         super().__init__()
         self.backbone = create_backbone(backbone, in_channels=in_channels)
         self.levels = [self.backbone.last(stride) for stride in (4, 8, 16, 32)]
-        self.backbone.keep(*self.levels)
+        self.stem = self.backbone.last(2) if stem_link and min(self.backbone.strides) <= 2 else None
+        self.backbone.keep(*self.levels, *([] if self.stem is None else [self.stem]))
         e1, e2, e3, e4 = (self.backbone.channels[level] for level in self.levels)
-        self.decoder4 = _decoder(e4, e3)
-        self.decoder3 = _decoder(e3, e2)
-        self.decoder2 = _decoder(e2, e1)
-        self.decoder1 = _decoder(e1, e1, stride=1)
+        e0 = e1 if self.stem is None else self.backbone.channels[self.stem]
+        self.decoder4 = _decoder(e4, e3, norm_eps)
+        self.decoder3 = _decoder(e3, e2, norm_eps)
+        self.decoder2 = _decoder(e2, e1, norm_eps)
+        self.decoder1 = _decoder(e1, e0, norm_eps, stride=1)
         self.tail = nn.Sequential(
-            *_normed(nn.ConvTranspose2d(e1, 32, 3, stride=2, padding=1, output_padding=1)),
-            *_normed(nn.Conv2d(32, 32, 3, padding=1)),
+            *_normed(nn.ConvTranspose2d(e0, 32, 3, stride=2, padding=1, output_padding=1), 1e-5),
+            *_normed(nn.Conv2d(32, 32, 3, padding=1), norm_eps),
             nn.ConvTranspose2d(32, num_classes, 2, stride=2),
         )
         for part in (self.decoder4, self.decoder3, self.decoder2, self.decoder1, self.tail):
@@ -71,18 +85,21 @@ class LinkNet(SegmentationModel):
         d3 = self.decoder4(e4) + e3
         d2 = self.decoder3(d3) + e2
         d1 = self.decoder2(d2) + e1
-        return {"out": crop(self.tail(self.decoder1(d1)), 0, images.shape)}
+        d0 = self.decoder1(d1)
+        if self.stem is not None:
+            d0 = d0 + F.max_pool2d(maps[self.stem], 3, stride=2, padding=1)
+        return {"out": crop(self.tail(d0), 0, images.shape)}
 
 
-def _decoder(before: int, after: int, stride: int = 2) -> nn.Sequential:
+def _decoder(before: int, after: int, eps: float, stride: int = 2) -> nn.Sequential:
     """Figure 3: 1x1 to a quarter of the channels, a transposed 3x3 convolution, 1x1 to the new number."""
     inner = before // 4
     return nn.Sequential(
-        *_normed(nn.Conv2d(before, inner, 1)),
-        *_normed(nn.ConvTranspose2d(inner, inner, 3, stride=stride, padding=1, output_padding=stride - 1)),
-        *_normed(nn.Conv2d(inner, after, 1)),
+        *_normed(nn.Conv2d(before, inner, 1), eps),
+        *_normed(nn.ConvTranspose2d(inner, inner, 3, stride=stride, padding=1, output_padding=stride - 1), eps),
+        *_normed(nn.Conv2d(inner, after, 1), eps),
     )
 
 
-def _normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-    return [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True)]
+def _normed(conv: nn.Conv2d | nn.ConvTranspose2d, eps: float) -> list[nn.Module]:
+    return [conv, nn.BatchNorm2d(conv.out_channels, eps=eps), nn.ReLU(inplace=True)]

@@ -31,6 +31,7 @@ class L2Norm(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), scale))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.normalize(x, dim=1) * self.weight[:, None, None]
 
 
@@ -64,10 +65,20 @@ class ParseNet(SegmentationModel):
         in_channels: Channels of the input.
         width: Factor on every layer's width; 1 is the paper's.
         dropout: Probability after fc6 and fc7.
+        align_corners: Scores and image have their outermost pixels in common, as the trunk's pools put them.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, *, width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        align_corners: bool = True,
+    ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.trunk = LargeFOV(in_channels, width=width, dropout=dropout)
         self.norm_local, self.norm_global = L2Norm(self.trunk.channels), L2Norm(self.trunk.channels)
         self.classifier = nn.Conv2d(2 * self.trunk.channels, num_classes, 1)
@@ -77,7 +88,7 @@ class ParseNet(SegmentationModel):
         local = self.trunk(images)
         pool6 = local.mean((2, 3), keepdim=True).expand_as(local)
         x = torch.cat([self.norm_local(local), self.norm_global(pool6)], dim=1)
-        return {"out": resize(self.classifier(x), images.shape)}
+        return {"out": resize(self.classifier(x), images.shape, align_corners=self.align_corners)}
 
     imagenet = "VGG16_Weights.IMAGENET1K_V1"
 

@@ -70,6 +70,9 @@ class PointHead(nn.Module):
     differences=(
         "The ResNet's batch norm learns; frozen_norm=True keeps its factors as constants, as detectron2 does and "
         "counts.",
+        "The ResNet strides in its 3x3 convolutions, as those for which timm has ImageNet weights; stride_in_1x1=True "
+        "is detectron2's, which begins with the weights of He et al.",
+        "Images are extended by repeating the last row and column; detectron2 extends them by zeros.",
     ),
     backbones=("resnet101", "resnet50", "any backbone with maps at strides 4 to 32"),
     recipe=dict(
@@ -94,6 +97,7 @@ class PointRend(SemanticFPN):
         importance: Share of the points that are chosen as the most unsure ones.
         test_points: Points per subdivision in inference.
         frozen_norm: The encoder's batch norm is a constant.
+        stride_in_1x1: A ResNet's units stride in their first convolution, as the ones of detectron2's configurations.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class PointRend(SemanticFPN):
         importance: float = 0.75,
         test_points: int = 8192,
         frozen_norm: bool = False,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__(
             num_classes,
@@ -119,6 +124,7 @@ class PointRend(SemanticFPN):
             channels=channels,
             head_channels=head_channels,
             frozen_norm=frozen_norm,
+            stride_in_1x1=stride_in_1x1,
         )
         gaussian(self.classifier, 0.01)
         self.point_head = PointHead(channels, num_classes, point_channels, coarse_each_layer)
@@ -186,9 +192,9 @@ def uncertainty(logits: Tensor) -> Tensor:
 
 
 def sample(features: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
-    """Features `[N, C, H, W]` at places `[N, P, 2]` (x, y in 0..1), as `[N, C, P]`."""
+    """Return features `[N, C, H, W]` at places `[N, P, 2]` (x, y in 0..1) as `[N, C, P]`; outside the map is zero."""
     grid = (2 * places - 1).to(features.dtype)
-    return F.grid_sample(features, grid[:, None], mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
+    return F.grid_sample(features, grid[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
 def _centers(score: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
+from segmodels.backbones.dilation import dilate_alike, stride_first
 from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
@@ -106,6 +107,10 @@ class PSPNet(SegmentationModel):
         channels: Of the last convolution; the auxiliary head has half as many.
         kernel_size: Of the convolution that joins map and levels; 3 is the paper's, 1 is cheaper by far.
         deep_stem: Three 3x3 convolutions in place of ResNet's 7x7 one, for which alone timm has ImageNet weights.
+        uniform_dilation: All units of a dilated stage of a ResNet are dilated alike, as the authors' are; otherwise its
+            first one like the stage before, as timm and torchvision do.
+        stride_in_1x1: A ResNet's units stride in their first convolution, as in the authors' files for Caffe, and not
+            in the 3x3 one, as in their PyTorch code.
         aux: An auxiliary head in training.
         dropout: Probability, per channel, before the classifiers.
     """
@@ -121,6 +126,8 @@ class PSPNet(SegmentationModel):
         channels: int = 512,
         kernel_size: int = 3,
         deep_stem: bool = True,
+        uniform_dilation: bool = True,
+        stride_in_1x1: bool = False,
         aux: bool = True,
         dropout: float = 0.1,
     ) -> None:
@@ -130,6 +137,10 @@ class PSPNet(SegmentationModel):
         stem = _DEEP_STEM if deep_stem and backbone in ("resnet50", "resnet101", "resnet152") else {}
         self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels, **stem)
         self.backbone.keep(-1, *([-2] if aux else []))
+        if uniform_dilation:
+            dilate_alike(self.backbone.body)
+        if stride_in_1x1:
+            stride_first(self.backbone.body)
         middle, deep = self.backbone.channels[-2:]
         self.pyramid = PyramidPooling(deep, deep // len(bins), bins)
         self.classifier = _head(deep + deep // len(bins) * len(bins), channels, num_classes, dropout, kernel_size)

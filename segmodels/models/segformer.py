@@ -37,6 +37,8 @@ _PAPER: dict[str, Any] = dict(
         augment=dict(scale=(0.5, 2.0), crop=(512, 512), flip=0.5, color=0.3),
     ),
 )  # fmt: skip
+# Of the norms before attention and feed-forward part and at a stage's end; the others have PyTorch's default.
+_EPS = 1e-6
 _NARROW, _WIDE = dict(widths=(32, 64, 160, 256)), dict(widths=(64, 128, 320, 512))
 
 
@@ -84,7 +86,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=_EPS), nn.LayerNorm(width, eps=_EPS)
         self.attention = EfficientAttention(width, heads, reduction)
         self.ffn = MixFFN(width, 4 * width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -105,7 +107,7 @@ class Stage(nn.Module):
         self.merge = nn.Conv2d(before, width, patch, stride=stride, padding=patch // 2)
         self.merge_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList([Block(width, heads, reduction, rate) for rate in drop_paths])
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.merge(x)

@@ -44,6 +44,8 @@ _RECIPE: dict[str, Any] = dict(
     class_weights="median_frequency", loss={"cross_entropy": 1.0},
     augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
 )  # fmt: skip
+# Of the batch norm in the authors' Caffe.
+_EPS = 1e-9
 _SEGNET_COUNTS = {11: 29_449_355, 12: 29_449_932, 19: 29_453_971, 21: 29_455_125, 37: 29_464_357}
 
 
@@ -114,12 +116,12 @@ class SegNet(_IndexedDecoder):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels = in_channels
         for stage in stages:
-            self.encoder.append(convolutions([channels, *stage], batch_norm=True))
+            self.encoder.append(convolutions([channels, *stage], batch_norm=True, eps=_EPS))
             channels = stage[-1]
         below = [stages[0][0], *[stage[-1] for stage in stages[:-1]]]
         for stage, out in zip(stages[:0:-1], below[:0:-1], strict=True):
-            self.decoder.append(convolutions([*stage, out], batch_norm=True))
-        self.decoder.append(convolutions([stages[0][-1], stages[0][0]], batch_norm=True))
+            self.decoder.append(convolutions([*stage, out], batch_norm=True, eps=_EPS))
+        self.decoder.append(convolutions([stages[0][-1], stages[0][0]], batch_norm=True, eps=_EPS))
         self.classifier = nn.Conv2d(stages[0][0], num_classes, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.apply(he_normal)
@@ -169,9 +171,9 @@ class SegNetBasic(_IndexedDecoder):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for channels in (in_channels, width, width, width):
             conv = nn.Conv2d(channels, width, 7, padding=3)
-            self.encoder.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
+            self.encoder.append(nn.Sequential(conv, nn.BatchNorm2d(width, eps=_EPS), nn.ReLU(inplace=True)))
         for _ in range(4):
-            self.decoder.append(nn.Sequential(nn.Conv2d(width, width, 7, padding=3), nn.BatchNorm2d(width)))
+            self.decoder.append(nn.Sequential(nn.Conv2d(width, width, 7, padding=3), nn.BatchNorm2d(width, eps=_EPS)))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.dropout = nn.Dropout(dropout)
         self.apply(he_normal)

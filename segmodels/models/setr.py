@@ -59,13 +59,16 @@ class SETR(SegmentationModel):
         in_channels: Channels of the input.
         image_size: Side of the square image for which the table of positions is made.
         layers: Blocks whose maps are used, counted for 24 blocks.
+        class_token: The class token takes part in the blocks.
     """
 
     training_only: ClassVar = ("aux", "unused")
 
-    def __init__(self, backbone: str, in_channels: int, image_size: int, layers: Sequence[int]) -> None:
+    def __init__(
+        self, backbone: str, in_channels: int, image_size: int, layers: Sequence[int], *, class_token: bool = True
+    ) -> None:
         super().__init__()
-        self.backbone = ViT(backbone, in_channels, image_size, ())
+        self.backbone = ViT(backbone, in_channels, image_size, (), class_token=class_token)
         self.backbone.layers = self._scaled(layers)
 
     def _scaled(self, layers: Sequence[int]) -> tuple[int, ...]:
@@ -92,21 +95,20 @@ class SETR(SegmentationModel):
 
 
 class ConvolutionHead(nn.Module):
-    """Layer norm, convolutions with batch norm and ReLU, each followed by a doubling, and a 1x1 convolution.
+    """Layer norm, convolutions with batch norm and ReLU, each followed by an up-sampling, and a 1x1 convolution.
 
     Args:
         before: Channels of the transformer.
         channels: Of the convolutions.
         classes: Number of classes.
-        convolutions: How many before the last one.
-        size: Of their kernels.
-        doublings: After how many of them the map is doubled.
+        size: Of the kernels before the last one.
+        zooms: For each of these convolutions, the factor by which its map is up-sampled.
     """
 
-    def __init__(self, before: int, channels: int, classes: int, convolutions: int, size: int, doublings: int) -> None:
+    def __init__(self, before: int, channels: int, classes: int, size: int, zooms: Sequence[int]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(before, eps=1e-6)
-        widths = [before, *[channels] * convolutions]
+        widths = [before, *[channels] * len(zooms)]
         self.convs = nn.ModuleList(
             [
                 nn.Sequential(nn.Conv2d(a, b, size, padding=size // 2), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
@@ -114,14 +116,14 @@ class ConvolutionHead(nn.Module):
             ]
         )
         self.classifier = nn.Conv2d(channels, classes, 1)
-        self.doublings = doublings
+        self.zooms = tuple(zooms)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
-        for number, conv in enumerate(self.convs):
+        for conv, zoom in zip(self.convs, self.zooms, strict=True):
             x = conv(x)
-            if number < self.doublings:
-                x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            if zoom > 1:
+                x = F.interpolate(x, scale_factor=float(zoom), mode="bilinear", align_corners=False)
         score: Tensor = self.classifier(x)
         return score
 
@@ -160,7 +162,7 @@ class SETRNaive(SETR):
         unused_layer: bool = False,
     ) -> None:
         super().__init__(backbone, in_channels, image_size, (10, 15, 20, 24))
-        head = (self.backbone.channels, channels, num_classes, 1, 1, 0)
+        head = (self.backbone.channels, channels, num_classes, 1, (1,))
         self.decoder = ConvolutionHead(*head)
         self.aux_heads = nn.ModuleList([ConvolutionHead(*head) for _ in range(3 if aux else 0)])
         self._initialise((1 + len(self.aux_heads)) * unused_layer, num_classes)
@@ -210,9 +212,9 @@ class SETRPUP(SETR):
         super().__init__(backbone, in_channels, image_size, (10, 15, 20, 24))
         width = self.backbone.channels
         # The size is doubled after each of the four; the last doubling is the one to the image's size.
-        self.decoder = ConvolutionHead(width, channels, num_classes, 4, 3, 3)
+        self.decoder = ConvolutionHead(width, channels, num_classes, 3, (2, 2, 2, 1))
         self.aux_heads = nn.ModuleList(
-            [ConvolutionHead(width, channels, num_classes, 1, 3, 1) for _ in range(4 if aux else 0)]
+            [ConvolutionHead(width, channels, num_classes, 3, (4,)) for _ in range(4 if aux else 0)]
         )
         self._initialise((1 + len(self.aux_heads)) * unused_layer, num_classes)
 
@@ -245,6 +247,8 @@ class SETRMLA(SETR):
         channels: Of the aggregation; the streams after it have half as many.
         aux: Auxiliary heads on the four streams in training.
         unused_layer: The unused layer of the authors' heads.
+        class_token: The class token takes part in the blocks; the authors drop it before them.
+        align_corners: The streams are up-sampled with their corners aligned, as the authors' are.
     """
 
     def __init__(
@@ -257,8 +261,11 @@ class SETRMLA(SETR):
         channels: int = 256,
         aux: bool = True,
         unused_layer: bool = False,
+        class_token: bool = False,
+        align_corners: bool = True,
     ) -> None:
-        super().__init__(backbone, in_channels, image_size, (6, 12, 18, 24))
+        super().__init__(backbone, in_channels, image_size, (6, 12, 18, 24), class_token=class_token)
+        self.align_corners = align_corners
         width, half = self.backbone.channels, channels // 2
         self.norms = nn.ModuleList([nn.LayerNorm(width, eps=1e-6) for _ in range(4)])
         self.reduce = nn.ModuleList([_conv(width, channels, 1) for _ in range(4)])
@@ -282,7 +289,7 @@ class SETRMLA(SETR):
             reduced[level] = reduced[level] + reduced[level + 1]
         levels = [smooth(x) for smooth, x in zip(self.smooth, reduced, strict=True)]
         streams = [
-            F.interpolate(stream(x), scale_factor=4.0, mode="bilinear", align_corners=False)
+            resize(stream(x), (4 * x.shape[-2], 4 * x.shape[-1]), align_corners=self.align_corners)
             for stream, x in zip(self.streams, levels, strict=True)
         ]
         heads = list(self.aux_heads) if self.training else []

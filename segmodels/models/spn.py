@@ -36,10 +36,12 @@ class Guidance(nn.Module):
         in_channels: Channels of the image.
         channels: Channels that are propagated.
         width: Factor on VGG16's width.
+        always_divide: The gates are divided by their sum everywhere, not only where it exceeds 1.
     """
 
-    def __init__(self, in_channels: int, channels: int, width: float) -> None:
+    def __init__(self, in_channels: int, channels: int, width: float, always_divide: bool) -> None:
         super().__init__()
+        self.always_divide = always_divide
         stages = vgg16_stages(width)
         before = [in_channels, *[stage[-1] for stage in stages]]
         self.stages = nn.ModuleList([convolutions([a, *stage]) for a, stage in zip(before, stages, strict=False)])
@@ -63,7 +65,7 @@ class Guidance(nn.Module):
         x = F.relu(self.conv7(self.up[1](x))) + conv4
         x = F.elu(self.conv8(self.up[2](x))) + conv3
         gates = self.gates(self.up[3](x)).unflatten(1, (len(DIRECTIONS), 3, -1))
-        return [normalize_gates(one) for one in gates.unbind(1)]
+        return [normalize_gates(one, always=self.always_divide) for one in gates.unbind(1)]
 
 
 @register(
@@ -84,7 +86,7 @@ class Guidance(nn.Module):
     differences=(
         "The refined network is part of the model and trained with it; freeze_base=True trains the refiner alone, and "
         "base=None is the refiner alone, as the authors count it.",
-        "Weights are divided by the sum of their absolute values where that exceeds 1, as the theorem asks.",
+        "always_divide=False divides the gates only where their sum exceeds 1, which is all that theorem 2 asks.",
     ),
     recipe=dict(
         optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-4, batch_size=24, schedule="step", step_epochs=20,
@@ -104,6 +106,7 @@ class SPN(SegmentationModel):
         freeze_base: Only the refiner learns.
         channels: That are propagated.
         width: Factor on the guidance network's width; 1 is the authors'.
+        always_divide: The gates are divided by the sum of their absolute values everywhere, as in the authors' file.
     """
 
     def __init__(
@@ -116,11 +119,12 @@ class SPN(SegmentationModel):
         freeze_base: bool = False,
         channels: int = 32,
         width: float = 1.0,
+        always_divide: bool = True,
     ) -> None:
         super().__init__()
         self.image_channels, self.freeze_base = in_channels, freeze_base
         self.reduce = nn.Conv2d(num_classes, channels, 4, stride=2, padding=1)
-        self.guidance = Guidance(in_channels, channels, width)
+        self.guidance = Guidance(in_channels, channels, width, always_divide)
         self.up = _double(channels)
         hidden = scaled(2.0, channels)
         self.refine = nn.Conv2d(channels, hidden, 3, padding=1)
