@@ -161,6 +161,7 @@ class Reduction(nn.Module):
     year=2017,
     arxiv="1704.01344",
     pins="sections 3 and 4 of the paper; no model was released, so what the text leaves open is a reading of it",
+    unconfirmed=("The whole network: its authors released the layer of region convolution alone.",),
     published={
         "PASCAL VOC 2012 val mIoU, 14.7 frames a second": "73.91",
         "PASCAL VOC 2012 val mIoU, threshold 0.8, 23.6 frames a second": "66.95",
