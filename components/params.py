@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hi
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from segmodels.errors import UserError, shown
-from segmodels.files import ContentError, read_yaml
+from segmodels.errors import SHOWN, UserError, shown
+from segmodels.files import ContentError, NameRefusedError, read_yaml
+from segmodels.files import name as file_name
 from segmodels.settings import EvaluateSettings, TrainSettings, merge
 
 if TYPE_CHECKING:
@@ -207,6 +208,10 @@ class Params(Section):
             for key in keys.keys() - params.models.keys() - {"default"}:
                 raise ParamsError(f"{source}: {section} names '{key}', which `models` has not")
         for key in params.models:
+            try:
+                file_name(key, f"{source}: models:")  # names a folder of results
+            except NameRefusedError as error:
+                raise ParamsError(str(error)) from None
             train_settings(params, key, source)
             evaluate_settings(params, key, source)
         return params
@@ -270,7 +275,7 @@ def _settings(kind: type[T], values: dict[str, Any], where: str) -> T:
 def _explain(error: ValidationError, root: Any) -> str:
     """The first problem as one sentence with the path of its key."""
     problem = error.errors()[0]
-    parts = [str(p) for p in problem["loc"]]
+    parts = [str(p)[:SHOWN] for p in problem["loc"]]
     path = ".".join(parts)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key '{path}'{_near(parts[-1], _keys_beside(root, problem['loc']))}"

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from components import tracking
 from segmodels.errors import UserError
-from segmodels.files import read_yaml, relative
+from segmodels.files import NameRefusedError, read_yaml, relative
+from segmodels.files import name as file_name
 from segmodels.settings import PredictSettings
 from segmodels.sources import (
     CONFIG,
@@ -55,7 +56,7 @@ class RegisteredModel:
         if parts is None:
             raise AddressError(f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/1")
         self.address, self.name = address, parts["name"]
-        self.cache = cache / re.sub(r"[^\w.-]", "_", self.name)
+        self.cache = cache / _folder(re.sub(r"[^\w.-]", "_", self.name), address)
         # Of another registry the same address is another model.
         registry = hashlib.sha256(_registry().encode()).hexdigest()[:12]
         self._memory = cache / f"{re.sub(r'[^a-zA-Z0-9_.@-]', '_', address)}-{registry}.json"
@@ -71,7 +72,7 @@ class RegisteredModel:
         sha256 = str(found.tags.get(tracking.MODEL_TAG, ""))
         # Without the hash the place of its files tells a version from one of the same number that was made anew.
         mark = sha256 or re.sub(r"\W", "_", str(found.source))
-        return Version(self.name, str(found.version), sha256, f"{found.version}-{mark}")
+        return Version(self.name, str(found.version), sha256, _folder(f"{found.version}-{mark}", self.address))
 
     def fetch(self, version: Version) -> Fetched:
         """As `segmodels.sources.Source.fetch`; what the cache has is not downloaded again."""
@@ -132,6 +133,18 @@ class RegisteredModel:
         kept = sorted((p for p in self.cache.glob("[!.]*") if p != used), key=lambda p: p.stat().st_mtime, reverse=True)
         for folder in kept[KEPT - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(given: str, address: str) -> str:
+    """The name of a folder of the cache, of which a part is what the registry says.
+
+    Raises:
+        SourceError: It would lead elsewhere.
+    """
+    try:
+        return file_name(given, f"{address}: folder")
+    except NameRefusedError as error:
+        raise SourceError(str(error)) from None
 
 
 def _registry() -> str:

@@ -47,7 +47,10 @@ class Heartbeat:
         self._last = time.monotonic()
         if not (self.stream or sys.stdout).isatty():
             self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # no memory for a thread: what is done is worth more than what is said of it
+                self._thread = None
 
     def spoken(self) -> None:
         """Another line was printed: the next one is due later."""

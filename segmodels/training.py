@@ -54,7 +54,7 @@ from segmodels.inference import channels_last
 from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
 from segmodels.optimization import learning_rate, move_average, optimizer_for
-from segmodels.progress import Progress
+from segmodels.progress import Heartbeat, Progress
 from segmodels.resume import STATE_FILE, ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
 from segmodels.sources import default_cache
@@ -178,9 +178,10 @@ def fit(
         torch.manual_seed(seed)
         task = None
         try:
-            task = _Task(
-                config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch, counts
-            )
+            with Heartbeat(lambda: f"{name or architecture}: reading the data"):
+                task = _Task(
+                    config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch, counts
+                )
             started = time.monotonic()
             if task.epoch < settings.epochs:
                 task.choose(trials or default_cache().parent / "trials.json")

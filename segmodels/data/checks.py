@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from segmodels.data.dataset import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
 from segmodels.data.images import PixelBudget, open_image
 from segmodels.files import utf8
+from segmodels.progress import Heartbeat
 from segmodels.threads import available_cores
 
 SMALL_SPLIT = 10
@@ -172,9 +174,11 @@ def scan(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
     `image_error`, `label_error`, `bad_ids` (ids that no class has), `void_fraction`, and the pixels of each class as
     `class_0`, `class_1`, … What a file does not tell is None.
     """
-    budget = PixelBudget()
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(lambda sample: _row(root, sample, info.num_classes, budget), find(root)))
+    budget, samples, rows = PixelBudget(), list(find(root)), list[dict[str, Any]]()
+    told = Heartbeat(lambda: f"checked {len(rows)} of {len(samples)} samples", sys.stderr)
+    with told, ThreadPoolExecutor(available_cores()) as pool:
+        rows.extend(pool.map(lambda sample: _row(root, sample, info.num_classes, budget), samples))
+    return rows
 
 
 def find(root: Path) -> Iterator[Found]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from segmodels.data.images import open_image, upright_rgb
 from segmodels.errors import UserError, brief, printable
-from segmodels.files import ContentError, NameRefusedError, copy, read_json, utf8
+from segmodels.files import ContentError, NameRefusedError, copy, read_json, relative, utf8
 from segmodels.files import name as file_name
 
 IGNORE_INDEX = 255
@@ -103,10 +103,13 @@ class DatasetInfo:
                 classes=tuple(ClassInfo(str(c["name"]), _color(c["color"])) for c in raw["classes"]),
                 splits={str(k): int(v) for k, v in raw.get("splits", {}).items()},
                 source=dict(raw.get("source", {})),
-                targets=tuple(file_name(t, f"{path}: target") for t in raw.get("targets", ())),
+                targets=tuple(_target(t, f"{path}: target") for t in raw.get("targets", ())),
                 ignore_index=int(raw.get("ignore_index", IGNORE_INDEX)),
                 sequences={
-                    str(split): {str(name): tuple(map(str, ids)) for name, ids in named.items()}
+                    str(split): {
+                        str(relative(name, f"{path}: sequence")): tuple(file_name(i, f"{path}: id") for i in ids)
+                        for name, ids in named.items()
+                    }
                     for split, named in raw.get("sequences", {}).items()
                 },
             )
@@ -137,7 +140,7 @@ class Sample:
 def _check_described(info: DatasetInfo, path: Path) -> None:
     if not 1 <= info.num_classes <= MAX_CLASSES:
         raise DatasetError(f"{path}: has {info.num_classes} classes; 1 to {MAX_CLASSES} fit into labels of 8 bits")
-    if other := info.splits.keys() - set(SPLITS):
+    if other := (info.splits.keys() | info.sequences.keys()) - set(SPLITS):
         raise DatasetError(f"{path}: split {printable(repr(min(other)))} is unknown; splits are {', '.join(SPLITS)}")
     if info.ignore_index != IGNORE_INDEX:
         raise DatasetError(f"{path}: ignore_index is {info.ignore_index}; it is always {IGNORE_INDEX}")
@@ -153,9 +156,9 @@ def samples(root: Path | str, split: str) -> list[Sample]:
     """
     folder = Path(root) / split
     images = folder / "images"
-    if not images.is_dir():
+    if split not in SPLITS or not images.is_dir():
         known = ", ".join(s for s in SPLITS if (Path(root) / s / "images").is_dir()) or "none"
-        raise DatasetError(f"{folder}: no such split; the dataset has {known}")
+        raise DatasetError(f"{printable(folder)}: no such split; the dataset has {known}")
     found = []
     for image in sorted(utf8(p) for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
         label = folder / "labels" / f"{image.stem}.png"
@@ -312,6 +315,12 @@ def _store(data: Path | np.ndarray, target: Path) -> None:
         Image.fromarray(data).save(target, compress_level=1)
         return
     copy(data, target)
+
+
+def _target(given: Any, what: str) -> str:
+    if given in ("images", "labels"):
+        raise NameRefusedError(f"{what} {given!r} is a folder that every split has; rename it")
+    return file_name(given, what)
 
 
 def _color(value: Any) -> tuple[int, int, int]:

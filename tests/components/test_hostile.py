@@ -77,6 +77,12 @@ DESCRIBED = {
     "absolute target": ({"targets": ["/pwned"]}, "target '/pwned' points out of the folder"),
     "hidden target": ({"targets": [".ssh"]}, "target '.ssh' begins with a dot"),
     "target no text": ({"targets": [["x"]]}, "target ['x'] is no text"),
+    "target as every split": ({"targets": ["labels"]}, "target 'labels' is a folder that every split has"),
+    "sequence out": ({"sequences": {"train": {"../../x": ["1"]}}}, "sequence '../../x' points out of the folder"),
+    "absolute sequence": ({"sequences": {"train": {"/x": ["1"]}}}, "sequence '/x' has an absolute name"),
+    "id out": ({"sequences": {"train": {"a": ["../1"]}}}, "id '../1' points out of the folder"),
+    "id no text": ({"sequences": {"train": {"a": [["1"]]}}}, "id ['1'] is no text"),
+    "split of sequences out": ({"sequences": {"../train": {}}}, "split '../train' is unknown; splits are train, val"),
     "split out": ({"splits": {"../../x": 1}}, "split '../../x' is unknown; splits are train, val, test"),
     "many classes": (
         {"classes": [{"name": f"c{i}", "color": [0, 0, 0]} for i in range(256)]},
@@ -125,6 +131,10 @@ SETTINGS = {
     "no mapping": "7",
     "large number": "models: {enet: {}}\nseed: 0x" + "f" * 20_000,
     "deep value": "models: {enet: {train: {lr: " + "[" * 40 + "]" * 40 + "}}}",
+    "long key": "models: {enet: {}}\n? " + "x" * 100_000 + "\n: 1",
+    "long key below": "models: {enet: {}}\ntrain:\n  ? " + "x" * 100_000 + "\n  : 1",
+    "a model that climbs": "models: {'../../pwned': {architecture: enet}}",
+    "an absolute model": "models: {/tmp/pwned: {architecture: enet}}",
     "long text": "models: {enet: {train: {lr: " + "x" * 100_000 + "}}}",
 }
 

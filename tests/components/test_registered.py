@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import threading
@@ -220,3 +221,21 @@ def test_a_version_that_is_no_model_of_ours_is_named(store, versions, cache) -> 
         source.fetch(version)
     with pytest.raises(SourceError, match=rf"models:/{NAME}/99"):
         source.fetch(Version(NAME, "99", "", "99-x"))
+
+
+@pytest.mark.parametrize("tag", ["/../../pwned", "..\\..\\pwned", "x" * 300, "a\nb"])
+def test_a_tag_of_the_registry_names_no_folder_elsewhere(store: Store, tmp_path: Path, tag: str) -> None:
+    good = store.client.get_model_version_by_alias(NAME, "champion")
+    hostile = store.client.create_model_version(NAME, good.source, good.run_id, tags={MODEL_TAG: tag})
+    try:
+        model = RegisteredModel(f"models:/{NAME}/{hostile.version}", tmp_path / "cache/models")
+        with pytest.raises(SourceError, match=re.escape(f"models:/{NAME}/{hostile.version}: folder ")):
+            model.fetch(model.latest())
+        assert not (tmp_path / "cache").exists()
+    finally:
+        store.client.delete_model_version(NAME, hostile.version)
+
+
+def test_a_model_called_as_the_folder_above_has_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"folder '\.\.' is no name"):
+        RegisteredModel("models:/..@champion", tmp_path / "cache")

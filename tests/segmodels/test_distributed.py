@@ -121,10 +121,11 @@ def test_a_killed_worker_is_survived_with_the_same_weights(undisturbed: Path, da
 
 
 @pytest.mark.usefixtures("marked")
-def test_told_to_stop_it_saves_and_goes_on_later(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_and_goes_on_later(number: int, dataset: Path, tmp_path: Path) -> None:
     def on_epoch(row: Mapping[str, Any]) -> None:
         if row["epoch"] == 1:
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
     epochs = {"epochs": 40}
     with pytest.raises(TrainingInterrupted, match="the state is saved"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segmodels import files
+from segmodels.data.dataset import DatasetError, samples
 from segmodels.errors import shown
 
 NAMES = ["../x", "a/b", "a\\b", "..", ".", "", " ", ".hidden", "a\nb", "a\0b", "x" * 300, "\udcff", 7, None, ["x"]]
@@ -112,3 +113,11 @@ def test_a_value_in_a_message_is_short_whatever_it_is() -> None:
     assert shown([1, "a"]) == "[1, 'a']"
     assert shown(10**5000) == "a number of more than 80 digits"
     assert len(shown("x" * 10**7)) == 80
+
+
+@pytest.mark.parametrize("split", ["../data/train", "train/../val", "/tmp", "labels"])
+def test_a_split_of_another_name_is_none(tmp_path: Path, split: str) -> None:
+    for name in ("train", "val"):
+        (tmp_path / "data" / name / "images").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="no such split; the dataset has train, val"):
+        samples(tmp_path / "data", split)

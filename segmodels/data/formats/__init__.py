@@ -5,6 +5,7 @@ A module has `LOOKS_FOR` (what tells the layout, in words), `detect(root)` and `
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from typing import Any
 from segmodels.data.dataset import DatasetError
 from segmodels.data.formats import camvid, folder, kitti_road, passthrough
 from segmodels.data.formats.common import Splitting
+from segmodels.progress import Heartbeat
 
 # In the order in which they are tried: the more particular first.
 FORMATS: dict[str, ModuleType] = {
@@ -51,13 +53,14 @@ def convert(
     """
     root = Path(root)
     key, place = find(root, format)
-    FORMATS[key].convert(
-        place,
-        Path(out),
-        name=name or root.resolve().name,
-        source=source or {"path": str(root)},
-        splitting=splitting or Splitting(),
-    )
+    with Heartbeat(lambda: f"{place}: reading it as {key}", sys.stderr):
+        FORMATS[key].convert(
+            place,
+            Path(out),
+            name=name or root.resolve().name,
+            source=source or {"path": str(root)},
+            splitting=splitting or Splitting(),
+        )
     return key
 
 
