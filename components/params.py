@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from segmodels.errors import SHOWN, UserError, shown
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
-from segmodels.settings import EvaluateSettings, TrainSettings, merge
+from segmodels.settings import EvaluateSettings, TrainSettings, merge, on_recipe
 
 if TYPE_CHECKING:
     from segmodels.data.checks import Limits
@@ -242,8 +242,10 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
     if own.get("recipe", base["recipe"]) == "paper":
         from segmodels.registry import model_info
 
-        base = merge(base, dict(model_info(params.architecture(key)).recipe))
-    return _settings(TrainSettings, merge(base, own), f"{source}: models.{key}.train")
+        values = on_recipe(base, model_info(params.architecture(key)).recipe, own)
+    else:
+        values = merge(base, own)
+    return _settings(TrainSettings, values, f"{source}: models.{key}.train")
 
 
 def evaluate_settings(params: Params, key: str, source: str = "params") -> EvaluateSettings:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segmodels import zoo
+from segmodels.recipes import flat, sources
 
 if TYPE_CHECKING:
     from segmodels.registry import ModelInfo
@@ -106,6 +107,7 @@ def _content(card: ModelInfo, figures: zoo.Entry, classes: int, chosen: Mapping[
         "unconfirmed": list(card.unconfirmed),
         "recipe": dict(card.recipe),
         "testing": dict(card.testing),
+        "recipe_sources": sources(card.name),
         "onnx": card.onnx or None,
     }
 
@@ -140,8 +142,7 @@ def _print_content(card: Mapping[str, Any]) -> None:
         "differences": "\n".join(card["differences"]),
         "compared with": "\n".join(card["confirmed"]),
         "unconfirmed": "\n".join(card["unconfirmed"]),
-        "recipe": _lines(card["recipe"]),
-        "testing": _lines(card["testing"]),
+        "recipe": _by_source(card),
         "no ONNX": card["onnx"],
     }
     table = Table(title=card["name"], title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -151,6 +152,15 @@ def _print_content(card: Mapping[str, Any]) -> None:
         if text:
             table.add_row(heading, Text(text))
     _console().print(table)
+
+
+def _by_source(card: Mapping[str, Any]) -> str:
+    """The recipe's settings, those of one source together, and below each group where it is written."""
+    groups: dict[str, list[str]] = {}
+    for key, value in flat(card["recipe"], card["testing"]).items():
+        source = card["recipe_sources"].get(key, "ours")
+        groups.setdefault(source, []).append(f"{key}={json.dumps(value)}")
+    return "\n".join(f"{'  '.join(settings)}\n    {source}" for source, settings in groups.items())
 
 
 def _variant(variant: Mapping[str, Any]) -> str:

@@ -521,14 +521,13 @@ def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Modul
 def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
     """The defaults, under the paper's recipe where asked for, under what the command line says."""
     from segmodels.overrides import build, parse
-    from segmodels.settings import TrainSettings, merge
+    from segmodels.settings import TrainSettings, merge, on_recipe
 
     over = merge(parse(pairs), given)
     build(TrainSettings, over)
     base = dataclasses.asdict(TrainSettings())
-    if over.get("recipe") == "paper":
-        base = merge(base, dict(card.recipe))
-    return build(TrainSettings, merge(base, over))
+    paper = over.get("recipe") == "paper"
+    return build(TrainSettings, on_recipe(base, card.recipe, over) if paper else merge(base, over))
 
 
 def _check_layout(data: Path) -> None:

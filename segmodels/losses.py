@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from segmodels.data.frequencies import ClassCounts
 
 IGNORE_INDEX = 255
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "batch"]
 
 
 class CrossEntropy(nn.Module):
@@ -29,7 +29,8 @@ class CrossEntropy(nn.Module):
         gamma: Focal loss's exponent (Lin et al., ICCV 2017, equation 4); 0 is plain cross-entropy.
         ohem: Keeps pixels whose true class has less than 0.7 probability, but at least this fraction of the pixels
             (online hard example mining as in BiSeNet); 0 keeps all.
-        reduction: `mean` over the pixels that count, or `sum` (FCN's un-normalised loss).
+        reduction: `mean` over the pixels that count, `sum`, or `batch`: the sum over the number of images, which is
+            Caffe's `normalize: false`.
     """
 
     weight: Tensor | None
@@ -66,6 +67,8 @@ class CrossEntropy(nn.Module):
             pixel = pixel * valid
         if self.reduction == "sum":
             return pixel.sum()
+        if self.reduction == "batch":
+            return pixel.sum() / len(logits)
         if self.weight is None:
             return pixel.sum() / valid.sum().clamp(min=1)
         share = torch.where(valid, self.weight[target.where(valid, torch.zeros_like(target))], 0.0)
@@ -153,7 +156,9 @@ def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
         found: How often each class occurs in the training set.
         scheme: `none`; `median_frequency` (Eigen and Fergus; SegNet, section 4.1): median frequency over the class's
             frequency in the images where it occurs; its square root; `enet`: 1 / ln(1.02 + p), p the class's share
-            (ENet, section 4).
+            (ENet, section 4), `enet_encoder` with 1.2 (e-lab/ENet-training, train/models/encoder.lua); `linknet`:
+            1 / ln(1.02 + p), p the class's pixels over those of the most frequent class (e-lab/LinkNet,
+            models/model.lua).
 
     Returns:
         float32 `[C]`, or None for `none`. A class that never occurs weighs 1.
@@ -163,8 +168,10 @@ def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
     counts, images = np.array(found.pixels, np.float64), np.array(found.in_images, np.float64)
     present = counts > 0
     weights = np.ones(len(counts))
-    if scheme == "enet":
-        weights[present] = 1 / np.log(1.02 + counts[present] / counts.sum())
+    if scheme in ("enet", "enet_encoder"):
+        weights[present] = 1 / np.log((1.02 if scheme == "enet" else 1.2) + counts[present] / counts.sum())
+    elif scheme == "linknet":
+        weights[present] = 1 / np.log(1.02 + counts[present] / counts.max())
     elif scheme in ("median_frequency", "sqrt_median_frequency"):
         frequency = counts[present] / images[present]
         weights[present] = np.median(frequency) / frequency

@@ -44,6 +44,9 @@ class ResumeState:
         if saved["signature"] != self.signature:
             print("the saved state belongs to other settings or other data; training begins anew", flush=True)
             return None
+        if "stage" not in saved:
+            print("the saved state is of an earlier version of segmodels; training begins anew", flush=True)
+            return None
         return saved
 
     def save(self, content: dict[str, Any]) -> None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Optimizer = Literal["adamw", "adam", "sgd", "rmsprop"]
+Optimizer = Literal["adamw", "adam", "sgd", "rmsprop", "rmsprop_lasagne"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
-ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet"]
+ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet", "enet_encoder", "linknet"]
 LossTerm = Literal["cross_entropy", "focal", "dice", "lovasz", "ohem"]
 # Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
-_REPLACED = ("loss", "extra", "lr_factors")
+_REPLACED = ("loss", "extra", "lr_factors", "options")
 # An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
 _FORBID = {"extra": "forbid"}
 
@@ -32,7 +32,8 @@ class AugmentSettings:
         color: Strength in 0..1 of brightness, contrast and saturation; hue takes a quarter of it.
         focus: `anywhere` crops at random; `objects` and `proposals` lay the crop around an object of the label and
             scale it to the crop's size (DeconvNet's two stages of training).
-        extra: Further joint transforms of `torchvision.transforms.v2`, name -> keywords, applied before the crop.
+        extra: Further joint transforms of `torchvision.transforms.v2`, name -> keywords, applied before the crop; `p`
+            is the probability of one that has none of its own.
     """
 
     __pydantic_config__ = _FORBID
@@ -45,6 +46,7 @@ class AugmentSettings:
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _tuples(self, "scale", "crop")
         _check(0 < self.scale[0] <= self.scale[1], f"augment.scale is {self.scale}; give (smallest, largest) factor")
         _check(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
         _check(0 <= self.color < 1, f"augment.color is {self.color}; it lies in 0..1")
@@ -57,21 +59,35 @@ class TrainSettings:
     Attributes:
         recipe: `paper` takes the paper's own values for everything that the architecture's entry does not set.
         epochs: Passes over the training set.
+        iterations: Updates of the weights, in place of `epochs`; the last pass is cut short where they end.
+        stages: Trainings one after another, each from the weights of the one before: what each of them sets otherwise
+            than here, and under `options` its keywords of the architecture. None is one training.
         batch_size: Images per step and device.
         accumulate: Steps whose gradients are summed before the optimiser steps.
-        optimizer: `adamw`, `adam`, `sgd` or `rmsprop`.
+        optimizer: `adamw`, `adam`, `sgd`, `rmsprop` (torch's: the mean of squares decays by 0.99) or
+            `rmsprop_lasagne` (by 0.9, and epsilon 1e-6 stands under the root).
         lr: Peak learning rate.
+        min_lr: The rate at which `poly` and `cosine` end.
         momentum: Of `sgd` and `rmsprop`.
-        weight_decay: Not applied to norms and biases.
+        weight_decay: Of weights; of norms and biases only where the next two settings say so.
+        decay_biases: Biases of convolutions and linear layers decay, too.
+        decay_norms: Factors and offsets of norms decay, too.
+        bias_lr: Factor on the rate of convolutions' and linear layers' biases; most files for Caffe have 2.
         new_layer_lr: Factor on the rate of layers that `weights` did not fill.
-        lr_factors: Beginning of parameters' names -> factor on their rate.
-        schedule: `poly` (1 - t)^power, `cosine`, `step` (x step_factor every step_epochs epochs) or `constant`.
+        lr_factors: Parameters -> factor on their rate: the beginning of their names, or a pattern with `*`; the
+            factors of all that fit are multiplied.
+        schedule: `poly` (1 - t)^power, `cosine`, `step` (x step_factor every step_epochs epochs, or at the milestones)
+            or `constant`.
+        milestones: Updates after which `step` takes its next step, in place of every step_epochs epochs.
         warmup: Fraction of all steps over which the rate rises linearly.
         clip: Largest norm of the gradient; None does not clip.
         loss: The sum's terms, name -> weight.
         class_weights: Scheme of the cross-entropy's class weights.
         label_smoothing: In 0..1.
-        reduction: `mean`, or `sum` over pixels (FCN's un-normalised loss).
+        reduction: Of the loss: `mean` over pixels, `sum`, or `batch`, the sum over the number of images (Caffe's
+            un-normalised loss, with FCN's rate of 1e-10).
+        norm_statistics: `running` averages of training, or `exact`: before each validation those of the whole training
+            set are computed for the weights as they are (SegNet, DeconvNet).
         ema: Decay of the running average of weights that is validated and kept; None keeps the weights themselves.
         early_stop: Validations without a better mIoU after which training ends; None never stops early.
         val_every: Epochs between validations; the last epoch is always validated.
@@ -92,24 +108,32 @@ class TrainSettings:
 
     recipe: Literal["default", "paper"] = "default"
     epochs: int = 12
+    iterations: int | None = None
+    stages: tuple[dict[str, Any], ...] = ()
     batch_size: int = 8
     accumulate: int = 1
     optimizer: Optimizer = "adamw"
     lr: float = 2e-3
+    min_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_biases: bool = False
+    decay_norms: bool = False
+    bias_lr: float = 1.0
     new_layer_lr: float = 1.0
     lr_factors: dict[str, float] = field(default_factory=dict)
     schedule: Schedule = "poly"
     power: float = 0.9
     step_epochs: int = 100
     step_factor: float = 0.1
+    milestones: tuple[int, ...] = ()
     warmup: float = 0.05
     clip: float | None = None
     loss: dict[LossTerm, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     class_weights: ClassWeights = "sqrt_median_frequency"
     label_smoothing: float = 0.0
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Literal["mean", "sum", "batch"] = "mean"
+    norm_statistics: Literal["running", "exact"] = "running"
     ema: float | None = None
     early_stop: int | None = None
     val_every: int = 1
@@ -125,22 +149,49 @@ class TrainSettings:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every"):
+        _tuples(self, "stages", "milestones", "image_size")
+        if isinstance(self.augment, Mapping):
+            object.__setattr__(self, "augment", AugmentSettings(**self.augment))
+        for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every", "iterations"):
             value = getattr(self, name)
-            _check(value >= 1, f"train.{name} is {value}; it is at least 1")
-        for name in ("lr", "new_layer_lr", "power", "step_factor"):
+            _check(value is None or value >= 1, f"train.{name} is {value}; it is at least 1")
+        for name in ("lr", "new_layer_lr", "power", "step_factor", "bias_lr"):
             value = getattr(self, name)
             _check(value > 0, f"train.{name} is {value}; it is above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
         _check(self.weight_decay >= 0, f"train.weight_decay is {self.weight_decay}; it is not negative")
+        _check(0 <= self.min_lr <= self.lr, f"train.min_lr is {self.min_lr}; it lies between 0 and train.lr")
+        rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
+        _check(rising, f"train.milestones are {self.milestones}; they are updates, each later than the one before")
         _check(self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
         _check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
         known = get_args(LossTerm)
         _check(bool(self.loss), f"train.loss has no term; known are {', '.join(known)}")
         for term in self.loss:
             _check(term in known, f"train.loss: unknown term '{term}'; known are {', '.join(known)}")
+        for number in range(len(self.stages)):
+            self.stage(number)
+
+    def stage(self, number: int) -> tuple[TrainSettings, dict[str, Any]]:
+        """Return the settings of a stage, counted from 0, and its keywords of the architecture.
+
+        Raises:
+            ValueError: The stage sets what is no setting, or a value out of its range.
+        """
+        over = dict(self.stages[number])
+        options = over.pop("options", {})
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"stages": ()}
+        own["augment"] = dataclasses.asdict(self.augment)
+        where = f"train.stages: stage {number + 1}"
+        _check(isinstance(options, Mapping), f"{where}: options are no mapping")
+        for key in over:
+            _check(key in own and key != "stages", f"{where}: unknown setting '{key}'")
+        try:
+            return TrainSettings(**merge(own, over)), dict(options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,11 +248,7 @@ class PredictSettings:
     crf: CRFSettings | None = None
 
     def __post_init__(self) -> None:
-        # JSON has lists and mappings where these settings have tuples and records.
-        for name in ("scales", "window", "stride", "image_size"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+        _tuples(self, "scales", "window", "stride", "image_size")
         if isinstance(self.crf, Mapping):
             object.__setattr__(self, "crf", CRFSettings(**self.crf))
         _check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
@@ -265,6 +312,39 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, Mapping) and isinstance(base.get(key), dict) and key not in _REPLACED
         merged[key] = merge(base[key], value) if nested else value
     return merged
+
+
+def on_recipe(base: Mapping[str, Any], recipe: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A paper's recipe on top of `base`, and `over` on top of both.
+
+    What `over` sets holds in every stage of the recipe, and `epochs` or `iterations` of its own replace the recipe's
+    length whichever of the two the recipe counts in.
+    """
+    merged = merge(merge(base, recipe), over)
+    if "epochs" in over and over.get("iterations") is None:
+        merged["iterations"] = None
+    if "stages" not in over and merged.get("stages"):
+        lengths = {"epochs", "iterations"} if {"epochs", "iterations"} & over.keys() else set()
+        merged["stages"] = tuple(_without(stage, over, lengths) for stage in merged["stages"])
+    return merged
+
+
+def _without(stage: Mapping[str, Any], over: Mapping[str, Any], more: Set[str]) -> dict[str, Any]:
+    left = {}
+    for key, value in stage.items():
+        if isinstance(value, Mapping) and isinstance(over.get(key), Mapping) and key not in _REPLACED:
+            left[key] = _without(value, over[key], set())
+        elif key not in over and key not in more:
+            left[key] = value
+    return left
+
+
+def _tuples(settings: Any, *names: str) -> None:
+    """JSON and YAML have lists where settings have tuples."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, list):
+            object.__setattr__(settings, name, tuple(value))
 
 
 def _check(good: bool, message: str) -> None:

@@ -31,6 +31,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from segmodels import distributed, losses, trial
@@ -142,7 +143,8 @@ def fit(
         data_md5 = data_md5 or folder_md5(data)
     state.mkdir(parents=True, exist_ok=True)
     count = distributed.processes(settings)
-    if settings.class_weights != "none" and counts is None:
+    weighted = {settings.class_weights, *(stage.get("class_weights", "none") for stage in settings.stages)}
+    if weighted != {"none"} and counts is None:
         counts = _counted(data, state, signature)
     if (launcher is not None or count > 1) and not distributed.is_worker():
         job = distributed.Job(
@@ -167,30 +169,42 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         info = DatasetInfo.read(data)
-        config = ModelConfig(
-            architecture=architecture,
-            classes=info.classes,
-            options=dict(options or {}),
-            backbone=backbone,
-            image_size=settings.image_size,
-            training={"settings": dataclasses.asdict(settings), "seed": seed, "data_md5": data_md5},
-        )
+        stages = [settings.stage(number) for number in range(len(settings.stages))] or [(settings, {})]
         torch.manual_seed(seed)
         task = None
+        resume = ResumeState(state, signature)
+        saved, seconds, images = resume.load(), 0.0, 0
         try:
-            with Heartbeat(lambda: f"{name or architecture}: reading the data"):
-                task = _Task(
-                    config, settings, data, seed, name or architecture, ResumeState(state, signature), on_epoch, counts
+            for number in range(saved["stage"] if saved is not None else 0, len(stages)):
+                own, own_options = stages[number]
+                title = name or architecture
+                if len(stages) > 1:
+                    title = f"{title}, stage {number + 1} of {len(stages)}"
+                own = _in_epochs(with_crop(own, data, title), len(samples(data, "train")))
+                config = ModelConfig(
+                    architecture=architecture,
+                    classes=info.classes,
+                    options={**(options or {}), **own_options},
+                    backbone=backbone,
+                    image_size=own.image_size,
+                    training={"settings": dataclasses.asdict(settings), "seed": seed, "data_md5": data_md5},
                 )
-            started = time.monotonic()
-            if task.epoch < settings.epochs:
-                task.choose(trials or default_cache().parent / "trials.json")
-                with turn("cuda" if _on_gpu(settings) else "cpu") as task.cores:
-                    _trainer(settings, task.epoch, task.choice).fit(task)
-            seconds = time.monotonic() - started
-            trained = Trained(
-                out, task.best_miou, task.best_epoch, seconds, task.images_seen / seconds if seconds > 0 else 0.0
-            )
+                with Heartbeat(lambda title=title: f"{title}: reading the data"):  # type: ignore[misc]
+                    task = _Task(config, own, data, seed, title, resume, saved, number, on_epoch, counts)
+                started = time.monotonic()
+                if task.epoch < own.epochs:
+                    task.choose(trials or default_cache().parent / "trials.json")
+                    with turn("cuda" if _on_gpu(own) else "cpu") as task.cores:
+                        try:
+                            _trainer(own, task.epoch, task.choice).fit(task)
+                        finally:
+                            task.close()
+                if torch.distributed.is_initialized():
+                    torch.distributed.barrier()  # the first process has written the weights that all go on from
+                seconds, images = seconds + time.monotonic() - started, images + task.images_seen
+                saved = task.ended()
+            assert task is not None
+            trained = Trained(out, task.best_miou, task.best_epoch, seconds, images / seconds if seconds > 0 else 0.0)
             if task.global_rank == 0:
                 _write(task, out, trained)
                 shutil.rmtree(state, ignore_errors=True)
@@ -198,7 +212,8 @@ def fit(
         except (RuntimeError, MemoryError) as error:
             if not _no_memory(error):
                 raise
-            where = "before the first epoch" if task is None else f"in epoch {min(task.epoch + 1, settings.epochs)}"
+            epoch = 0 if task is None else min(task.epoch + 1, task.settings.epochs)
+            where = f"in epoch {epoch}" if epoch else "before the first epoch"
             raise TrainingError(
                 f"{name or architecture}: out of memory {where}; lower train.batch_size (train.accumulate makes up for "
                 "it), train.augment.crop or train.cache_gb, take a smaller network, or give it more (resources.memory, "
@@ -220,6 +235,16 @@ def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
         flush=True,
     )
     return dataclasses.replace(settings, augment=dataclasses.replace(augment, crop=crop))
+
+
+def _in_epochs(settings: TrainSettings, images: int) -> TrainSettings:
+    """The settings with as many epochs as their iterations take on so many images, where they count in iterations."""
+    if settings.iterations is None:
+        return settings
+    world = int(os.environ["WORLD_SIZE"]) if distributed.is_worker() else 1
+    batches = max(1, math.ceil(images / world) // settings.batch_size)
+    per_epoch = math.ceil(batches / settings.accumulate)
+    return dataclasses.replace(settings, epochs=math.ceil(settings.iterations / per_epoch))
 
 
 def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
@@ -247,6 +272,8 @@ class _Task(pl.LightningModule):
         seed: int,
         name: str,
         state: ResumeState,
+        saved: Mapping[str, Any] | None,
+        stage: int,
         on_epoch: OnEpoch | None,
         counts: ClassCounts | None,
     ) -> None:
@@ -255,10 +282,13 @@ class _Task(pl.LightningModule):
         # A small validation set may have fewer batches than there are processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.config, self.settings, self.data, self.seed, self.name = config, settings, data, seed, name
-        self.state, self.on_epoch = state, on_epoch
+        self.state, self.stage, self.on_epoch = state, stage, on_epoch
         self.network = config.build()
         self.new: set[str] = {n for n, _ in self.network.named_parameters()}
-        if settings.weights:
+        begun = saved is not None and saved["stage"] == stage
+        if saved is not None and not begun:
+            self.new = load_weights(self.network, state.best(saved["position"]["best_epoch"]))
+        elif settings.weights and not begun:
             self.new = load_weights(self.network, settings.weights)
         size = settings.image_size
         augmentation = Augmentation(**_fields(settings.augment))
@@ -283,7 +313,8 @@ class _Task(pl.LightningModule):
         self.criterion = losses.CrossEntropy()
         self.matrix = ConfusionMatrix(len(config.classes))
         # The average lives outside the module tree: it is neither trained nor wrapped by DDP.
-        self._average: list[nn.Module] = [copy.deepcopy(self.network)] if settings.ema else []
+        kept_apart = settings.ema is not None or settings.norm_statistics == "exact"
+        self._average: list[nn.Module] = [copy.deepcopy(self.network)] if kept_apart else []
         device = torch.device("cuda" if _on_gpu(settings) else "cpu")
         self.choice = candidates(settings, device)[0]
         self.forward_network: nn.Module | Callable[..., Any] = self.network
@@ -295,9 +326,14 @@ class _Task(pl.LightningModule):
         self.val_loss, self.val_images = 0.0, 0
         self.stop_requested = False
         self.cores = Turn()
+        self.progress: Progress | None = None
+        self._previous: dict[int, Any] = {}
+        # Epochs and updates of the stages before, and what they told.
+        self.before, self.updates_before = 0, 0
         self._optimizer_state: dict[str, Any] | None = None
-        self._begun = False
-        self._restore()
+        self._begun = begun
+        if saved is not None:
+            self._restore(saved) if begun else self._follow(saved)
 
     def choose(self, trials: Path) -> None:
         """Find out how the network trains fastest, unless a training that is resumed has begun in some way."""
@@ -334,7 +370,9 @@ class _Task(pl.LightningModule):
     # Optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer_for(self.network, self.settings, self.new)
+        s = self.settings
+        # The weights of the stage before are loaded, too.
+        return optimizer_for(self.network, s if s.weights or not self.before else _loaded(s), self.new)
 
     def on_fit_start(self) -> None:
         if self._optimizer_state is not None:
@@ -348,7 +386,7 @@ class _Task(pl.LightningModule):
             self.forward_network = torch.compile(self.network, dynamic=False)
         self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
         self.progress = Progress(self.name, self.settings.epochs, self.steps, self.epoch) if self._first else None
-        if self.history and self._first:
+        if self._begun and self._first:
             print(f"{self.name}: goes on after epoch {self.epoch}, step {self.batch} of {self.steps}", flush=True)
         self._tick = time.monotonic()
 
@@ -356,14 +394,13 @@ class _Task(pl.LightningModule):
         # Not before: Lightning has now installed its own handler, which would end the process without saving.
         self._previous = {number: signal.signal(number, self._request_stop) for number in _STOPS}
 
-    def teardown(self, stage: str) -> None:
-        if hasattr(self, "_previous"):
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)
-            del self._previous
-        progress: Progress | None = getattr(self, "progress", None)
-        if progress is not None:
-            progress.close()
+    def close(self) -> None:
+        """Give the signals back and say no more; Lightning has no hook that is called however training ended."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+        if self.progress is not None:
+            self.progress.close()
 
     def on_train_epoch_start(self) -> None:
         self._epoch_images, self._tick = 0, time.monotonic()
@@ -374,8 +411,8 @@ class _Task(pl.LightningModule):
         self.val_loss, self.val_images = 0.0, 0
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        if index < self.batch:
-            return  # done before the interruption
+        if index < self.batch or self.updates == self.settings.iterations:
+            return  # done before the interruption, or all that was to be done
         accumulate = self.settings.accumulate
         if index % accumulate == 0 and self._must_stop():
             self._stop()
@@ -423,6 +460,15 @@ class _Task(pl.LightningModule):
 
     # Validation
 
+    def on_validation_start(self) -> None:
+        if self.settings.norm_statistics == "exact":
+            (average,) = self._average
+            if not self.settings.ema:
+                average.load_state_dict(self.network.state_dict())
+            sampler = EpochSampler(len(self.train_set), self.seed)
+            sampler.set_epoch(self.epoch)
+            update_bn(training_loader(self.train_set, sampler, self.settings.batch_size, 0), average, self.device)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         # Several processes may have unequal shares; they ask each other at the next training step.
         if self.trainer.world_size == 1 and self._must_stop():
@@ -450,8 +496,8 @@ class _Task(pl.LightningModule):
                 f"{self.name}: the loss is {train_loss} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
             )
         row = {
-            "epoch": self.epoch + 1,
-            "step": self.updates,
+            "epoch": self.before + self.epoch + 1,
+            "step": self.updates_before + self.updates,
             "lr": self._rate() if self.epoch + 1 < self.settings.epochs else 0.0,
             "train_loss": train_loss,
             "val_loss": "",
@@ -469,7 +515,7 @@ class _Task(pl.LightningModule):
             improved = result["miou"] > self.best_miou
             self.since_best = 0 if improved else self.since_best + 1
             if improved:
-                self.best_miou, self.best_epoch = result["miou"], self.epoch + 1
+                self.best_miou, self.best_epoch = result["miou"], self.before + self.epoch + 1
         self.history.append(row)
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
@@ -481,7 +527,9 @@ class _Task(pl.LightningModule):
             self._save()
             self.state.forget_but(self.best_epoch)
             if self.progress is not None:
-                self.progress.epoch(row, self._epoch_images / max(time.monotonic() - self._tick, 1e-6))
+                self.progress.epoch(
+                    {**row, "epoch": self.epoch}, self._epoch_images / max(time.monotonic() - self._tick, 1e-6)
+                )
             if self.on_epoch is not None:
                 self.on_epoch(row)
         if self.settings.early_stop is not None and self.since_best >= self.settings.early_stop:
@@ -523,37 +571,50 @@ class _Task(pl.LightningModule):
             "run the same command again to go on"
         )
 
+    def ended(self) -> dict[str, Any]:
+        """What a stage that follows needs to know of this one."""
+        return {"stage": self.stage, "position": {k: getattr(self, k) for k in _POSITION}, "history": self.history}
+
     def _save(self) -> None:
         self.state.save(
             {
+                **self.ended(),
+                "new": sorted(self.new),
                 "network": self.network.state_dict(),
                 "average": [a.state_dict() for a in self._average],
                 "optimizer": _optimizer(self).state_dict(),
-                "position": {k: getattr(self, k) for k in _POSITION},
                 "choice": dataclasses.asdict(self.choice),
                 "loss_sum": self.loss_sum.cpu(),
-                "history": self.history,
             }
         )
 
-    def _restore(self) -> None:
-        saved = self.state.load()
-        if saved is None:
-            return
-        self._begun = True
-        self.choice = trial.Choice(**saved["choice"]) if "choice" in saved else self.choice
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        self.choice = trial.Choice(**saved["choice"])
         self.network.load_state_dict(saved["network"])
         for average, weights in zip(self._average, saved["average"], strict=True):
             average.load_state_dict(weights)
         self._optimizer_state = saved["optimizer"]
+        self.new = set(saved["new"])
         for key in _POSITION:
             setattr(self, key, saved["position"][key])
         self.loss_sum = saved["loss_sum"]
-        self.history = saved["history"]
+        self.history = list(saved["history"])
+
+    def _follow(self, saved: Mapping[str, Any]) -> None:
+        """Begin after the stage that this was saved by."""
+        self.history = list(saved["history"])
+        self.before, self.updates_before = self.history[-1]["epoch"], self.history[-1]["step"]
+
+
+def _loaded(settings: TrainSettings) -> TrainSettings:
+    return dataclasses.replace(settings, weights="of the stage before")
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_POSITION = ("epoch", "batch", "updates", "loss_count", "best_miou", "best_epoch", "since_best")
+_POSITION = (
+    *("epoch", "batch", "updates", "before", "updates_before", "loss_count"),
+    *("best_miou", "best_epoch", "since_best"),
+)
 
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}

@@ -7,6 +7,7 @@ brightness, contrast, saturation, hue and normalisation are one affine map of th
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Augmentation:
         flip: Probability of a left-right flip.
         color: Strength in 0..1: brightness, contrast and saturation factors in 1 ± color, hue ± color / 4 of a turn.
         focus: `anywhere`, or what the crop is laid around and scaled to: `objects`, `proposals` (see `focus_box`).
-        extra: Joint transforms of `torchvision.transforms.v2`, name -> keywords, applied to the whole sample first.
+        extra: Joint transforms of `torchvision.transforms.v2`, name -> keywords, applied to the whole sample first; `p`
+            is the probability of one that has none of its own.
     """
 
     crop: tuple[int, int] | None = None
@@ -297,10 +299,13 @@ class JointTransforms:
             kind = getattr(v2, name, None)
             if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
                 raise ValueError(f"augment.extra: torchvision.transforms.v2 has no transform '{name}'")
+            own = dict(keywords)
+            sometimes = None if "p" in inspect.signature(kind).parameters else own.pop("p", None)
             try:
-                self.transforms.append(kind(**keywords))
-            except TypeError as error:
+                transform = kind(**own)
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"augment.extra.{name}: {error}") from None
+            self.transforms.append(transform if sometimes is None else v2.RandomApply([transform], p=sometimes))
 
     def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """uint8 `[3, H, W]` and `[H, W]`; what a transform fills is 0 in the image and 255 in the label."""

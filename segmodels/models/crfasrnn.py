@@ -41,8 +41,8 @@ _STD = (0.229, 0.224, 0.225)
     },
     differences=("Start it from fcn8s (`weights=`), as the authors do.",),
     recipe=dict(
-        optimizer="sgd", lr=1e-13, momentum=0.99, weight_decay=5e-3, batch_size=1, schedule="constant", warmup=0.0,
-        class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=1e-13, momentum=0.99, weight_decay=5e-3, bias_lr=2.0, batch_size=1, iterations=100_000,
+        schedule="constant", warmup=0.0, class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
         lr_factors={"spatial": 1e4, "bilateral": 1e4, "compatibility": 1e3},
         augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
     ),

@@ -57,9 +57,13 @@ _EPS = 1e-9
         "Proposals are windows at several scales, not edge boxes; forward takes other boxes, too.",
     ),
     recipe=dict(
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=5e-4, batch_size=64, schedule="step", step_epochs=50,
-        step_factor=0.1, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(1.0, 1.0), crop=(224, 224), flip=0.5, color=0.0, focus="objects"),
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, batch_size=8, accumulate=8,
+        schedule="step", step_factor=0.1, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        norm_statistics="exact", augment=dict(scale=(1.0, 1.0), crop=(224, 224), flip=0.5, color=0.0),
+        stages=(
+            dict(iterations=20_000, milestones=(9_000, 18_000), augment=dict(focus="objects")),
+            dict(iterations=40_000, milestones=(10_000, 20_000, 30_000), augment=dict(focus="proposals")),
+        ),
     ),
 )  # fmt: skip
 class DeconvNet(SegmentationModel):

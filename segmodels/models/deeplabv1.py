@@ -91,8 +91,9 @@ class LargeFOV(nn.Module):
     },
     differences=("The CRF belongs to testing, not to the network: `evaluate: {crf: {}}` or `predict --crf`.",),
     recipe=dict(
-        optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, batch_size=30, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0}, lr_factors={"classifier.": 10.0},
+        optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, lr_factors={"classifier.": 10.0},
+        batch_size=30, iterations=6_000, schedule="step", milestones=(2_000, 4_000), step_factor=0.1, warmup=0.0,
+        class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=(321, 321), flip=0.5, color=0.0),
     ),
     testing=dict(crf=dict(spatial_weight=3.0, spatial_xy=3.0, iterations=10)),

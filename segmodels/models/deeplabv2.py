@@ -60,9 +60,9 @@ class SummedASPP(nn.ModuleList):
     ),
     backbones=("resnet101", "vgg16", "any dilatable backbone"),
     recipe=dict(
-        optimizer="sgd", lr=2.5e-4, momentum=0.9, weight_decay=5e-4, batch_size=10, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0}, lr_factors={"classifier.": 10.0},
-        augment=dict(scale=(0.5, 1.5), crop=(321, 321), flip=0.5, color=0.0),
+        optimizer="sgd", lr=2.5e-4, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, lr_factors={"classifier.": 10.0},
+        batch_size=10, iterations=20_000, schedule="poly", power=0.9, warmup=0.0, class_weights="none",
+        loss={"cross_entropy": 1.0}, augment=dict(scale=(0.5, 1.5), crop=(321, 321), flip=0.5, color=0.0),
     ),
     testing=dict(crf=dict(spatial_weight=3.0, spatial_xy=3.0, iterations=10)),
 )  # fmt: skip

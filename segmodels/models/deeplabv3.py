@@ -57,8 +57,8 @@ from segmodels.registry import on_meta, register
     ),
     backbones=("resnet50", "resnet101", "any dilatable backbone"),
     recipe=dict(
-        optimizer="sgd", lr=7e-3, momentum=0.9, weight_decay=4e-5, batch_size=16, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=7e-3, momentum=0.9, weight_decay=4e-5, batch_size=16, iterations=30_000, schedule="poly",
+        power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(0.5, 2.0), crop=(513, 513), flip=0.5, color=0.0),
     ),
 )  # fmt: skip

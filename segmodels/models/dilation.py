@@ -47,12 +47,14 @@ _PAPER: dict[str, Any] = dict(
         "probabilities, from the cells' top left pixels; their file for Cityscapes up-samples as here, but fades to "
         "zero over the last four pixels.",
     ),
-    recipe=dict(
-        optimizer="sgd", lr=1e-4, momentum=0.99, weight_decay=5e-4, batch_size=8, schedule="constant", warmup=0.0,
-        class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(1.0, 1.0), crop=(628, 628), flip=0.5, color=0.0),
-    ),
+)
+_RECIPE: dict[str, Any] = dict(
+    optimizer="sgd", lr=1e-4, momentum=0.99, weight_decay=5e-4, bias_lr=2.0, batch_size=8, schedule="constant",
+    warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+    augment=dict(scale=(1.0, 1.0), crop=(628, 628), flip=0.5, color=0.0),
 )  # fmt: skip
+# Rates that leave the front end as it is.
+_FROZEN = {"stages": 0.0, "fc": 0.0, "final": 0.0}
 
 
 @register(
@@ -62,16 +64,29 @@ _PAPER: dict[str, Any] = dict(
     parameters={11: 134_313_443},
     variants=(({"context": "large"}, {21: 141_149_720}),),
     published={"CamVid test mIoU": "65.3", "PASCAL VOC 2012 test mIoU, with CRF-RNN": "75.3"},
+    recipe=_RECIPE | dict(
+        stages=(
+            dict(options=dict(stage="frontend"), iterations=20_000),
+            dict(lr=1e-5, momentum=0.9, batch_size=1, iterations=20_000, augment=dict(crop=(852, 852))),
+        ),
+    ),
     **_PAPER,
-)
+)  # fmt: skip
 @register(
     "dilation10",
     small=dict(width=0.04),
     defaults=dict(dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1)),
     pins="models/dilation10_cityscapes_deploy.prototxt of the authors",
     published={"Cityscapes test mIoU": "67.1"},
+    recipe=_RECIPE | dict(
+        stages=(
+            dict(options=dict(stage="frontend"), iterations=40_000),
+            dict(lr_factors=_FROZEN, batch_size=4, accumulate=25, iterations=24_000, augment=dict(crop=None)),
+            dict(lr=1e-5, momentum=0.9, batch_size=1, iterations=60_000, augment=dict(crop=(1396, 1396))),
+        ),
+    ),
     **_PAPER,
-)
+)  # fmt: skip
 class Dilation(SegmentationModel):
     """The front end and the context module.
 

@@ -120,9 +120,10 @@ class Upsampling(nn.Module):
     published={"CamVid test mIoU": "51.3", "Cityscapes test mIoU": "58.3"},
     differences=("Any size is taken: the input is extended to a multiple of 8, the result cropped.",),
     recipe=dict(
-        optimizer="adam", lr=5e-4, weight_decay=2e-4, batch_size=10, epochs=300, schedule="step", step_epochs=100,
-        step_factor=0.1, warmup=0.0, class_weights="enet", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
+        optimizer="adam", lr=5e-4, weight_decay=2e-4, decay_biases=True, decay_norms=True, batch_size=10, epochs=300,
+        schedule="step", step_epochs=100, step_factor=0.1, warmup=0.0, class_weights="enet",
+        loss={"cross_entropy": 1.0}, augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
+        stages=(dict(options=dict(stage="encoder"), class_weights="enet_encoder"), {}),
     ),
 )  # fmt: skip
 class ENet(SegmentationModel):

@@ -35,9 +35,10 @@ _PAPER: dict[str, Any] = dict(
     arxiv="1611.09326",
     pins="FC-DenseNet.py, layers.py and config/ of the authors",
     recipe=dict(
-        optimizer="rmsprop", lr=1e-3, momentum=0.0, weight_decay=1e-4, batch_size=3, schedule="step", step_epochs=1,
-        step_factor=0.995, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0}, epochs=750, early_stop=100,
-        augment=dict(scale=(1.0, 1.0), crop=(224, 224), flip=0.5, color=0.0),
+        optimizer="rmsprop_lasagne", lr=1e-3, weight_decay=2e-4, batch_size=3, epochs=750, early_stop=150,
+        schedule="step", step_epochs=1, step_factor=0.995, warmup=0.0, class_weights="none",
+        loss={"cross_entropy": 1.0}, augment=dict(scale=(1.0, 1.0), crop=(224, 224), flip=0.5, color=0.0),
+        stages=({}, dict(lr=1e-4, early_stop=50, augment=dict(crop=None))),
     ),
 )  # fmt: skip
 _STATISTICS = (

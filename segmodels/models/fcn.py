@@ -37,8 +37,8 @@ _PAPER: dict[str, Any] = dict(
     differences=("From scratch the VGG16 convolutions are initialised by He's scheme; the original loads ImageNet's.",),
 )
 _RECIPE: dict[str, Any] = dict(
-    optimizer="sgd", momentum=0.99, weight_decay=5e-4, batch_size=1, schedule="constant", warmup=0.0,
-    class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
+    optimizer="sgd", momentum=0.99, weight_decay=5e-4, bias_lr=2.0, batch_size=1, iterations=100_000,
+    schedule="constant", warmup=0.0, class_weights="none", reduction="batch", loss={"cross_entropy": 1.0},
     augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ _RECIPE: dict[str, Any] = dict(
     pins="voc-fcn8s-atonce/train.prototxt of the authors",
     parameters={21: 134_490_527},
     published={"PASCAL VOC 2011 seg11valid mIoU": "65.4"},
-    recipe=_RECIPE | dict(lr=1e-10),
+    recipe=_RECIPE | dict(lr=1e-10, iterations=300_000),
     **_PAPER,
 )
 class FCN(SegmentationModel):
@@ -185,8 +185,8 @@ class FCN(SegmentationModel):
     backbones=("resnet50", "resnet101", "any dilatable backbone"),
     published={"COCO val2017 with VOC labels, mIoU, ResNet-50 (torchvision)": "60.5"},
     recipe=dict(
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=16, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=2e-2, momentum=0.9, weight_decay=1e-4, decay_biases=True, decay_norms=True, batch_size=32,
+        epochs=30, schedule="poly", power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(0.5, 2.0), crop=(480, 480), flip=0.5, color=0.0),
     ),
     **_PAPER | dict(differences=("This is not a network of the paper: see fcn32s, fcn16s and fcn8s.",)),

@@ -74,8 +74,8 @@ class CascadeFeatureFusion(nn.Module):
     },
     differences=("The two classifiers of label guidance exist in training alone and are counted apart.",),
     recipe=dict(
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=16, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=16, iterations=30_000, schedule="poly",
+        power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(0.5, 2.0), crop=(720, 720), flip=0.5, color=0.0),
     ),
 )  # fmt: skip

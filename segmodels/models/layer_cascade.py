@@ -176,8 +176,8 @@ class Reduction(nn.Module):
         "An exported network computes all stages of every pixel and chooses; it saves nothing.",
     ),
     recipe=dict(
-        optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, batch_size=12, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, batch_size=12, iterations=30_000, schedule="poly",
+        power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
         augment=dict(scale=(0.5, 1.5), crop=(512, 512), flip=0.5, color=0.0),
     ),
 )  # fmt: skip

@@ -35,7 +35,7 @@ from segmodels.registry import register
     backbones=("resnet18", "resnet34", "any backbone with maps at strides 4 to 32"),
     recipe=dict(
         optimizer="rmsprop", lr=5e-4, momentum=0.0, weight_decay=0.0, batch_size=8, epochs=300, schedule="step",
-        step_epochs=100, step_factor=0.1, warmup=0.0, class_weights="enet", loss={"cross_entropy": 1.0},
+        step_epochs=100, step_factor=0.1, warmup=0.0, class_weights="linknet", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
     ),
 )  # fmt: skip

@@ -52,8 +52,8 @@ class L2Norm(nn.Module):
         "The factors of the norm begin at 10, as recalled, not as seen in a source.",
     ),
     recipe=dict(
-        optimizer="sgd", lr=1e-9, momentum=0.9, weight_decay=5e-4, batch_size=8, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", reduction="sum", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=1e-9, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, batch_size=8, iterations=20_000,
+        schedule="poly", power=0.9, warmup=0.0, class_weights="none", reduction="batch", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
     ),
 )  # fmt: skip

@@ -76,9 +76,10 @@ class PointHead(nn.Module):
     ),
     backbones=("resnet101", "resnet50", "any backbone with maps at strides 4 to 32"),
     recipe=dict(
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=32, schedule="poly", power=0.9,
-        warmup=0.01, class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(0.5, 2.0), crop=(512, 1024), flip=0.5, color=0.2),
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, decay_biases=True, batch_size=32,
+        iterations=65_000, schedule="step", milestones=(40_000, 55_000), step_factor=0.1, warmup=1_000 / 65_000,
+        class_weights="none", loss={"cross_entropy": 1.0},
+        augment=dict(scale=(0.5, 2.0), crop=(512, 1024), flip=0.5, color=0.4),
     ),
 )  # fmt: skip
 class PointRend(SemanticFPN):

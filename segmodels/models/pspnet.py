@@ -90,10 +90,18 @@ class PyramidPooling(nn.Module):
     differences=("The auxiliary head exists in training alone and is counted apart.",),
     backbones=("resnet50", "resnet101", "any dilatable backbone"),
     recipe=dict(
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, batch_size=16, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(0.5, 2.0), crop=(473, 473), flip=0.5, color=0.0),
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, decay_biases=True, decay_norms=True,
+        lr_factors={"pyramid.": 10.0, "classifier.": 10.0, "aux_head.": 10.0}, batch_size=16, epochs=100,
+        schedule="poly", power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        augment=dict(
+            scale=(0.5, 2.0), crop=(473, 473), flip=0.5, color=0.0,
+            extra={
+                "RandomRotation": {"degrees": 10, "interpolation": "bilinear", "p": 0.5},
+                "GaussianBlur": {"kernel_size": 5, "sigma": 1.1, "p": 0.5},
+            },
+        ),
     ),
+    testing=dict(window=(473, 473)),
 )  # fmt: skip
 class PSPNet(SegmentationModel):
     """PSPNet.

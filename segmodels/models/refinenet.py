@@ -103,10 +103,11 @@ class RefineBlock(nn.Module):
     differences=("pools=2, output_units=1 is the configuration of the paper's text.",),
     backbones=("resnet50", "resnet101", "resnet152", "any backbone with maps at strides 4 to 32"),
     recipe=dict(
-        optimizer="sgd", lr=5e-4, momentum=0.9, weight_decay=1e-5, batch_size=6, schedule="constant", warmup=0.0,
-        class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(0.7, 1.3), crop=(500, 500), flip=0.5, color=0.0),
+        optimizer="sgd", lr=5e-4, momentum=0.9, weight_decay=5e-4, lr_factors={"backbone.": 0.1}, batch_size=1,
+        epochs=70, schedule="constant", warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        augment=dict(scale=(0.7, 1.3), crop=(400, 400), flip=0.5, color=0.0), stages=({}, dict(lr=5e-5, epochs=30)),
     ),
+    testing=dict(scales=(0.4, 0.6, 0.8, 1.0, 1.2)),
 )  # fmt: skip
 class RefineNet(SegmentationModel):
     """RefineNet.

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
 from segmodels.registry import register
+from segmodels.settings import merge
 
 _PAPER: dict[str, Any] = dict(
     small=dict(widths=[8, 8, 16, 16], depths=[1, 1, 1, 1], heads=[1, 1, 2, 2], channels=16),
@@ -32,9 +33,10 @@ _PAPER: dict[str, Any] = dict(
     arxiv="2105.15203",
     pins="table 6 of the paper",
     recipe=dict(
-        optimizer="adamw", lr=6e-5, weight_decay=0.01, batch_size=16, schedule="poly", power=1.0, warmup=0.01,
-        class_weights="none", loss={"cross_entropy": 1.0}, lr_factors={"fuse": 10.0, "project": 10.0},
-        augment=dict(scale=(0.5, 2.0), crop=(512, 512), flip=0.5, color=0.3),
+        optimizer="adamw", lr=6e-5, weight_decay=0.01, decay_biases=True,
+        lr_factors={"project": 10.0, "fuse": 10.0, "classifier": 10.0}, batch_size=16, iterations=160_000,
+        schedule="poly", power=1.0, warmup=1_500 / 160_000, class_weights="none", loss={"cross_entropy": 1.0},
+        augment=dict(scale=(0.5, 2.0), crop=(512, 512), flip=0.5, color=0.4),
     ),
 )  # fmt: skip
 # Of the norms before attention and feed-forward part and at a stage's end; the others have PyTorch's default.
@@ -152,7 +154,7 @@ class Stage(nn.Module):
     "segformer_b5",
     defaults=dict(**_WIDE, depths=(3, 6, 40, 3), channels=768),
     published={"ADE20K val mIoU": "51.0", "Cityscapes val mIoU": "82.4"},
-    **_PAPER,
+    **_PAPER | dict(recipe=merge(_PAPER["recipe"], {"augment": {"crop": (640, 640)}})),
 )
 class SegFormer(SegmentationModel):
     """SegFormer.

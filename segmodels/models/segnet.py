@@ -40,9 +40,9 @@ _BAYESIAN: dict[str, Any] = dict(
     arxiv="1511.02680",
 )
 _RECIPE: dict[str, Any] = dict(
-    optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", warmup=0.0,
-    class_weights="median_frequency", loss={"cross_entropy": 1.0},
-    augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
+    optimizer="sgd", momentum=0.9, weight_decay=5e-4, bias_lr=2.0, batch_size=4, schedule="constant", warmup=0.0,
+    class_weights="median_frequency", loss={"cross_entropy": 1.0}, norm_statistics="exact",
+    augment=dict(scale=(1.0, 1.0), crop=None, flip=0.0, color=0.0),
 )  # fmt: skip
 # Of the batch norm in the authors' Caffe.
 _EPS = 1e-9
@@ -85,7 +85,7 @@ class _IndexedDecoder(SegmentationModel):
         "CamVid test mIoU, as the FC-DenseNet paper lists it": "46.4",
         "SUN RGB-D mIoU": "31.84",
     },
-    recipe=_RECIPE | dict(lr=1e-3, batch_size=5),
+    recipe=_RECIPE | dict(lr=1e-3, iterations=40_000),
     **_SEGNET,
 )
 @register(
@@ -95,7 +95,8 @@ class _IndexedDecoder(SegmentationModel):
     pins="Models/bayesian_segnet_train.prototxt of the authors",
     parameters={11: 29_449_355},
     published={"CamVid test mIoU": "63.1"},
-    recipe=_RECIPE | dict(lr=1e-3, batch_size=5),
+    recipe=_RECIPE | dict(lr=1e-3, iterations=60_000),
+    testing=dict(mc_samples=4),
     **_BAYESIAN,
 )
 class SegNet(_IndexedDecoder):
@@ -141,7 +142,7 @@ class SegNet(_IndexedDecoder):
     differences=(
         "The paper counts 1.425 M parameters and says that the convolutions have no bias; its file has them.",
     ),
-    recipe=_RECIPE | dict(lr=0.1, batch_size=12),
+    recipe=_RECIPE | dict(lr=0.1, iterations=10_000),
     **_SEGNET,
 )
 @register(
@@ -151,7 +152,8 @@ class SegNet(_IndexedDecoder):
     pins="Models/bayesian_segnet_basic_train.prototxt of the authors",
     parameters={11: 1_416_587},
     published={"CamVid test mIoU (recalled, not seen in a source)": "55.8"},
-    recipe=_RECIPE | dict(lr=0.1, batch_size=12),
+    recipe=_RECIPE | dict(lr=0.1, iterations=10_000),
+    testing=dict(mc_samples=8),
     **_BAYESIAN,
 )
 class SegNetBasic(_IndexedDecoder):

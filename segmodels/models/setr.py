@@ -28,6 +28,8 @@ from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
 from segmodels.registry import register
 
+# What belongs to the authors' decode_head and auxiliary_head.
+_HEAD = {"decoder.": 10.0, "streams.": 10.0, "classifier.": 10.0, "aux_heads.": 10.0}
 _PAPER: dict[str, Any] = dict(
     small=dict(backbone="test_vit", image_size=64, channels=8),
     paper="Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers",
@@ -42,10 +44,11 @@ _PAPER: dict[str, Any] = dict(
     ),
     backbones=("vit_large_patch16_224", "vit_base_patch16_224", "any plain ViT of timm"),
     recipe=dict(
-        optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=0.0, batch_size=16, schedule="poly", power=0.9,
-        warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0}, new_layer_lr=10.0,
-        augment=dict(scale=(0.5, 2.0), crop=(512, 512), flip=0.5, color=0.2),
+        optimizer="sgd", lr=1e-3, min_lr=1e-4, momentum=0.9, weight_decay=0.0, batch_size=16, iterations=160_000,
+        schedule="poly", power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
+        lr_factors=_HEAD, augment=dict(scale=(0.5, 2.0), crop=(512, 512), flip=0.5, color=0.4),
     ),
+    testing=dict(window=(512, 512), stride=(341, 341)),
 )  # fmt: skip
 _BASE = {"backbone": "vit_base_patch16_224"}
 _POSITIONS = "backbone.body.pos_embed"
@@ -135,7 +138,7 @@ class ConvolutionHead(nn.Module):
     variants=(({"image_size": 768}, {19: 305_728_019}),),
     training_parameters=(({"unused_layer": True}, {150: 305_669_296}),),
     published={"ADE20K val mIoU": "48.06", "Cityscapes val mIoU, 40k iterations": "77.37"},
-    **_PAPER,
+    **_PAPER | dict(recipe=_PAPER["recipe"] | dict(lr=1e-2)),
 )
 class SETRNaive(SETR):
     """SETR-Naive.

@@ -89,9 +89,9 @@ class Guidance(nn.Module):
         "always_divide=False divides the gates only where their sum exceeds 1, which is all that theorem 2 asks.",
     ),
     recipe=dict(
-        optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-4, batch_size=24, schedule="step", step_epochs=20,
-        step_factor=0.1, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
-        lr_factors={"guidance.stages": 0.1, "reduce": 0.1},
+        optimizer="sgd", lr=1e-4, momentum=0.9, weight_decay=5e-3, bias_lr=2.0,
+        lr_factors={"guidance.stages": 0.1, "reduce": 0.1}, clip=1000.0, batch_size=40, iterations=60_001,
+        schedule="poly", power=0.5, warmup=0.0, class_weights="none", reduction="batch", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=(128, 128), flip=0.5, color=0.0),
     ),
 )  # fmt: skip

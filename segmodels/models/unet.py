@@ -54,8 +54,8 @@ _BORDER = 92
     ),
     backbones=("the paper's contracting path", "any backbone in its place"),
     recipe=dict(
-        optimizer="sgd", lr=1e-3, momentum=0.99, weight_decay=0.0, batch_size=1, schedule="constant", warmup=0.0,
-        class_weights="median_frequency", loss={"cross_entropy": 1.0},
+        optimizer="sgd", lr=1e-3, momentum=0.99, weight_decay=0.0, batch_size=1, epochs=100, schedule="constant",
+        warmup=0.0, class_weights="median_frequency", loss={"cross_entropy": 1.0},
         augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.2),
     ),
 )  # fmt: skip

@@ -126,7 +126,7 @@ def test_info_prints_exact_parameters_for_any_number_of_classes(run: Run) -> Non
         assert card["parameters"] == card["parameters_training"] == count
     assert card["arxiv"] == "1606.02147"
     assert card["published"]["CamVid test mIoU"] == "51.3"
-    assert card["options"] == {"stage": "full", "width": 1.0}
+    assert card["options"] == {"stage": "full", "width": 1.0, "row_first": True}
     assert json.loads(run("info", "unet", "-o", "width=32", "--json")[1])["parameters"] < 10_000_000
 
 

@@ -121,9 +121,10 @@ def test_proposals_are_windows_in_testing_and_none_in_training() -> None:
     assert seen == [(224, 224)] * 3 + [(72, 90)]
 
 
-def test_the_recipe_is_the_first_stage_and_the_second_one_is_the_same_network_on_proposals() -> None:
-    augmentation = model_info("deconvnet").recipe["augment"]
-    assert (augmentation["focus"], augmentation["crop"]) == ("objects", (224, 224))
+def test_the_recipe_has_two_stages_on_objects_and_on_proposals() -> None:
+    recipe = model_info("deconvnet").recipe
+    assert recipe["augment"]["crop"] == (224, 224)
+    assert [stage["augment"]["focus"] for stage in recipe["stages"]] == ["objects", "proposals"]
 
 
 def test_imagenet_weights_fill_the_encoder_with_its_norms() -> None:

@@ -81,8 +81,13 @@ def test_the_context_module_sees_as_far_as_its_receptive_field_and_no_further() 
 
 
 @torch.no_grad()
-def test_zeros_stand_around_the_map_once() -> None:
+def test_each_convolution_of_the_context_is_padded_by_its_dilation_but_in_the_file_for_pascal() -> None:
+    # fyu/dilation, models/dilation8_camvid_deploy.prototxt: ctx_conv1_1 pad 1 … ctx_conv6_1 pad 16;
+    # models/dilation8_pascal_voc_deploy.prototxt: ctx_conv1_1 alone, pad 33.
     context = dilation().context
+    assert not any(isinstance(m, nn.ZeroPad2d) for m in context.modules())
+    assert [conv.padding[0] for conv in convolutions(context)] == [1, 1, 2, 4, 8, 16, 1, 0]
+    context = dilation(context="large").context
     assert [m.padding for m in context.modules() if isinstance(m, nn.ZeroPad2d)] == [(33, 33, 33, 33)]
     assert all(conv.padding == (0, 0) for conv in convolutions(context))
 

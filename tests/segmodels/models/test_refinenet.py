@@ -111,7 +111,9 @@ def test_linknet_adds_the_encoders_maps_to_the_decoders() -> None:
     torch.testing.assert_close(inputs["decoder3"], model.decoder4(e4) + e3)
     torch.testing.assert_close(inputs["decoder2"], model.decoder3(inputs["decoder3"]) + e2)
     torch.testing.assert_close(inputs["decoder1"], model.decoder2(inputs["decoder2"]) + e1)
-    torch.testing.assert_close(out, model.tail(model.decoder1(inputs["decoder1"])))
+    # Figure 1, and bypass2dec(64, 1, 1, 0) in e-lab/LinkNet, models/model.lua: the input of the first block, too.
+    first = F.max_pool2d(maps[model.stem], 3, stride=2, padding=1)
+    torch.testing.assert_close(out, model.tail(model.decoder1(inputs["decoder1"]) + first))
 
 
 def test_a_decoder_block_of_linknet_narrows_to_a_quarter_doubles_and_widens() -> None:

@@ -1,0 +1,46 @@
+"""Where each value of a paper's recipe is written: `recipes.csv`, by which the architectures' recipes are held.
+
+A source is a place in a repository (`owner/name: file`) or in the paper; `ours` is a value for which there is none.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("recipes.csv")
+
+
+def flat(recipe: Mapping[str, Any], testing: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as one value a setting: `lr`, `augment.crop`, `stages.2.lr`, `testing.scales`; stages count from 1."""
+    return dict(_flat(recipe, "")) | dict(_flat(testing, "testing."))
+
+
+def sources(architecture: str) -> dict[str, str]:
+    """Return where each setting of an architecture's recipe comes from, keyed as `flat` has them."""
+    return dict(_table().get(architecture, {}))
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    with TABLE.open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["architecture"], {})[row["setting"]] = row["source"]
+    return found
+
+
+def _flat(values: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if key == "stages":
+            for number, stage in enumerate(value, start=1):
+                found += _flat(stage, f"{path}stages.{number}.") or [(f"{path}stages.{number}", {})]
+        elif isinstance(value, Mapping) and key in ("augment", "extra", "options", "crf"):
+            found += _flat(value, f"{path}{key}.")
+        else:
+            found.append((path + key, value))
+    return found
