@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from segmodels.errors import SHOWN, UserError, shown
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
-from segmodels.settings import EvaluateSettings, TrainSettings, merge, on_recipe
+from segmodels.recipes import from_scratch
+from segmodels.settings import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
 
 if TYPE_CHECKING:
     from segmodels.data.checks import Limits
@@ -244,7 +245,7 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
 
         values = on_recipe(base, model_info(params.architecture(key)).recipe, own)
     else:
-        values = merge(base, own)
+        values = with_defaults(base, from_scratch(params.architecture(key)), own)
     return _settings(TrainSettings, values, f"{source}: models.{key}.train")
 
 

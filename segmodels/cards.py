@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segmodels import zoo
-from segmodels.recipes import flat, sources
+from segmodels.recipes import flat, from_scratch, sources
 
 if TYPE_CHECKING:
     from segmodels.registry import ModelInfo
@@ -105,6 +105,7 @@ def _content(card: ModelInfo, figures: zoo.Entry, classes: int, chosen: Mapping[
         "differences": list(card.differences),
         "confirmed": list(card.confirmed),
         "unconfirmed": list(card.unconfirmed),
+        "scratch": from_scratch(card.name),
         "recipe": dict(card.recipe),
         "testing": dict(card.testing),
         "recipe_sources": sources(card.name),
@@ -142,6 +143,7 @@ def _print_content(card: Mapping[str, Any]) -> None:
         "differences": "\n".join(card["differences"]),
         "compared with": "\n".join(card["confirmed"]),
         "unconfirmed": "\n".join(card["unconfirmed"]),
+        "defaults": _lines(card["scratch"]),
         "recipe": _by_source(card),
         "no ONNX": card["onnx"],
     }

@@ -521,13 +521,15 @@ def _meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Modul
 def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
     """The defaults, under the paper's recipe where asked for, under what the command line says."""
     from segmodels.overrides import build, parse
-    from segmodels.settings import TrainSettings, merge, on_recipe
+    from segmodels.recipes import from_scratch
+    from segmodels.settings import TrainSettings, merge, on_recipe, with_defaults
 
     over = merge(parse(pairs), given)
     build(TrainSettings, over)
     base = dataclasses.asdict(TrainSettings())
     paper = over.get("recipe") == "paper"
-    return build(TrainSettings, on_recipe(base, card.recipe, over) if paper else merge(base, over))
+    values = on_recipe(base, card.recipe, over) if paper else with_defaults(base, from_scratch(card.name), over)
+    return build(TrainSettings, values)
 
 
 def _check_layout(data: Path) -> None:

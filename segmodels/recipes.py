@@ -1,4 +1,4 @@
-"""Where each value of a paper's recipe is written: `recipes.csv`, by which the architectures' recipes are held.
+"""Recipes: where each value of a paper's is written (`recipes.csv`), and what a training from scratch needs.
 
 A source is a place in a repository (`owner/name: file`) or in the paper; `ours` is a value for which there is none.
 """
@@ -11,12 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# What a training from scratch sets otherwise than the common defaults, with which these networks do not learn: they are
+# deep, without norms, or begin from scores of zero. Found on CamVid (docs/learning.md), not taken from the papers.
+_FROM_SCRATCH: dict[str, dict[str, Any]] = {}
 TABLE = Path(__file__).with_name("recipes.csv")
 
 
 def flat(recipe: Mapping[str, Any], testing: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as one value a setting: `lr`, `augment.crop`, `stages.2.lr`, `testing.scales`; stages count from 1."""
     return dict(_flat(recipe, "")) | dict(_flat(testing, "testing."))
+
+
+def from_scratch(architecture: str) -> dict[str, Any]:
+    """Return what a training from scratch of an architecture sets otherwise than `TrainSettings`."""
+    return dict(_FROM_SCRATCH.get(architecture, {}))
 
 
 def sources(architecture: str) -> dict[str, str]:

@@ -314,6 +314,20 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def with_defaults(base: Mapping[str, Any], own: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with an architecture's own defaults where it has the common ones, and `over` on top.
+
+    Args:
+        base: All training settings.
+        own: The architecture's own defaults from scratch (`segmodels.recipes.from_scratch`).
+        over: What is set for this model; with `weights` it does not begin from scratch.
+    """
+    if over.get("weights", base["weights"]) is None:
+        common = dataclasses.asdict(TrainSettings())
+        base = {**base, **{key: value for key, value in own.items() if base[key] == common[key]}}
+    return merge(base, over)
+
+
 def on_recipe(base: Mapping[str, Any], recipe: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """A paper's recipe on top of `base`, and `over` on top of both.
 

@@ -56,6 +56,7 @@ from segmodels.layers.model import SegmentationModel
 from segmodels.metrics import scores
 from segmodels.optimization import learning_rate, move_average, optimizer_for
 from segmodels.progress import Heartbeat, Progress
+from segmodels.recipes import from_scratch
 from segmodels.resume import STATE_FILE, ResumeState, TrainingError, TrainingInterrupted, locked
 from segmodels.settings import TrainSettings
 from segmodels.sources import default_cache
@@ -110,7 +111,7 @@ def fit(
         data: Dataset folder with the splits `train` and `val`.
         out: Model folder; it appears when training has ended.
         architecture: Name in the registry.
-        settings: How to train; by default as `TrainSettings` says.
+        settings: How to train; by default as `TrainSettings` says, and as the architecture sets otherwise.
         options: Keywords of the architecture.
         backbone: Encoder, where the architecture leaves the choice.
         name: What progress lines call it; the architecture's name by default.
@@ -133,7 +134,8 @@ def fit(
         TrainingInterrupted: The process was told to stop (SIGTERM, Ctrl-C); calling again goes on.
     """
     data, out = Path(data), Path(out)
-    settings = settings or TrainSettings()
+    if settings is None:
+        settings = TrainSettings(**from_scratch(architecture))
     state = Path(state) if state is not None else out.with_name(out.name + ".state")
     if not distributed.is_worker():
         if not checked and not (state / STATE_FILE).is_file():
