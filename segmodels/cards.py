@@ -5,10 +5,12 @@ Nothing here imports torch unless figures are asked for that the file does not h
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from segmodels.registry import ModelInfo
 
 _RIGHT = ("year", "parameters", "GFLOPs", "ms")
+
+
+def compared() -> dict[str, list[tuple[str, str]]]:
+    """Return what each architecture's results are compared with, number by number, and the largest difference.
+
+    `fidelity.csv` has them, which `python -m tests.segmodels.models.oracles` writes.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    with Path(__file__).with_name("fidelity.csv").open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            found.setdefault(row["architecture"], []).append((row["source"], row["difference"]))
+    return found
 
 
 def print_list(classes: int = zoo.CLASSES, *, timed: bool = False, markdown: bool = False) -> None:
@@ -103,7 +117,7 @@ def _content(card: ModelInfo, figures: zoo.Entry, classes: int, chosen: Mapping[
         "training_parameters_of_variants": _variants(card.training_parameters),
         "published": dict(card.published),
         "differences": list(card.differences),
-        "confirmed": list(card.confirmed),
+        "compared_with": [source for source, _ in compared().get(card.name, ())],
         "unconfirmed": list(card.unconfirmed),
         "scratch": from_scratch(card.name),
         "recipe": dict(card.recipe),
@@ -141,7 +155,7 @@ def _print_content(card: Mapping[str, Any]) -> None:
         "backbones": ", ".join(card["backbones"]),
         "published": "\n".join(f"{k}: {v}" for k, v in card["published"].items()),
         "differences": "\n".join(card["differences"]),
-        "compared with": "\n".join(card["confirmed"]),
+        "compared with": "\n".join(card["compared_with"]),
         "unconfirmed": "\n".join(card["unconfirmed"]),
         "defaults": _lines(card["scratch"]),
         "recipe": _by_source(card),

@@ -47,8 +47,6 @@ class ModelInfo:
         differences: How the default differs from the original, and why; one sentence each.
         recipe: The paper's own training recipe, as keys of the training settings.
         testing: The paper's own way to test, as keys of the evaluation settings.
-        confirmed: Against what its results have been compared, number by number: `owner/repository: file` of the
-            authors or of an independent implementation; a test registered under the architecture's name does it.
         unconfirmed: What of the default form nothing independent confirms, one sentence each.
         earlier: Keywords that make it compute what it computed in model folders of format 1.
         small: Keywords that make it small, for tests and first tries.
@@ -74,7 +72,6 @@ class ModelInfo:
     differences: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     testing: Mapping[str, Any] = field(default_factory=dict)
-    confirmed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
     earlier: Mapping[str, Any] = field(default_factory=dict)
     small: Mapping[str, Any] = field(default_factory=dict)

@@ -59,6 +59,7 @@ class SummedASPP(nn.ModuleList):
         "ImageNet weights are timm's, of a ResNet that strides elsewhere: they fit resnet='timm' best.",
     ),
     backbones=("resnet101", "vgg16", "any dilatable backbone"),
+    unconfirmed=("The authors' Caffe files have not been read: a port that loads their weights stands for them.",),
     recipe=dict(
         optimizer="sgd", lr=2.5e-4, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, lr_factors={"classifier.": 10.0},
         batch_size=10, iterations=20_000, schedule="poly", power=0.9, warmup=0.0, class_weights="none",

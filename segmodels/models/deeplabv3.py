@@ -56,6 +56,7 @@ from segmodels.registry import on_meta, register
         "in use; the text has none: head_conv=False.",
     ),
     backbones=("resnet50", "resnet101", "any dilatable backbone"),
+    unconfirmed=("The authors' TensorFlow code has not been read: torchvision's form stands for it.",),
     recipe=dict(
         optimizer="sgd", lr=7e-3, momentum=0.9, weight_decay=4e-5, batch_size=16, iterations=30_000, schedule="poly",
         power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},

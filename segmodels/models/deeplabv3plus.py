@@ -58,6 +58,7 @@ _SMP = {"norm_between": False, "encoder_conv": True, "decoder_convs": 1}
         "encoder_conv=True, decoder_convs=1 is segmentation-models-pytorch's separable one.",
     ),
     backbones=("xception65", "resnet50", "resnet101", "any dilatable backbone"),
+    unconfirmed=("The authors' TensorFlow code has not been read: an independent library's form stands for it.",),
     recipe=dict(
         optimizer="sgd", lr=7e-3, momentum=0.9, weight_decay=4e-5, batch_size=16, iterations=30_000, schedule="poly",
         power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},

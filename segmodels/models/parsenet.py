@@ -51,6 +51,7 @@ class L2Norm(nn.Module):
         "parameters is that of this reading.",
         "The factors of the norm begin at 10, as recalled, not as seen in a source.",
     ),
+    unconfirmed=("The authors' published model has not been read: another's network has its layers.",),
     recipe=dict(
         optimizer="sgd", lr=1e-9, momentum=0.9, weight_decay=5e-4, bias_lr=2.0, batch_size=8, iterations=20_000,
         schedule="poly", power=0.9, warmup=0.0, class_weights="none", reduction="batch", loss={"cross_entropy": 1.0},

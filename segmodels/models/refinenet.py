@@ -102,6 +102,7 @@ class RefineBlock(nn.Module):
     },
     differences=("pools=2, output_units=1 is the configuration of the paper's text.",),
     backbones=("resnet50", "resnet101", "resnet152", "any backbone with maps at strides 4 to 32"),
+    unconfirmed=("The authors' MatConvNet graph has not been run: a port that loads its weights stands for it.",),
     recipe=dict(
         optimizer="sgd", lr=5e-4, momentum=0.9, weight_decay=5e-4, lr_factors={"backbone.": 0.1}, batch_size=1,
         epochs=70, schedule="constant", warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},

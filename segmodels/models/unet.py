@@ -53,6 +53,7 @@ _BORDER = 92
         "The border weight map (equation 2) separates touching cells; it is off unless border_weight is set to 10.",
     ),
     backbones=("the paper's contracting path", "any backbone in its place"),
+    unconfirmed=("The authors' Caffe file has not been read: the valid form of figure 1 has no source but the paper.",),
     recipe=dict(
         optimizer="sgd", lr=1e-3, momentum=0.99, weight_decay=0.0, batch_size=1, epochs=100, schedule="constant",
         warmup=0.0, class_weights="median_frequency", loss={"cross_entropy": 1.0},

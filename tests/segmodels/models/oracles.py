@@ -1,19 +1,25 @@
 """What results are compared with, and how far apart they are.
 
 An oracle is a function that computes an architecture here and as its source says, with the same random weights in
-float64, and returns both. `python -m tests.segmodels.models.oracles` prints the table of `docs/fidelity.md`.
+float64, and returns both. `python -m tests.segmodels.models.oracles` measures all of them, and writes
+`segmodels/fidelity.csv` and the table of `docs/fidelity.md`.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from segmodels.cards import compared
+from segmodels.registry import list_models, model_info
 
 # The files whose functions are oracles.
 MODULES = ("caffe_oracles", "port_oracles", "peer_oracles")
@@ -117,10 +123,31 @@ def renamed(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> 
     return result
 
 
+def table() -> str:
+    """Return the table of `docs/fidelity.md`: what is compared, and what nothing independent confirms."""
+    lines = [
+        "| architecture | compared with | largest difference | what nothing independent confirms |",
+        "| --- | --- | ---: | --- |",
+    ]
+    found = compared()
+    for name in list_models():
+        unconfirmed = " ".join(model_info(name).unconfirmed)
+        for number, (source, difference) in enumerate(found.get(name, [("nothing", "-")])):
+            lines.append(f"| {name} | {source} | {difference} | {'' if number else unconfirmed} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print the table."""
-    for entry in sorted(all_oracles(), key=lambda o: o.architecture):
-        print(f"| {entry.architecture} | {entry.source} | {entry.difference():.0e} |", flush=True)
+    """Measure, and write what was found."""
+    root = Path(__file__).resolve().parents[3]
+    with (root / "segmodels/fidelity.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("architecture", "source", "difference"))
+        for entry in sorted(all_oracles(), key=lambda o: o.architecture):
+            writer.writerow((entry.architecture, entry.source, f"{entry.difference():.0e}"))
+            print(f"{entry.architecture}: {entry.source}", flush=True)
+    page = root / "docs/fidelity.md"
+    page.write_text(page.read_text().partition("| architecture |")[0] + table() + "\n")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from segmodels.cards import compared
 from segmodels.registry import list_models, model_info
-from tests.segmodels.models.oracles import Oracle, all_oracles
+from tests.segmodels.models.oracles import Oracle, all_oracles, table
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,6 +25,7 @@ def test_every_architecture_has_an_oracle_or_says_what_is_not_confirmed() -> Non
         assert model_info(name).unconfirmed, name
 
 
-def test_the_page_of_comparisons_names_every_architecture() -> None:
-    rows = (ROOT / "docs/fidelity.md").read_text().splitlines()
-    assert {row.split("|")[1].strip() for row in rows if row.startswith("| ")} >= set(list_models())
+def test_cards_and_the_page_say_what_is_compared() -> None:
+    said = sorted((name, source) for name, rows in compared().items() for source, _ in rows)
+    assert said == sorted((entry.architecture, entry.source) for entry in all_oracles())
+    assert (ROOT / "docs/fidelity.md").read_text().endswith(f"\n\n{table()}\n")
