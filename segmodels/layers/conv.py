@@ -66,6 +66,27 @@ class WideConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(x, _taps(self.weight, reach), self.bias, padding=reach)
 
 
+class ScoreConv2d(nn.Conv2d):
+    """A 1x1 convolution from many channels to the classes.
+
+    Its bias is added apart where autocast computes it on a CPU: oneDNN (3.x, bf16, AMX) writes gradients of biases in
+    blocks of 16, beyond the end of fewer than that where the input has 4096 channels, which ends the process sooner or
+    later ("corrupted size vs. prev_size").
+
+    Args:
+        before: Channels of the input.
+        after: Number of classes.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or self.bias is None or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return F.conv2d(x, self.weight) + self.bias[:, None, None]
+
+
 def _reach(kernel_size: int, x: Tensor) -> tuple[int, int] | None:
     """How far taps from the centre can see the map; None where all of them do."""
     # An exported graph is for maps of any size.

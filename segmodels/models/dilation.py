@@ -28,6 +28,7 @@ from segmodels.backbones.vgg import (
     scaled,
     vgg16_stages,
 )
+from segmodels.layers.conv import ScoreConv2d
 from segmodels.layers.init import gaussian, he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import crop, mirror_pad, pad_to_multiple
@@ -139,7 +140,7 @@ class Dilation(SegmentationModel):
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.apply(he_normal)
-        self.final = gaussian(nn.Conv2d(hidden, num_classes, 1), 0.01)
+        self.final = gaussian(ScoreConv2d(hidden, num_classes), 0.01)
         self.context: nn.Module = nn.Identity()
         if stage == "full":
             self.context = _context(num_classes, dilations, wide=context == "large", once=context_padding == "once")

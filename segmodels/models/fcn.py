@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.vgg import VGG16_STAGES, classifier_as_convolutions, from_torchvision, scaled
-from segmodels.layers.conv import conv_bn_relu
+from segmodels.layers.conv import ScoreConv2d, conv_bn_relu
 from segmodels.layers.init import he_normal
 from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import bilinear_upsampling, crop, resize
@@ -129,7 +129,7 @@ class FCN(SegmentationModel):
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.apply(he_normal)
 
-        self.score_fr = _zero(nn.Conv2d(hidden, num_classes, 1))
+        self.score_fr = _zero(ScoreConv2d(hidden, num_classes))
         if stride == 32:
             self.upscore = bilinear_upsampling(num_classes, 64, 32)
             return

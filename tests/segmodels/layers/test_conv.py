@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from segmodels.layers.conv import WideConv2d, WideConvTranspose2d
+from segmodels.layers.conv import ScoreConv2d, WideConv2d, WideConvTranspose2d
 
 PAIRS = [(WideConv2d, nn.Conv2d), (WideConvTranspose2d, nn.ConvTranspose2d)]
 
@@ -46,3 +48,32 @@ def test_their_gradients_are_zero_in_bf16_whatever_the_memory_held(ours: Any) ->
         unseen[:, :, 2:5, 1:6] = 0
         assert torch.equal(unseen, torch.zeros_like(unseen))
         assert layer.weight.grad[:, :, 3, 3].abs().sum() > 0
+
+
+@pytest.mark.parametrize("classes", [2, 11])
+def test_scores_of_few_classes_from_many_channels_are_learned_in_bf16(classes: int) -> None:
+    # In a process of its own, with glibc's checks: what is written beyond the end of a bias ends it.
+    code = f"""
+import torch
+from segmodels.layers.conv import ScoreConv2d
+layer = ScoreConv2d(4096, {classes})
+for _ in range(6):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = layer(torch.randn(4, 4096, 8, 8))
+    scores.float().square().mean().backward()
+    layer.zero_grad(set_to_none=True)
+    others = [torch.randn(100) for _ in range(300)]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_scores_are_those_of_a_convolution() -> None:
+    torch.manual_seed(0)
+    layer = ScoreConv2d(64, 3)
+    plain = nn.Conv2d(64, 3, 1)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 64, 5, 7)
+    assert torch.equal(layer(x), plain(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), plain(x).float(), rtol=2e-2, atol=2e-2)
