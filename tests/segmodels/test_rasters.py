@@ -137,7 +137,7 @@ def test_a_plain_tiff_stays_an_image(tmp_path: Path) -> None:
 def test_without_rasterio_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raster(tmp_path / "a.tif", noise(3, 40, 50))
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(DatasetError, match=r"a\.tif: is a raster, which needs rasterio; pip install"):
+    with pytest.raises(DatasetError, match=r"a\.tif: is a raster, which needs rasterio; `pip install rasterio`"):
         predict_raster(path, blurred, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
 
 

@@ -61,11 +61,14 @@ def test_a_pixel_reaches_what_lies_in_the_direction_of_the_scan_and_nothing_else
     assert torch.equal(reached, aside.abs() <= ahead)
 
 
-def test_weights_of_a_place_are_scaled_to_one_where_they_exceed_it_and_kept_where_not() -> None:
-    gates = torch.tensor([[0.5, -1.5, 2.0], [0.1, -0.2, 0.3], [0.0, 0.0, 0.0]]).T[None, :, None, None]
-    normalized = normalize_gates(gates)[0, :, 0, 0].T
-    expected = torch.tensor([[0.125, -0.375, 0.5], [0.1, -0.2, 0.3], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(normalized, expected)
+def test_weights_of_a_place_are_scaled_to_one() -> None:
+    gates = torch.tensor([[0.5, -1.5, 2.0], [0.1, -0.2, 0.2], [0.0, 0.0, 0.0]]).T[None, :, None, None]
+    # Liusifei/caffe-spn, models/voc_rnn_vgg_v3.prototxt: norm_divide_gate1_x1 divides always.
+    expected = torch.tensor([[0.125, -0.375, 0.5], [0.2, -0.4, 0.4], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(normalize_gates(gates)[0, :, 0, 0].T, expected)
+    # Theorem 2 of the paper asks for it only where they exceed one.
+    expected = torch.tensor([[0.125, -0.375, 0.5], [0.1, -0.2, 0.2], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(normalize_gates(gates, always=False)[0, :, 0, 0].T, expected)
 
 
 @every_direction
