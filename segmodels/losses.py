@@ -50,10 +50,11 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         logits = _at_least_float32(logits)
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
         pixel = F.cross_entropy(
             logits,
             target,
-            weight=self.weight,
+            weight=weight,
             ignore_index=IGNORE_INDEX,
             reduction="none",
             label_smoothing=self.label_smoothing,
@@ -69,9 +70,9 @@ class CrossEntropy(nn.Module):
             return pixel.sum()
         if self.reduction == "batch":
             return pixel.sum() / len(logits)
-        if self.weight is None:
+        if weight is None:
             return pixel.sum() / valid.sum().clamp(min=1)
-        share = torch.where(valid, self.weight[target.where(valid, torch.zeros_like(target))], 0.0)
+        share = torch.where(valid, weight[target.where(valid, torch.zeros_like(target))], 0.0)
         return pixel.sum() / share.sum().clamp(min=1e-6)
 
 

@@ -123,3 +123,132 @@ def test_border_weights_are_largest_between_close_regions() -> None:
 def test_an_unknown_term_is_named() -> None:
     with pytest.raises(ValueError, match="loss 'lovazs' is unknown"):
         losses.build({"lovazs": 1.0})
+
+
+def _expected(term: str, logits: np.ndarray, target: np.ndarray, weight: np.ndarray, smoothing: float) -> np.ndarray:
+    """The loss of each pixel that counts, [pixels, (loss, weight)], as the papers' equations have it."""
+    classes = logits.shape[1]
+    rows = []
+    for n, y, x in np.ndindex(*target.shape):
+        label = target[n, y, x]
+        if label == 255:
+            continue
+        z = logits[n, :, y, x]
+        p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        if term == "focal":  # Lin et al., ICCV 2017, equation 4 with gamma 2
+            rows.append((-weight[label] * (1 - p[label]) ** 2 * np.log(p[label]), weight[label], p[label]))
+            continue
+        plain = -weight[label] * np.log(p[label])
+        smooth = -(weight * np.log(p)).sum() / classes
+        rows.append(((1 - smoothing) * plain + smoothing * smooth, weight[label], p[label]))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batch"])
+@pytest.mark.parametrize("term", ["cross_entropy", "focal", "ohem"])
+def test_cross_entropies_are_those_of_their_equations(term: str, reduction: losses.Reduction) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(3, 4, 8, 9, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 4, (3, 8, 9), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.25])  # float32, as `class_weights` gives them
+    smoothing = 0.1 if term == "cross_entropy" else 0.0
+    criterion = losses.build({term: 2.0}, class_weight=weight, label_smoothing=smoothing, reduction=reduction)
+    rows = _expected(term, logits.numpy(), target.numpy(), weight.numpy(), smoothing)
+    if term == "ohem":  # the true class has less than 0.7, but a sixteenth of the pixels at least
+        least = np.sort(rows[:, 2])[max(1, len(rows) // 16) - 1]
+        rows = rows[rows[:, 2] <= max(least, 0.7)]
+        assert 0 < len(rows) < (target != 255).sum()
+    over = {"mean": rows[:, 1].sum(), "sum": 1.0, "batch": 3.0}[reduction]
+    assert criterion(logits, target).item() == pytest.approx(2 * rows[:, 0].sum() / over)
+    assert criterion(logits, target).dtype == torch.float64
+    # Half precision is computed in float32.
+    half = logits.to(torch.bfloat16)
+    assert torch.equal(criterion(half, target).float(), criterion(half.float(), target).float())
+
+
+def test_without_words_the_mean_counts_every_pixel_the_same() -> None:
+    plain = losses.build({"cross_entropy": 1.0})
+    assert plain(LOGITS, TARGET).item() == pytest.approx(F.cross_entropy(LOGITS, TARGET).item())
+    assert losses.CrossEntropy()(LOGITS, TARGET).item() == pytest.approx(F.cross_entropy(LOGITS, TARGET).item())
+
+
+def test_of_sure_pixels_ohem_keeps_a_sixteenth() -> None:
+    logits = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    logits[0, 1] = torch.linspace(2, 6, 64, dtype=torch.float64).view(8, 8)  # all surer than 0.7
+    target = torch.ones(1, 8, 8, dtype=torch.long)
+    hardest = F.cross_entropy(logits, target, reduction="none").flatten().sort(descending=True).values[:4]
+    assert losses.build({"ohem": 1.0})(logits, target).item() == pytest.approx(hardest.mean().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_dice_is_one_minus_twice_the_overlap_over_the_total(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(2, 5, 6, 7, generator=generator, dtype=dtype)
+    target = torch.randint(0, 4, (2, 6, 7), generator=generator)  # class 4 does not occur
+    target[target == 3] = 255
+    target[0, 0, 0] = 3  # and class 3 on one pixel
+    probs = logits.double().softmax(1).numpy()
+    found = []
+    for c in range(4):
+        p, t = probs[:, c] * (target != 255).numpy(), (target == c).numpy()
+        found.append(1 - 2 * (p * t).sum() / (p.sum() + t.sum()))
+    assert losses.Dice()(logits, target).item() == pytest.approx(np.mean(found), rel=1e-6)
+    # A single pixel of a class whose probability is small: totals below one are divided by as they are.
+    lone = torch.full((1, 2, 1, 1), 0.0, dtype=dtype)
+    lone[0, 1] = -4.0
+    share = float(lone.double().softmax(1)[0, 1])
+    one = torch.ones(1, 1, 1, dtype=torch.long)
+    assert losses.Dice()(lone, one).item() == pytest.approx(1 - 2 * share / (share + 1), rel=1e-5)
+
+
+def test_every_scheme_of_class_weights_by_hand() -> None:
+    counts = ClassCounts((600, 300, 100, 0, 1), (10, 10, 2, 0, 1))
+    pixels = np.array(counts.pixels, float)
+    share = pixels / pixels.sum()
+    frequency = np.array([60.0, 30.0, 50.0, np.nan, 1.0])
+    median = np.nanmedian(frequency)
+    expected = {
+        "enet": 1 / np.log(1.02 + share),
+        "enet_encoder": 1 / np.log(1.2 + share),
+        "linknet": 1 / np.log(1.02 + pixels / 600),
+        "median_frequency": median / frequency,
+        "sqrt_median_frequency": np.sqrt(median / frequency),
+    }
+    for scheme, weights in expected.items():
+        weights[3] = 1.0
+        found = losses.class_weights(counts, scheme)
+        assert found is not None and found.dtype == torch.float32
+        np.testing.assert_allclose(found.numpy(), weights, rtol=1e-6)
+    assert losses.class_weights(counts, "none") is None
+    with pytest.raises(ValueError, match="class weights 'median' are unknown"):
+        losses.class_weights(counts, "median")
+
+
+def test_border_weights_are_those_of_equation_2_in_every_image() -> None:
+    from scipy.ndimage import label as mark
+
+    generator = np.random.default_rng(0)
+    labels = np.zeros((4, 12, 14), np.int64)
+    labels[1] = generator.choice([0, 0, 0, 0, 1, 2], (12, 14))
+    labels[2, 3:6, 3:6] = 1  # one region: nothing lies between
+    labels[3, 1:3, 1:3], labels[3, 8:, 8:], labels[3, 0, 13], labels[3, 6, :2] = 1, 1, 2, 255
+    found = losses.border_weights(torch.from_numpy(labels), w0=10.0, sigma=5.0)
+    assert found.dtype == torch.float32
+    for image, weights in zip(labels, found.numpy(), strict=True):
+        regions = []
+        for value in set(np.unique(image)) - {0, 255}:
+            marked, number = mark(image == value)
+            regions += [np.argwhere(marked == i) for i in range(1, number + 1)]
+        for y, x in np.ndindex(*image.shape):
+            distances = sorted(np.sqrt(((region - (y, x)) ** 2).sum(1)).min() for region in regions)
+            expected = 0.0
+            if len(distances) > 1 and image[y, x] == 0:
+                expected = 10 * np.exp(-((distances[0] + distances[1]) ** 2) / (2 * 5.0**2))
+            assert weights[y, x] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_criterion_takes_its_weights_along_but_does_not_store_them() -> None:
+    criterion = losses.build({"cross_entropy": 1.0}, class_weight=torch.tensor([1.0, 2.0]))
+    assert criterion.state_dict() == {}
+    assert [b.tolist() for b in criterion.buffers()] == [[1.0, 2.0]]

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from components.params import Register
-from components.register.gate import PASSED, Champion, Measured, decide
+from components.register.gate import (
+    PASSED,
+    Champion,
+    Measured,
+    comparable_times,
+    decide,
+    interval,
+    measured_on,
+    percent,
+    points,
+)
+from segmodels.bootstrap import Comparison, Difference
 from segmodels.per_image import PerImage
 
 NAMES = ("road", "sky", "pole")
@@ -122,3 +133,85 @@ def test_a_class_that_was_never_seen_is_below_no_floor() -> None:
 def test_a_champion_that_cannot_be_compared_is_the_reason() -> None:
     champion = Champion("3", "unet", obstacle="the champion (version 3) has other classes")
     assert against(measured(0.9, 0.9, 0.9), champion).reason == "the champion (version 3) has other classes"
+
+
+def compared(**figures: float) -> Comparison:
+    """A comparison whose figures differ by exactly what is given; mIoU is a sure gain of five points."""
+
+    def by(value: float, *, significant: bool = False) -> Difference:
+        return Difference(0.5 + value, 0.5, value - 0.01, value + 0.01, significant)
+
+    values = {"miou": 0.05, "boundary_f1": 0.0, "ece": 0.0, "pole": 0.0, **figures}
+    return Comparison(
+        images=40,
+        units=40,
+        arms=1,
+        miou=by(values["miou"], significant=True),
+        boundary_f1=by(values["boundary_f1"]),
+        ece=by(values["ece"]),
+        classes={"road": by(0.0), "pole": by(values["pole"])},
+    )
+
+
+RULES = {"min_gain": 0.0625, "max_class_loss": 0.125, "max_boundary_loss": 0.25, "max_ece_rise": 0.0625}
+
+
+@pytest.mark.parametrize(
+    ("figures", "rule"),
+    [
+        ({"miou": 0.0625}, "min_gain"),
+        ({"pole": -0.125}, "max_class_loss"),
+        ({"boundary_f1": -0.25}, "max_boundary_loss"),
+        ({"ece": 0.0625}, "max_ece_rise"),
+    ],
+)
+def test_a_limit_itself_is_within_it_and_what_lies_beyond_is_not(figures: dict[str, float], rule: str) -> None:
+    new = measured(0.5, 0.5, 0.5)
+    metrics = {"miou": 0.5, "per_class": {}}
+    # Binary fractions: at the limit to the last bit.
+    (name, value), *_ = figures.items()
+    rest = {} if name == "miou" else {"miou": 0.125}
+    assert decide(Register(**RULES), metrics, new, CHAMPION, compared(**rest, **figures)).passed
+    beyond = value - 2**-10 if name != "ece" else value + 2**-10
+    decision = decide(Register(**RULES), metrics, new, CHAMPION, compared(**rest, **{name: beyond}))
+    assert f"register.{rule}" in decision.reason
+    assert ";" not in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("ms", "parameters", "passes"), [(40.0, 4_000_000, True), (40.1, 1, False), (1.0, 4_000_001, False)]
+)
+def test_times_and_sizes_at_their_limit_pass(ms: float, parameters: int, passes: bool) -> None:
+    new = measured(0.5, 0.5, 0.5, ms_per_image=ms, parameters=parameters)
+    rules = Register(max_slowdown=2.0, max_growth=4.0)
+    assert decide(rules, {"miou": 0.5, "per_class": {}}, new, CHAMPION, compared()).passed == passes
+
+
+@pytest.mark.parametrize(("miou", "iou", "above"), [(0.25, 0.125, True), (0.2499, 0.125, False), (0.25, 0.1249, False)])
+def test_a_floor_itself_is_enough(miou: float, iou: float, above: bool) -> None:
+    rules = Register(min_miou=0.25, min_class_iou=0.125)
+    metrics = {"miou": miou, "per_class": {"road": 0.5, "pole": iou}}
+    decision = decide(rules, metrics, measured(0.5, 0.5, 0.5), None)
+    assert decision.above_floors == decision.passed == above
+
+
+def test_no_miou_at_all_is_below_the_floor() -> None:
+    decision = decide(Register(), {"miou": None, "per_class": {}}, measured(0.5, 0.5, 0.5), None)
+    assert decision.reason == "mIoU is undefined, below register.min_miou, 15.0 %"
+
+
+def test_times_of_whole_predictions_are_compared_with_such_alone() -> None:
+    of_passes, of_predictions = {**SPEED}, {**SPEED, "prediction": {}}
+    assert comparable_times(of_passes, of_passes) and comparable_times(of_predictions, of_predictions)
+    assert not comparable_times(of_passes, of_predictions)
+
+
+def test_points_and_what_they_were_measured_on_in_words() -> None:
+    assert [points(value) for value in (0.021, -0.004, 0.0, -0.0001, 0.0001)] == ["+2.1", "-0.4", "0.0", "0.0", "0.0"]
+    assert (percent(0.1234), percent(None)) == ("12.3 %", "-")
+    assert interval(Difference(0.5, 0.4, 0.05, 0.15, True), 0.9) == "+10.0 points (90 % interval +5.0 to +15.0)"
+    plain = compared()
+    assert measured_on(plain) == "40 images"
+    assert measured_on(replace(plain, units=7, arms=3)) == (
+        "40 images, drawn in 7 sequences or blocks of frames, 3 models compared at once"
+    )
