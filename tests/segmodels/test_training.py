@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from segmodels.checkpoint import load_model
 from segmodels.optimization import learning_rate
@@ -202,6 +204,43 @@ def test_gradients_are_accumulated(dataset: Path, tmp_path: Path) -> None:
     # 10 images in batches of 2 are 5 steps, so 3 updates an epoch; epoch 2 is due, the last one always is.
     assert [row[1] for row in rows] == ["3", "6", "9"]
     assert [bool(row[5]) for row in rows] == [False, True, True]
+
+
+def test_accumulated_batches_move_weights_as_one_large_batch_does(dataset: Path, tmp_path: Path) -> None:
+    plain = AugmentSettings(crop=(48, 48), scale=(1.0, 1.0), flip=0.0, color=0.0)
+    settings = TrainSettings(
+        epochs=1,
+        optimizer="sgd",
+        lr=1e-6,
+        warmup=0.0,
+        reduction="batch",
+        precision="32",
+        channels_last=False,
+        accelerator="cpu",
+        augment=plain,
+    )
+
+    def weights(out: str, batch_size: int, accumulate: int) -> dict[str, torch.Tensor]:
+        how = dataclasses.replace(settings, batch_size=batch_size, accumulate=accumulate)
+        trained = fit(dataset, tmp_path / out, architecture="unet", options={"width": 2}, settings=how, seed=3)
+        assert (trained.folder / "history.csv").read_text().splitlines()[1].split(",")[1] == "1"
+        return load_file(trained.folder / "model.safetensors")
+
+    # One update in either case; ten images are eight and two that are dropped.
+    whole, parts = weights("a", 8, 1), weights("b", 4, 2)
+    begun = fit(
+        dataset,
+        tmp_path / "c",
+        architecture="unet",
+        options={"width": 2},
+        settings=dataclasses.replace(settings, lr=1e-12, batch_size=8),
+        seed=3,
+    )
+    before = load_file(begun.folder / "model.safetensors")
+    moved = max(float((whole[name] - before[name]).abs().max()) for name in whole)
+    assert moved > 1e-3
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-2 * moved)
 
 
 def test_early_stop_ends_training(dataset: Path, tmp_path: Path) -> None:
