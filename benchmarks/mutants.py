@@ -27,7 +27,7 @@ MODULES = {
     "segmodels/losses.py": ["tests/segmodels/test_losses.py"],
     "segmodels/inference.py": ["tests/segmodels/test_inference.py"],
     "segmodels/evaluation.py": ["tests/segmodels/test_evaluation.py"],
-    "segmodels/per_image.py": ["tests/segmodels/test_bootstrap.py"],
+    "segmodels/per_image.py": ["tests/segmodels/test_per_image.py", "tests/segmodels/test_bootstrap.py"],
     "segmodels/bootstrap.py": ["tests/segmodels/test_bootstrap.py"],
     "segmodels/optimization.py": ["tests/segmodels/test_stages.py"],
     "segmodels/data/transforms.py": ["tests/segmodels/data/test_transforms.py"],

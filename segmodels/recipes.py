@@ -13,7 +13,16 @@ from typing import Any
 
 # What a training from scratch sets otherwise than the common defaults, with which these networks do not learn: they are
 # deep, without norms, or begin from scores of zero. Found on CamVid (docs/learning.md), not taken from the papers.
-_FROM_SCRATCH: dict[str, dict[str, Any]] = {}
+_FROM_SCRATCH: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (
+            *("fcn32s", "fcn16s", "fcn8s", "fcn8s_atonce", "crfasrnn", "deeplabv1", "parsenet", "dilation8"),
+            *("dilation10", "spn", "setr_naive", "setr_pup", "setr_mla"),
+        ),
+        {"lr": 1e-4},
+    ),
+    **dict.fromkeys((f"segformer_b{size}" for size in range(6)), {"lr": 3e-4}),
+}
 TABLE = Path(__file__).with_name("recipes.csv")
 
 

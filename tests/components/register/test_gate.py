@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -215,3 +216,31 @@ def test_points_and_what_they_were_measured_on_in_words() -> None:
     assert measured_on(replace(plain, units=7, arms=3)) == (
         "40 images, drawn in 7 sequences or blocks of frames, 3 models compared at once"
     )
+
+
+def test_a_decision_names_the_champion_and_every_class() -> None:
+    floors = against(measured(0.5, 0.1, 0.1, noise=0.0), min_class_iou=0.2)
+    assert floors.reason == "IoU below register.min_class_iou, 20.0 %: sky 10.0 %, pole 10.0 %"
+    apart = Champion("3", "unet", obstacle="it has other classes")
+    for decision, champion in ((floors, CHAMPION), (against(CHAMPION.measured), CHAMPION)):
+        assert decision.champion is champion
+    assert against(measured(0.9, 0.9, 0.9), apart).champion is apart
+    reason = against(measured(0.7, 0.6, 0.3, noise=0.0)).reason
+    assert re.search(r"road -.*points \(.*\), sky -1", reason) and "XX" not in reason
+    assert "; IoU falls" in reason
+
+
+def test_draws_and_confidence_are_those_of_the_rules() -> None:
+    new = measured(0.83, 0.74, 0.36, seed=1)
+    few, sure = (against(new, **rules).comparison for rules in ({"resamples": 500}, {"confidence": 0.5}))
+    usual = against(new).comparison
+    assert (few.miou.low, few.miou.high) != (usual.miou.low, usual.miou.high)
+    assert sure.miou.high - sure.miou.low < 0.6 * (usual.miou.high - usual.miou.low)
+
+
+def test_models_of_less_than_a_millisecond_are_compared_as_they_are() -> None:
+    champion = replace(CHAMPION, measured=measured(0.8, 0.7, 0.3, ms_per_image=0.1))
+    decision = decide(
+        Register(), {"miou": 0.5, "per_class": {}}, measured(0.5, 0.5, 0.5, ms_per_image=0.3), champion, compared()
+    )
+    assert "register.max_slowdown" in decision.reason
