@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from segmodels.bootstrap import FEWEST_UNITS, compare, compare_all, fewest_images, units
+from segmodels.bootstrap import (
+    FEWEST_UNITS,
+    _interval,
+    _simultaneous,
+    compare,
+    compare_all,
+    fewest_images,
+    units,
+)
 from segmodels.metrics import BoundaryF1, CalibrationError, confusion_matrix
 from segmodels.per_image import ImageCounts, PerImage
 
@@ -191,3 +202,80 @@ def test_frames_that_err_together_say_less_than_as_many_images() -> None:
     drawn = compare(dataclasses.replace(other, sequences=named), dataclasses.replace(base, sequences=named))
     assert single.significant and not drawn.miou.significant
     assert (drawn.images, drawn.units) == (250, 25)
+
+
+def test_one_models_interval_is_students() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.3, 1.0, 8)
+    means = rng.choice(values, (40_000, 8)).mean(1)
+    low, high = _simultaneous(np.array([values.mean()]), means[:, None], 8, 0.95)
+    expected = stats.t.interval(0.95, 7, values.mean(), values.std(ddof=1) / math.sqrt(8))
+    assert (low[0], high[0]) == pytest.approx(expected, rel=0.02)
+    # Two units: one degree of freedom. One unit: nothing is known of the spread.
+    low, high = _simultaneous(np.array([0.0]), rng.normal(0, 1, (40_000, 1)), 2, 0.95)
+    assert high[0] == pytest.approx(stats.t.isf(0.025, 1) * math.sqrt(2), rel=0.1)
+    low, high = _simultaneous(np.array([0.0]), rng.normal(0, 1, (40_000, 1)), 1, 0.95)
+    assert high[0] == pytest.approx(stats.norm.isf(0.025), rel=0.02)
+
+
+def test_intervals_of_several_models_hold_for_all_of_them_and_each_has_its_own_spread() -> None:
+    rng, spreads = np.random.default_rng(1), np.array([1.0, 5.0, 0.1])
+    draws = rng.normal(0, spreads, (60_000, 3))
+    points = np.array([0.0, 0.0, 0.0])
+    low, high = _simultaneous(points, draws, 10**6, 0.95)
+    every = stats.norm.isf((1 - 0.95 ** (1 / 3)) / 2)
+    np.testing.assert_allclose(high, every * spreads, rtol=0.02)
+    np.testing.assert_allclose(low, -high)
+    # A model that never differs, and one that differs always by the same, widen the others' by nothing.
+    still = np.column_stack([draws, np.zeros(60_000), np.full(60_000, 2.0)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, wide = _simultaneous(np.array([0.0, 0.0, 0.0, 0.0, 1.0]), still, 10**6, 0.95)
+    np.testing.assert_allclose(wide[:3], high, rtol=1e-6)
+    few = np.array([[0.0], [1.0], [2.0]])
+    assert _simultaneous(np.array([1.0]), few, 10**6, 0.5)[1][0] == pytest.approx(1 + 1.0, rel=1e-3)
+
+
+def test_percentiles_leave_as_much_on_either_side() -> None:
+    rng = np.random.default_rng(2)
+    columns = np.column_stack([rng.exponential(1, 5000), np.full(5000, np.nan)])
+    columns[::7, 0] = np.nan
+    low, high = _interval(columns, 0.9)
+    known = columns[np.isfinite(columns[:, 0]), 0]
+    assert (low[0], high[0]) == pytest.approx(tuple(np.percentile(known, [5, 95])))
+    assert np.isnan(low[1]) and np.isnan(high[1])
+
+
+def test_settings_of_a_comparison_reach_the_draws() -> None:
+    new, old = predictions(0.25, seed=1), predictions(0.3, seed=2)
+    usual = compare(new, old)
+    assert usual == compare(new, old, resamples=2000, confidence=0.95, seed=0) == compare_all([new], old)[0]
+    for other in ({"resamples": 1999}, {"seed": 1}, {"confidence": 0.9}):
+        assert compare(new, old, **other).miou.low != usual.miou.low
+    assert usual.boundary_f1.value == usual.boundary_f1.new - usual.boundary_f1.old
+    assert usual.miou.value - usual.miou.low == pytest.approx(usual.miou.high - usual.miou.value)
+    for figure in (usual.boundary_f1, usual.ece, *usual.classes.values()):
+        assert figure.low < figure.value < figure.high
+    # The same by hand, from the same draws.
+    drawn = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=250).astype(float)
+    rows = new.figures(drawn) - old.figures(drawn)
+    assert compare(new, old, resamples=250).ece.low == pytest.approx(np.quantile(rows[:, 2], 0.025))
+
+
+def test_units_are_images_sequences_or_blocks_of_about_the_same_length() -> None:
+    def sizes(sequences: list[str]) -> list[int]:
+        return np.bincount(units(np.array(sequences))).tolist()
+
+    assert sizes(["", "a", "", "a", ""] + [f"s{i}" for i in range(20)]) == [1, 2, 1, 1] + [1] * 20
+    twenty = [f"s{i}" for i in range(20) for _ in range(3)]
+    assert sizes(twenty) == [3] * 20
+    # 93 frames in three sequences: blocks of at most 93 // 20 = 4, so eight of each sequence.
+    assert sizes(["a"] * 31 + ["b"] * 31 + ["c"] * 31) == ([4] * 7 + [3]) * 3
+    assert sizes(["a"] * 5 + ["b"] * 5) == [1] * 10
+    assert units(np.array(["b", "a", "b", "a"] * 10))[:4].tolist() == [0, 10, 0, 10]
+
+
+@pytest.mark.parametrize(("confidence", "images"), [(0.5, 2), (0.9, 5), (0.95, 6), (0.99, 8)])
+def test_fewest_images_are_those_of_a_sign_test(confidence: float, images: int) -> None:
+    assert 2 * 0.5**images <= 1 - confidence + 1e-12 < 2 * 0.5 ** (images - 1)
+    assert fewest_images(confidence) == images
