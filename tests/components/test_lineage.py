@@ -1,5 +1,7 @@
 """Lineage: what a result was made from."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +11,15 @@ import pytest
 import yaml
 
 from components.errors import StepError
-from components.lineage import collect, folder_md5, params_hash
+from components.lineage import (
+    canonical_json,
+    code,
+    collect,
+    file_sha256,
+    folder_md5,
+    model_settings,
+    params_hash,
+)
 from components.params import Params
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -121,3 +131,56 @@ def test_the_settings_hash_follows_what_affects_the_model_and_nothing_else(param
     models = {"enet": {}, "wide": {"architecture": "unet", "train": {"lr": 0.02}}}
     assert params_hash(changed(params, models=models), "enet") == before
     assert params_hash(changed(params, models=models), "wide") != params_hash(params, "wide")
+
+
+def test_the_settings_of_a_model_are_plain_json_with_names_that_others_read(params: Params, tmp_path: Path):
+    changes = {
+        "seed": 5,
+        "data": {"source": "photos", "retries": 9},
+        "train": {"lr": 0.5, "workers": 3, "augment": {"crop": [32, 48]}},
+        "evaluate": {"models": {"wide": {"flip": True}}},
+        "models": {"enet": {}, "wide": {"architecture": "unet", "backbone": "resnet18", "options": {"width": 8}}},
+    }
+    found = model_settings(changed(params, **changes), "wide")
+    assert set(found) == {"key", "seed", "data", "model", "train", "evaluate"}
+    assert (found["key"], found["seed"]) == ("wide", 5)
+    assert found["model"] == {"architecture": "unet", "backbone": "resnet18", "options": {"width": 8}}
+    assert found["data"]["source"] == "photos" and "retries" not in found["data"]
+    assert found["train"]["lr"] == 0.5 and "workers" not in found["train"]
+    assert found["train"]["augment"]["crop"] == [32, 48]
+    assert found["evaluate"]["flip"] is True
+    assert model_settings(changed(params, **changes), "enet")["evaluate"]["flip"] is False
+    # A path is text, too.
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_equal_values_have_one_text_and_one_hash(tmp_path: Path):
+    text = '{"a":[1,2.5],"b":{"c":null,"\\u00fc":true}}'
+    assert canonical_json({"b": {"\u00fc": True, "c": None}, "a": (1, 2.5)}) == text
+    (tmp_path / "x").write_bytes(b"\x00\xffabc\r\n")
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"\x00\xffabc\r\n").hexdigest()
+
+
+def test_without_a_repository_nothing_is_known_of_the_code(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert code({}) == ("unknown", "unknown")
+    assert code({"GIT_COMMIT": "c0ffee"}) == ("c0ffee", "unknown")
+    assert code({"GIT_COMMIT": "c0ffee", "GIT_DIRTY": "true"}) == ("c0ffee", "true")
+    assert code({"GIT_DIRTY": "false"}) == ("unknown", "false")
+    # A folder of a file's name beside the repository's own is no reason to call it changed.
+    git("init", "-q", cwd=tmp_path)
+    (tmp_path / "a").write_text("1")
+    git("add", ".", cwd=tmp_path)
+    git("commit", "-qm", "one", cwd=tmp_path)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    (tmp_path / "dvc.lock").write_text("of dvc")
+    assert code({})[1] == "false"
+
+
+def test_without_a_word_of_dvc_or_kubeflow_no_stage_is_named(data: Path, params: Params):
+    lineage = collect(params, data, env={"GIT_COMMIT": "c"})
+    assert (lineage.dvc_stage, lineage.kfp_run_id, lineage.image_digest) == ("", "", "none")
+    assert lineage.tags("enet")["dvc.stage"] == "none"
+    empty = collect(params, data, env={"GIT_COMMIT": "c", "IMAGE_DIGEST": ""})
+    assert empty.image_digest == "none"
