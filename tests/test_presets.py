@@ -12,6 +12,7 @@ from dvc.utils.hydra import compose_and_dump
 
 from components.params import Params, ParamsError, evaluate_settings, train_settings
 from segmodels.registry import full_size, list_models
+from segmodels.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -56,6 +57,19 @@ def test_the_papers_recipe_fills_what_the_entry_leaves_open() -> None:
     assert (enet.optimizer, enet.lr, enet.class_weights, enet.epochs) == ("adam", 5e-4, "enet", 7)
     fcn = train_settings(params, "fcn8s")
     assert (fcn.reduction, fcn.lr, fcn.momentum, fcn.batch_size) == ("batch", 1e-14, 0.99, 1)
+
+
+def test_networks_that_would_not_learn_with_the_common_rate_have_their_own_and_what_is_set_holds() -> None:
+    def rate(train: dict[str, Any], entry: dict[str, Any], name: str = "fcn8s") -> float:
+        return train_settings(Params.parse({"train": train, "models": {name: {"train": entry}}}), name).lr
+
+    common = TrainSettings().lr
+    assert rate({}, {}) == rate({"lr": common}, {}) == 1e-4
+    assert rate({}, {}, "enet") == common
+    assert rate({}, {"lr": common}) == common
+    assert rate({"lr": 5e-3}, {}) == 5e-3
+    assert rate({}, {"weights": "models/fcn16s"}) == common
+    assert rate({"recipe": "paper"}, {}) == 1e-14
 
 
 @pytest.mark.parametrize(
