@@ -13,17 +13,15 @@ from typing import Any
 
 # What a training from scratch sets otherwise than the common defaults, with which these networks do not learn: they are
 # deep, without norms, or begin from scores of zero. Found on CamVid (docs/learning.md), not taken from the papers.
+_SMALL_STEPS = (
+    *("fcn32s", "fcn16s", "fcn8s", "fcn8s_atonce", "crfasrnn", "deeplabv1", "parsenet", "dilation8", "dilation10"),
+    *("spn", "setr_naive", "setr_pup", "setr_mla"),
+)
 _FROM_SCRATCH: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        (
-            *("fcn32s", "fcn16s", "fcn8s", "fcn8s_atonce", "crfasrnn", "deeplabv1", "parsenet", "dilation8"),
-            *("dilation10", "spn", "setr_naive", "setr_pup", "setr_mla"),
-        ),
-        {"lr": 1e-4},
-    ),
-    **dict.fromkeys((f"segformer_b{size}" for size in range(6)), {"lr": 3e-4}),
+    **{name: {"lr": 1e-4} for name in _SMALL_STEPS},
+    **{f"segformer_b{size}": {"lr": 3e-4} for size in range(6)},
     # Un-pooling makes much of small differences: with running averages of the first epochs their results are noise.
-    **dict.fromkeys(("segnet", "bayesian_segnet"), {"norm_statistics": "exact"}),
+    **{name: {"norm_statistics": "exact"} for name in ("segnet", "bayesian_segnet")},
     "deconvnet": {"norm_statistics": "exact", "lr": 5e-4},
 }
 TABLE = Path(__file__).with_name("recipes.csv")
