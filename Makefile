@@ -18,6 +18,8 @@ TESTS ?= tests
 IMAGES := tests/infra/test_images.py
 BENCHMARKS ?= confusion_matrix data_loading startup process streets crf layer_cascade
 JOBS ?= 2
+# Mutants of each module that are tried.
+SAMPLE ?= 60
 
 .PHONY: help setup repro experiments camvid test test-avx2 test-images lint format bench mutants lock images pin-images cluster-check clean
 
@@ -72,8 +74,8 @@ format: setup ## put the code into shape
 bench: setup ## the short benchmarks, each with its peer; BENCHMARKS="serving overhead peers …" for others
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) python benchmarks/$$name.py; done
 
-mutants: setup ## which small bugs the tests do not notice; MODULE="segmodels/metrics.py …" for some modules
-	@$(RUN) python benchmarks/mutants.py --survivors $(MODULE)
+mutants: setup ## which small bugs the tests do not notice; MODULE="segmodels/metrics.py …", SAMPLE=0 for every mutant
+	@$(RUN) python benchmarks/mutants.py --survivors --sample $(SAMPLE) $(MODULE)
 
 lock: ## resolve requirements.lock anew
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras \
