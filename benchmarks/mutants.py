@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import random
 import re
@@ -32,7 +33,10 @@ MODULES = {
     "segmodels/per_image.py": ["tests/segmodels/test_per_image.py", "tests/segmodels/test_bootstrap.py"],
     "segmodels/bootstrap.py": ["tests/segmodels/test_bootstrap.py"],
     "segmodels/optimization.py": ["tests/segmodels/test_optimization.py"],
-    "segmodels/data/transforms.py": ["tests/segmodels/data/test_transforms.py"],
+    "segmodels/data/transforms.py": [
+        "tests/segmodels/data/test_transforms.py",
+        "tests/segmodels/data/test_augmentation.py",
+    ],
     "components/register/gate.py": ["tests/components/register/test_gate.py"],
     "components/register/champion.py": ["tests/components/register/test_champion.py"],
     "components/lineage.py": ["tests/components/test_lineage.py"],
@@ -112,7 +116,10 @@ def run(module: str, work: Path, sample: int, children: int) -> dict[str, str]:
 
 def change(module: str, work: Path, mutant: str) -> tuple[str, str, str]:
     """Place, line before and line after of a mutant."""
-    difference = mutmut(work, "show", mutant).splitlines()
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    with contextlib.chdir(work):
+        difference = get_diff_for_mutant(mutant, path=module).splitlines()
     hunk = next(i for i, line in enumerate(difference) if line.startswith("@@"))
     gone = [line[1:] for line in difference[hunk:] if line.startswith("-")]
     came = [line[1:] for line in difference[hunk:] if line.startswith("+")]
