@@ -41,7 +41,10 @@ MODULES = {
     "components/register/champion.py": ["tests/components/register/test_champion.py"],
     "components/lineage.py": ["tests/components/test_lineage.py"],
     "components/tracking.py": ["tests/components/test_tracking.py"],
-    "components/download/archives.py": ["tests/components/download/test_archives.py"],
+    "components/download/archives.py": [
+        "tests/components/download/test_archives.py",
+        "tests/components/download/test_archive_limits.py",
+    ],
 }
 COPIED = ("components", "segmodels", "pipeline", "tests", "infra", "conf", "docs", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "params.yaml", "dvc.yaml", "Makefile")

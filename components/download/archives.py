@@ -29,6 +29,7 @@ SMALL = 4 << 20  # below this a high ratio does no harm
 MAX_MEMBERS = 5_000_000
 MAX_HEADER = 1 << 20
 CHUNK = 1 << 20
+MAX_TAIL = 64  # chunks after the last member; tar fills its last record up, to some MB at most
 EXTENDED_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -286,14 +287,22 @@ def _start(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _tar_members(tar: tarfile.TarFile, judge: _Judge) -> Iterator[Member]:
+    name = ""
     with tar:
         for info in tar:
+            name = info.name
             if not (info.isreg() or info.isdir() or info.islnk() or info.issym()):
                 raise judge.refused(info.name, "is a device or a pipe")
             link = info.linkname if info.islnk() else None
             if info.issym():
                 link = str(PurePosixPath(info.name).parent / info.linkname)
             yield _tar_member(tar, info, link)
+        # gzip, bz2 and xz compare their checksums where they end, which tarfile leaves unread.
+        assert tar.fileobj is not None
+        for _ in range(MAX_TAIL):
+            if not tar.fileobj.read(CHUNK):
+                return
+    raise judge.refused(name, "is the last one, and much follows it")
 
 
 def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, link: str | None) -> Member:

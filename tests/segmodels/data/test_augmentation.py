@@ -28,6 +28,7 @@ from segmodels.data.transforms import (
     TrainingSet,
     augment,
     color_map,
+    focus_box,
     joint_transforms,
     normalize,
     resize_image,
@@ -358,3 +359,22 @@ def test_a_transform_without_a_probability_is_given_one_and_mistakes_are_named()
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
             JointTransforms(named)
+
+
+def test_proposals_are_shifted_and_stretched_as_far_as_they_may() -> None:
+    label = torch.full((600, 700), 255, dtype=torch.uint8)
+    label[250:350, 300:380] = 4  # far from every edge
+    stretched, shifted = np.array([
+        [(size / (1.2 * extent), (start + size / 2 - middle) / (1.2 * extent)) for start, size, extent, middle in sides]
+        for sides in (
+            ((top, bottom - top, 100, 300), (left, right - left, 80, 340))
+            for top, left, bottom, right in (
+                focus_box(label, np.random.default_rng(seed), loose=True) for seed in range(400)
+            )
+        )
+    ]).transpose(2, 1, 0)  # fmt: skip
+    for values, low, high in ((stretched, 0.8, 1.6), (shifted, -0.3, 0.3)):
+        for side in values:
+            assert low - 0.01 <= side.min() < low + 0.03 and high - 0.03 < side.max() <= high + 0.01
+            assert side.mean() == pytest.approx((low + high) / 2, abs=0.05)
+    assert abs(np.corrcoef(stretched)[0, 1]) < 0.2 and abs(np.corrcoef(shifted)[0, 1]) < 0.2
