@@ -392,3 +392,9 @@ def test_progress_is_told_of_every_byte_and_the_disk_is_asked_before_the_first(
     archive = zipped(tmp_path / "x.zip", a=os.urandom(1000), b=os.urandom(100), c=(LINK, "a"))
     unpacked(archive)
     assert told == [("unpacking x.zip", None), (out, 1101, str(archive)), 400, 400, 200, 100]
+
+
+@pytest.mark.parametrize("make", [tar, zipped])
+def test_names_of_windows_are_paths_too(make: Callable[..., Path], tmp_path: Path) -> None:
+    archive = make(tmp_path / "x", **{"a\\b\\c": b"1", "a\\d": b"2"})
+    assert unpacked(archive) == {"a/b/c": b"1", "a/d": b"2"}
