@@ -228,8 +228,6 @@ def test_means_are_those_of_what_is_known() -> None:
 def test_the_confusion_matrix_is_that_of_torchmetrics_also_where_the_last_classes_are_missing(
     classes: int, seed: int, void: bool
 ) -> None:
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     generator = torch.Generator().manual_seed(seed)
     seen = int(torch.randint(1, classes + 1, (), generator=generator))
     prediction, target = torch.randint(0, seen, (2, 3, 5), generator=generator)

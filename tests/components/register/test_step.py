@@ -162,4 +162,5 @@ def test_the_same_model_data_and_settings_make_no_second_version_and_others_make
     others = {"enet": "0" * 16, "unet": results.lineage.params_hashes["unet"]}
     assert versions_after(params_hashes=others) == ["1", "2", "3"]
     assert versions_after(data_md5="f" * 32) == ["1", "2", "3", "4", "5"]
-    assert versions_after() == ["1", "2", "3", "4", "5"]
+    assert versions_after(architectures={"enet": "enet", "unet": "linknet"}) == ["1", "2", "3", "4", "5", "6"]
+    assert versions_after() == ["1", "2", "3", "4", "5", "6"]
