@@ -69,6 +69,25 @@ def test_windows_begin_at_their_strides_and_end_at_the_edge(stride: Any, rows: l
     assert [tuple(image[0, :2, 0, 0].tolist()) for image in model.seen] == [(y, x) for y in rows for x in columns]
 
 
+@pytest.mark.parametrize(
+    ("window", "size", "corners"),
+    [
+        ((10, 30), (10, 30), [(0, 0), (0, 2), (6, 0), (6, 2), (12, 0), (12, 2), (18, 0), (18, 2), (22, 0), (22, 2)]),
+        ((99, 30), (32, 30), [(0, 0), (0, 2)]),
+        ((2, 40), (2, 32), [(row, 0) for row in range(31)]),  # a third less than two pixels is one
+        ((40, 2), (32, 2), [(0, column) for column in range(31)]),
+    ],
+)
+def test_windows_may_be_of_any_shape(
+    window: tuple[int, int], size: tuple[int, int], corners: list[tuple[int, int]]
+) -> None:
+    grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
+    model = Watched()
+    averaged(model, torch.cat([grid, grid[:1]])[None], PredictSettings(window=window))
+    assert set(sizes(model)) == {size}
+    assert [tuple(image[0, :2, 0, 0].tolist()) for image in model.seen] == corners
+
+
 class Dropping(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from torch import nn
 from segmodels import evaluation, visualize
 from segmodels.checkpoint import ModelConfig, save_model
 from segmodels.data.dataset import ClassInfo, DatasetWriter, read_image, read_label, samples
-from segmodels.drift.profile import describe_prediction
+from segmodels.drift.profile import build_profile, describe_prediction
 from segmodels.evaluation import Quality, evaluate
 from segmodels.inference import Predictor
 from segmodels.metrics import BoundaryF1, CalibrationError
@@ -313,3 +313,38 @@ def test_means_of_columns_leave_out_what_is_not_there() -> None:
     with np.errstate(all="raise"):
         found = evaluation._column_means(values)
     np.testing.assert_array_equal(found, [0.375, np.nan, 1.0])
+
+
+def test_a_class_of_one_pixel_counts_and_one_that_is_only_predicted_does_not() -> None:
+    assert evaluation._own_miou(np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]])) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert evaluation._own_miou(np.array([[0, 0], [0, 0]])) == 0.0
+
+
+def test_the_profile_is_that_of_the_split_and_its_predictions(
+    evaluated: tuple[Path, Quality], data: Path, tmp_path: Path
+) -> None:
+    out, quality = evaluated
+    names = tuple(c.name for c in CLASSES)
+    build_profile(data, names, "test", quality.predicted, SETTINGS.as_json()).write(tmp_path / "profile.json")
+    assert (out / "profile.json").read_bytes() == (tmp_path / "profile.json").read_bytes()
+    build_profile(data, names, "train", quality.predicted, SETTINGS.as_json()).write(tmp_path / "other.json")
+    assert (tmp_path / "other.json").read_bytes() != (tmp_path / "profile.json").read_bytes()
+
+
+def test_it_is_told_how_many_images_are_done(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Heartbeat:
+        def __init__(self, say: Any) -> None:
+            self.say = say
+
+        def around(self, items: Any) -> Iterator[Any]:
+            for item in items:
+                told.append(self.say())
+                yield item
+
+    monkeypatch.setattr(evaluation, "Heartbeat", Heartbeat)
+    evaluate(trained, data, tmp_path / "out", SETTINGS)
+    assert told == [f"evaluated {done} of 9 images" for done in (0, 2, 4, 5, 7)]

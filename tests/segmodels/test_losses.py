@@ -252,3 +252,11 @@ def test_a_criterion_takes_its_weights_along_but_does_not_store_them() -> None:
     criterion = losses.build({"cross_entropy": 1.0}, class_weight=torch.tensor([1.0, 2.0]))
     assert criterion.state_dict() == {}
     assert [b.tolist() for b in criterion.buffers()] == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
+def test_the_exponent_of_the_focal_loss_may_be_any(gamma: float) -> None:
+    logits, target = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(0, 3, (2, 4, 5))
+    right = logits.softmax(1).gather(1, target[:, None])
+    expected = (-((1 - right) ** gamma) * right.log()).mean()
+    torch.testing.assert_close(losses.CrossEntropy(gamma=gamma)(logits, target), expected)

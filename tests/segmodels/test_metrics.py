@@ -221,3 +221,26 @@ def test_a_bin_counts_more_pixels_than_float32_can() -> None:
 def test_means_are_those_of_what_is_known() -> None:
     values = np.array([[0.5, np.nan, 1.0], [np.nan] * 3, [0.25, np.nan, np.nan]])
     assert metrics.class_mean(values).tolist() == [0.75, 0.0, 0.25]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 2**31), st.booleans())
+def test_the_confusion_matrix_is_that_of_torchmetrics_also_where_the_last_classes_are_missing(
+    classes: int, seed: int, void: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    seen = int(torch.randint(1, classes + 1, (), generator=generator))
+    prediction, target = torch.randint(0, seen, (2, 3, 5), generator=generator)
+    if void:
+        target[0, 0] = 255
+    expected = multiclass_confusion_matrix(prediction, target, classes, ignore_index=255)
+    for kind in (torch.uint8, torch.int64):
+        assert torch.equal(metrics.confusion_matrix(prediction.to(kind), target.to(kind), classes), expected)
+
+
+def test_boundaries_of_one_pixel() -> None:
+    score = metrics.BoundaryF1(2, 1)
+    truth, guess = torch.zeros(2, 9, 9, dtype=torch.uint8)
+    truth[4, 4] = guess[4, 5] = 1
+    score.update(guess, truth)
+    assert score.compute()[1] == 1.0

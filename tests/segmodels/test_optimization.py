@@ -84,6 +84,8 @@ def test_frozen_parameters_are_left_out_and_new_layers_have_a_rate_of_their_own_
         "head.weight": 10.0, "head.bias": 10.0,
     }  # fmt: skip
     assert set(factors().values()) == {1.0}
+    found = factors(weights="some.safetensors", lr_factors={"head": 0.5})
+    assert (found["head.weight"], found["conv.weight"]) == (5.0, 1.0)
 
 
 def rates(**settings: Any) -> list[float]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -159,9 +158,7 @@ def test_one_that_was_stopped_or_killed_while_it_held_the_cores_holds_nobody_up(
         holder.send_signal(signal.SIGCONT)
         holder.kill()
         holder.wait()
-        started = time.monotonic()
         assert subprocess.run(waiter, env=environment, capture_output=True, timeout=30).stdout == b"went on\n"
-        assert time.monotonic() > started
     finally:
         holder.kill()
         holder.wait()

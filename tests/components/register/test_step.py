@@ -149,3 +149,18 @@ def test_a_missing_result_is_named_before_mlflow_is_asked(results, monkeypatch):
         StepError, match=r"outputs/evaluation/enet/metrics.json: no such file; `python -m components eval"
     ):
         register(results)
+
+
+def test_the_same_model_data_and_settings_make_no_second_version_and_others_make_their_own(results):
+    def versions_after(**changes) -> list[str]:
+        lineage = replace(results.lineage, **changes)
+        step.run(results.params, **results.folders, out=Path("outputs/register.json"), lineage=lineage)
+        return sorted(str(v.version) for v in Store("segmentation").client.search_model_versions())
+
+    assert versions_after() == versions_after() == ["1", "2"]
+    assert versions_after(git_commit="e" * 40, git_dirty="true", dvc_stage="other") == ["1", "2"]
+    others = {"enet": "0" * 16, "unet": results.lineage.params_hashes["unet"]}
+    assert versions_after(params_hashes=others) == ["1", "2", "3"]
+    assert versions_after(data_md5="f" * 32) == ["1", "2", "3", "4", "5"]
+    assert versions_after(architectures={"enet": "enet", "unet": "linknet"}) == ["1", "2", "3", "4", "5", "6"]
+    assert versions_after() == ["1", "2", "3", "4", "5", "6"]
