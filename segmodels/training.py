@@ -18,7 +18,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -183,6 +183,8 @@ def fit(
                 if len(stages) > 1:
                     title = f"{title}, stage {number + 1} of {len(stages)}"
                 own = _in_epochs(with_crop(own, data, title), len(samples(data, "train")))
+                if number and saved is not None:
+                    own = dataclasses.replace(own, weights=str(resume.best(saved["position"]["best_epoch"])))
                 config = ModelConfig(
                     architecture=architecture,
                     classes=info.classes,
@@ -194,7 +196,7 @@ def fit(
                 with Heartbeat(lambda title=title: f"{title}: reading the data"):  # type: ignore[misc]
                     task = _Task(config, own, data, seed, title, resume, saved, number, on_epoch, counts)
                 started = time.monotonic()
-                if task.epoch < own.epochs:
+                if not task.over:
                     task.choose(trials or default_cache().parent / "trials.json")
                     with turn("cuda" if _on_gpu(own) else "cpu") as task.cores:
                         try:
@@ -288,9 +290,7 @@ class _Task(pl.LightningModule):
         self.network = config.build()
         self.new: set[str] = {n for n, _ in self.network.named_parameters()}
         begun = saved is not None and saved["stage"] == stage
-        if saved is not None and not begun:
-            self.new = load_weights(self.network, state.best(saved["position"]["best_epoch"]))
-        elif settings.weights and not begun:
+        if settings.weights and not begun:
             self.new = load_weights(self.network, settings.weights)
         size = settings.image_size
         augmentation = Augmentation(**_fields(settings.augment))
@@ -372,9 +372,7 @@ class _Task(pl.LightningModule):
     # Optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        s = self.settings
-        # The weights of the stage before are loaded, too.
-        return optimizer_for(self.network, s if s.weights or not self.before else _loaded(s), self.new)
+        return optimizer_for(self.network, self.settings, self.new)
 
     def on_fit_start(self) -> None:
         if self._optimizer_state is not None:
@@ -469,7 +467,18 @@ class _Task(pl.LightningModule):
                 average.load_state_dict(self.network.state_dict())
             sampler = EpochSampler(len(self.train_set), self.seed)
             sampler.set_epoch(self.epoch)
-            update_bn(training_loader(self.train_set, sampler, self.settings.batch_size, 0), average, self.device)
+            loader = training_loader(self.train_set, sampler, self.settings.batch_size, 0)
+            # Dropout is drawn in this pass, too: the same after a resume.
+            torch.manual_seed(_mixed(self.seed, self.epoch, self.steps))
+            update_bn(self._between(loader), average, self.device)
+
+    def _between(self, loader: DataLoader) -> Iterator[Any]:
+        """The batches of a pass that may be stopped, and lets others compute, after each of them."""
+        for batch in loader:
+            if self.trainer.world_size == 1 and self._must_stop():
+                self._stop()
+            yield batch
+            self.cores.pass_on()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         # Several processes may have unequal shares; they ask each other at the next training step.
@@ -534,12 +543,18 @@ class _Task(pl.LightningModule):
                 )
             if self.on_epoch is not None:
                 self.on_epoch(row)
-        if self.settings.early_stop is not None and self.since_best >= self.settings.early_stop:
+        if self.over:
             self.trainer.should_stop = True
         if self._must_stop() and self.epoch < self.settings.epochs:
             self._stop()
 
     # State
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to train."""
+        stalled = self.settings.early_stop is not None and self.since_best >= self.settings.early_stop
+        return stalled or self.epoch >= self.settings.epochs
 
     @property
     def _first(self) -> bool:
@@ -606,10 +621,6 @@ class _Task(pl.LightningModule):
         """Begin after the stage that this was saved by."""
         self.history = list(saved["history"])
         self.before, self.updates_before = self.history[-1]["epoch"], self.history[-1]["step"]
-
-
-def _loaded(settings: TrainSettings) -> TrainSettings:
-    return dataclasses.replace(settings, weights="of the stage before")
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)

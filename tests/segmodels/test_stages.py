@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from segmodels import training
 from segmodels.checkpoint import load_model
 from segmodels.data.dataset import samples
 from segmodels.optimization import LasagneRMSprop, learning_rate, optimizer_for
@@ -117,6 +120,52 @@ def test_a_training_in_stages_that_was_interrupted_ends_with_the_same_weights(
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
     assert (resumed.folder / "history.csv").read_bytes() == (undisturbed.folder / "history.csv").read_bytes()
+
+
+def test_a_stage_that_ended_early_is_not_gone_on_with(dataset: Path, tmp_path: Path) -> None:
+    # Nothing is learned, so the second validation is no better, and the first stage of thirty epochs ends.
+    settings = TrainSettings(
+        **COMMON, epochs=30, lr=1e-12, early_stop=1, stages=({}, {"epochs": 2, "early_stop": None})
+    )
+    job: dict[str, Any] = {"architecture": "unet", "options": {"width": 2}, "seed": 3, "settings": settings}
+    told: list[int] = []
+
+    def stop(row: Mapping[str, Any]) -> None:
+        told.append(row["epoch"])
+        if row["epoch"] == 2:
+            raise TrainingInterrupted("now")
+
+    with pytest.raises(TrainingInterrupted):
+        fit(dataset, tmp_path / "m", **job, on_epoch=stop)
+    fit(dataset, tmp_path / "m", **job, on_epoch=stop)
+    assert told == [1, 2, 3, 4]
+
+
+def test_a_pass_for_exact_statistics_can_be_stopped_and_is_the_same_after_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: dict[str, Any] = {
+        "architecture": "bayesian_segnet_basic",
+        "options": {"width": 8},
+        "seed": 3,
+        "settings": TrainSettings(**COMMON, epochs=2, norm_statistics="exact"),
+    }
+    undisturbed = fit(dataset, tmp_path / "a", **job)
+    passes, plain = [0], training.update_bn
+
+    def told_to_stop(loader: Any, model: Any, device: Any) -> None:
+        passes[0] += 1
+        if passes[0] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        plain(loader, model, device)
+
+    monkeypatch.setattr(training, "update_bn", told_to_stop)
+    with pytest.raises(TrainingInterrupted, match="stopped in epoch 1"):
+        fit(dataset, tmp_path / "b", **job)
+    resumed = fit(dataset, tmp_path / "b", **job)
+    ours, theirs = load_model(resumed.folder)[0].state_dict(), load_model(undisturbed.folder)[0].state_dict()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
 
 
 @pytest.mark.parametrize(
