@@ -166,6 +166,7 @@ def test_a_pass_for_exact_statistics_can_be_stopped_and_is_the_same_after_it(
     ours, theirs = load_model(resumed.folder)[0].state_dict(), load_model(undisturbed.folder)[0].state_dict()
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
+    assert (resumed.folder / "history.csv").read_bytes() == (undisturbed.folder / "history.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
