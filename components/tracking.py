@@ -52,6 +52,11 @@ WITHDRAWALS = 3  # tries of a deletion that another process may be making at the
 TRIES = 5  # of a request that another process's made fail
 LONGEST_NAME = 240  # MLflow takes 250 characters
 PAUSE = (0.5, 2.0)  # seconds between them: long after the other has done what it was about to do
+# With an S3 store MLflow sends its clients there for large files, by addresses that often it alone can reach.
+THROUGH_MLFLOW = {
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+}
 
 
 class TrackingError(Exception):
@@ -335,9 +340,19 @@ class Store:
                 f"{address}: not the address of a version; it is models:/NAME@ALIAS or models:/NAME/NUMBER"
             )
         with self.calling():
-            if parts["alias"]:
-                return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
-            return self.client.get_model_version(parts["name"], parts["number"])
+            try:
+                if parts["alias"]:
+                    return self.client.get_model_version_by_alias(parts["name"], parts["alias"])
+                return self.client.get_model_version(parts["name"], parts["number"])
+            except _mlflow_errors() as error:
+                # So MLflow answers an account that is no administrator also where there is no such model.
+                refused = getattr(error, "error_code", "") == "PERMISSION_DENIED"
+                if refused and not self.client.search_registered_models(f"name = '{parts['name']}'"):
+                    raise TrackingError(
+                        f"MLflow at {public_uri(self.uri)} has no model '{parts['name']}' that this account may read; "
+                        "the first registration makes it, and an administrator gives the right to read it"
+                    ) from error
+                raise
 
     def download(self, address: str, folder: Path) -> Path:
         """Copies all files behind an address (`models:/NAME/NUMBER`, `runs:/ID/PATH`, …) below a folder.
@@ -616,6 +631,8 @@ def _digest(name: str) -> str:
 def _import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in THROUGH_MLFLOW.items():
+        os.environ.setdefault(name, value)
     import mlflow
 
     for noisy in ("mlflow", "alembic"):  # they tell about tables and type hints
@@ -644,10 +661,18 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 def _reason(error: Exception) -> str:
     uri = public_uri(tracking_uri())
     text = str(error)
+    if "chunk(s)" in text or "chunk " in text:
+        return (
+            f"the object store of MLflow at {uri} cannot be reached from here; "
+            "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false lets files come through MLflow"
+        )
     if uri.startswith("http") and re.search(r"Max retries|Connection|timed out|resolve", text):
         return f"MLflow at {uri} does not answer"
-    first = (text.strip().splitlines() or [type(error).__name__])[0]
-    return f"MLflow at {uri} refuses: {first[:300]}"
+    # Of several files that cannot be had: a headline, and below a line with hashes what is wrong with the first.
+    lines = [line for line in text.strip().splitlines() if line] or [type(error).__name__]
+    headings = [number for number, line in enumerate(lines) if line.startswith("#####")]
+    said = lines[headings[0] + 1] if headings and headings[0] + 1 < len(lines) else lines[0]
+    return f"MLflow at {uri} refuses: {said[:300]}"
 
 
 @contextmanager

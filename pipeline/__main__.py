@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def submit(args: argparse.Namespace) -> None:
-    from pipeline import cluster as kfp_cluster
     from pipeline import package, pinning
+    from pipeline import status as following
 
     params, kubeflow = _params(args), _kubeflow(args)
     cluster = pinning.pinned(
@@ -47,24 +47,34 @@ def submit(args: argparse.Namespace) -> None:
     print(kubeflow.page(run_id))
     _say_whether_cached(cluster)
     if args.watch:
-        kfp_cluster.watch(kubeflow, run_id)
+        following.watch(kubeflow, run_id)
     else:
         print(f"follow it: python -m pipeline status {run_id}")
 
 
 def status(args: argparse.Namespace) -> None:
-    from pipeline import cluster
+    from components.errors import StepError
+    from pipeline import status
 
-    if args.watch and args.run:
-        cluster.watch(_kubeflow(args), args.run)
+    if args.watch and args.json:
+        raise StepError("--watch --json: a run is either followed or printed as JSON")
+    if args.watch:
+        if not args.run:
+            raise StepError("--watch: name the run; `python -m pipeline status` lists the latest")
+        status.watch(_kubeflow(args), args.run)
     else:
-        cluster.status(_kubeflow(args), args.run)
+        status.show(_kubeflow(args), args.run, as_json=args.json)
 
 
 def logs(args: argparse.Namespace) -> None:
-    from pipeline import cluster
+    from components.errors import StepError
+    from pipeline import logs
 
-    cluster.logs(_kubeflow(args), args.run, args.task)
+    if args.attempt is not None and not args.task:
+        raise StepError(f"--attempt {args.attempt}: name its task, too")
+    logs.show(
+        _kubeflow(args), args.run, args.task, attempt=args.attempt, follow=args.follow, everything=args.everything
+    )
 
 
 def cancel(args: argparse.Namespace) -> None:
@@ -234,11 +244,17 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=status)
     command.add_argument("run", nargs="?", help="id of a run")
     command.add_argument("--watch", action="store_true", help="follow the run to its end")
+    command.add_argument("--json", action="store_true", help="for programs: also every attempt with its pod")
 
     command = commands.add_parser("logs", parents=cluster, help="what the tasks of a run said")
     command.set_defaults(command=logs)
     command.add_argument("run", help="id of the run")
     command.add_argument("task", nargs="?", help="one task, e.g. train-enet")
+    command.add_argument("--attempt", type=int, metavar="N", help="one of its attempts, from 1 (all)")
+    command.add_argument("--follow", action="store_true", help="go on until the task, or the run, has ended")
+    command.add_argument(
+        "--all", dest="everything", action="store_true", help="also what Kubeflow's programs say in the same pods"
+    )
 
     command = commands.add_parser("cancel", parents=cluster, help="stop a run")
     command.set_defaults(command=cancel)

@@ -26,7 +26,7 @@ from components.params import Params, Resources, evaluate_settings, resources, t
 from components.register import component as register
 from components.report import component as report
 from components.task import IMAGE, arms, task_name
-from components.tracking import public_uri
+from components.tracking import THROUGH_MLFLOW, public_uri
 from components.train.component import train
 from components.validate.component import validate
 from pipeline import nodes
@@ -35,9 +35,13 @@ from pipeline.finish import finish
 NAME = "segmentation"
 # The steps that only read and write a few files.
 SMALL = Resources(cpu="2", memory="4Gi", gpu=0)
-RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX = 2, "60s", 2.0, "900s"
-# A node of this kind is expected to go, perhaps several times in a long training.
-SPOT_RETRIES = 20
+RETRIES, BACKOFF, BACKOFF_FACTOR = 2, "60s", 2.0
+# A node of this kind is expected to go, perhaps several times in a long training; a pause that doubled each time would
+# last for days.
+SPOT_RETRIES, SPOT_BACKOFF_FACTOR = 20, 1.0
+# Argo counts from the start of the first attempt: after that time nothing is tried again, and what runs is ended. A
+# training may take weeks (workflow/controller/operator.go, processNodeRetries, of Argo Workflows 4.0.5).
+BACKOFF_MAX = f"{365 * 24}h"
 RETRIED = ("fingerprint", "download", "train", "evaluate", "register")
 # The sections of the settings that a step reads.
 READS = {
@@ -215,13 +219,16 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
     if needs.timeout:
         kubernetes.set_timeout(task, needs.timeout_seconds)
     if step in RETRIED:
-        task.set_retry(SPOT_RETRIES if needs.spot else RETRIES, BACKOFF, BACKOFF_FACTOR, BACKOFF_MAX)
+        retries, factor = (SPOT_RETRIES, SPOT_BACKOFF_FACTOR) if needs.spot else (RETRIES, BACKOFF_FACTOR)
+        task.set_retry(retries, BACKOFF, factor, BACKOFF_MAX)
     task.set_container_image(cluster.image)
     if step == "train" and key is not None and (train_settings(params, key).workers or needs.gpu > 1):
         limit = needs.shm or None
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=limit)
     if step in REACH_OUT:
         task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
+        for name, value in THROUGH_MLFLOW.items():
+            task.set_env_variable(name, value)
         # The run's id as a parameter would make every run a new key of the cache.
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         if cluster.secret:

@@ -18,6 +18,7 @@ from components.__main__ import DATA, EVALUATION, MODELS, REGISTERED, REPORTS, V
 from components.errors import StepError
 from components.params import Params
 from components.task import arms, task_name
+from pipeline.words import Words
 from segmodels.data.dataset import replace_folder
 
 OUT = Path("outputs-local")
@@ -88,7 +89,7 @@ class Console(TextIOBase):
         self.error, self.failed = "", ""
         self._terminal, self._log = terminal, log
         self._line, self._last, self._task = "", "", ""
-        self._streams, self._skips = False, False
+        self._streams, self._words = False, Words()
 
     def writable(self) -> bool:
         return True
@@ -118,12 +119,8 @@ class Console(TextIOBase):
             self._step(line.removeprefix("    "))
 
     def _step(self, line: str) -> None:
-        """A line of a task: kfp's own are left out, with the JSON of its input that spans many."""
-        if self._skips:
-            self._skips = line != "}"
-        elif line.startswith("[KFP Executor"):
-            self._skips = line.endswith("Got executor_input:")
-        else:
+        """A line of a task: kfp's own are left out."""
+        if self._words.has(line):
             if line.startswith("error: ") and not self.error:
                 self.error, self.failed = line.removeprefix("error: "), self._task
             self._last = line

@@ -18,3 +18,7 @@ needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason="SEGMODELS_TEST_DA
 needs_kitti = pytest.mark.skipif(
     not KITTI.is_dir(), reason="SEGMODELS_TEST_DATA names no folder with samples/kitti_road/"
 )
+KUBEFLOW = ROOT.parent / "kfp"
+needs_kubeflow = pytest.mark.skipif(
+    not (KUBEFLOW / "runs.json").is_file(), reason="no recordings of a real Kubeflow beside SEGMODELS_TEST_DATA"
+)

@@ -102,6 +102,19 @@ def test_tasks_their_order_resources_nodes_retries_and_caching(pinned):
     assert table(*pinned) == (GOLDEN / "tasks.txt").read_text()
 
 
+def test_a_training_of_weeks_is_tried_again_and_no_pause_lasts_for_hours(pinned):
+    """As Argo 4.0.5 computes it (workflow/controller/operator.go, processNodeRetries).
+
+    Nothing is tried again once `maxDuration` has passed since the first attempt began, and what runs then is ended.
+    """
+    retried = {name: task["retryPolicy"] for name, task in tasks(pinned[0]).items() if "retryPolicy" in task}
+    assert {name.partition("-")[0] for name in retried} == {"download", "train", "evaluate", "register"}
+    for policy in retried.values():
+        seconds, longest = (int(policy[name].rstrip("s")) for name in ("backoffDuration", "backoffMaxDuration"))
+        assert longest >= 90 * 24 * 3600
+        assert seconds * policy["backoffFactor"] ** (policy["maxRetryCount"] - 1) <= 15 * 60
+
+
 def test_the_same_steps_and_architectures_as_dvc(tmp_path):
     params = Params.read(ROOT / "params.yaml")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
 
 from pipeline.__main__ import main
-from tests.servers import ports
+from tests.servers import kubeflow, ports
+from tests.servers.kubeflow import Server
 
 IMAGE = "registry.example/segmodels@sha256:" + "0123456789abcdef" * 4
 
@@ -22,104 +19,18 @@ IMAGE = "registry.example/segmodels@sha256:" + "0123456789abcdef" * 4
 LOOSE = ("--image", IMAGE, "--allow-dirty", "--data-from-source")
 
 
-class Cluster(http.server.BaseHTTPRequestHandler):
-    """Answers as Kubeflow Pipelines' API does; keeps the runs it was sent, and lets them go on at each look."""
-
-    server: Any
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/apis/v2beta1/healthz":
-            self.answer({"multi_user": False})
-        elif path.startswith("/apis/v1alpha1/runs/r1/nodes/"):
-            self.answer_text(f"said by {path.split('/')[-2]}\n")
-        elif path == "/apis/v2beta1/runs/r1":
-            states = self.server.states
-            self.answer(states.pop(0) if len(states) > 1 else states[0])
-        elif path == "/apis/v2beta1/runs":
-            self.answer({"runs": [run(state="RUNNING")]})
-        elif path.startswith("/apis/v2beta1/runs/"):
-            self.answer({"message": f"Run {path.rpartition('/')[2]} not found"}, 404)
-        elif path == "/apis/v2beta1/recurringruns":
-            self.answer({"recurringRuns": self.server.recurring})
-        else:
-            self.answer({"experiments": [{"experiment_id": "e1", "display_name": "segmentation"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
-        if self.path.endswith(":terminate"):
-            self.server.stopped.append(self.path)
-            self.answer({})
-        elif self.path.startswith("/apis/v2beta1/runs"):
-            self.server.runs.append((dict(self.headers), body))
-            self.answer({"run_id": "r1", "display_name": body["display_name"]})
-        elif self.path.startswith("/apis/v2beta1/recurringruns"):
-            made = body | {"recurring_run_id": f"s{len(self.server.recurring)}"}
-            self.server.recurring.append(made)
-            self.answer(made)
-        else:
-            self.answer({"experiment_id": "e1", "display_name": body["display_name"]})
-
-    def do_DELETE(self) -> None:
-        gone = self.path.rpartition("/")[2]
-        self.server.recurring[:] = [r for r in self.server.recurring if r["recurring_run_id"] != gone]
-        self.answer({})
-
-    def answer(self, content: dict[str, Any], status: int = 200) -> None:
-        if self.server.locked and "Authorization" not in self.headers:
-            status = 401
-        self.send(json.dumps(content).encode(), "application/json", status)
-
-    def answer_text(self, text: str) -> None:
-        self.send(text.encode(), "text/plain", 200)
-
-    def send(self, data: bytes, kind: str, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-def run(state: str, **tasks: str) -> dict[str, Any]:
-    """A run as the API describes it, with the states of its tasks."""
-    details = [
-        {
-            "display_name": name.replace("_", "-"),
-            "state": at,
-            "start_time": f"2026-01-01T00:0{number}:00Z",
-            "end_time": f"2026-01-01T00:0{number + 1}:30Z" if at != "RUNNING" else None,
-            "child_tasks": [{"pod_name": f"pod-{name.replace('_', '-')}"}],
-            "error": {"message": "out of memory"} if at == "FAILED" else None,
-        }
-        for number, (name, at) in enumerate(tasks.items())
-    ]
-    return {"run_id": "r1", "display_name": "first", "state": state, "run_details": {"task_details": details}}
-
-
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cluster) as server:
-        state: dict[str, Any] = {"runs": [], "locked": False, "states": [], "stopped": [], "recurring": []}
-        vars(server).update(state)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def cluster() -> Iterator[Server]:
+    with kubeflow.serving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
-def at(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def at(cluster: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The cluster, named by the environment and looked at often."""
-    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address(cluster))
-    monkeypatch.setattr("pipeline.cluster.POLL_SECONDS", 0.05)
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", cluster.url)
+    monkeypatch.setattr("pipeline.status.POLL_SECONDS", 0.05)
     return cluster
-
-
-def address(cluster: Any) -> str:
-    return f"http://127.0.0.1:{cluster.server_port}"
 
 
 def test_help_is_there_at_once_and_imports_nothing_heavy():
@@ -199,12 +110,12 @@ def test_no_cluster_is_said_and_not_waited_for(project, capsys):
 
 def test_submit_sends_the_run_that_compile_writes(project, cluster, capsys, monkeypatch):
     folder = project("tiny")
-    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address(cluster))
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", cluster.url)
     assert main(["submit", *LOOSE, "--run-name", "first", "--experiment", "segmentation"]) == 0
-    assert f"{address(cluster)}/#/runs/details/r1" in capsys.readouterr().out
+    assert f"{cluster.url}/#/runs/details/r1" in capsys.readouterr().out
     assert main(["compile", "-o", "a.yaml", "--image", IMAGE]) == 0
     spec, platform = yaml.safe_load_all((folder / "a.yaml").read_text())
-    ((_, run),) = cluster.runs
+    ((_, run),) = cluster.submitted
     assert run["display_name"] == "first" and run["experiment_id"] == "e1"
     sent = run["pipeline_spec"]
     assert (sent.get("pipeline_spec", sent), sent.get("platform_spec")) == (spec, platform)
@@ -212,68 +123,34 @@ def test_submit_sends_the_run_that_compile_writes(project, cluster, capsys, monk
 
 def test_a_token_is_sent_and_its_absence_explained(project, cluster, capsys):
     folder = project("tiny")
-    cluster.locked = True
-    assert main(["submit", "--host", address(cluster), *LOOSE]) == 1
+    cluster.token = "abc"
+    assert main(["submit", "--host", cluster.url, *LOOSE]) == 1
     assert "refuses (HTTP 401); give a token with --token-file" in capsys.readouterr().err
     (folder / "token").write_text("abc\n")
-    assert main(["submit", "--host", address(cluster), *LOOSE, "--token-file", "token"]) == 0
-    assert cluster.runs[0][0]["authorization"] == "Bearer abc"
+    assert main(["submit", "--host", cluster.url, *LOOSE, "--token-file", "token"]) == 0
+    assert cluster.submitted[0][0]["authorization"] == "Bearer abc"
 
 
 def test_submit_and_watch_tells_each_change_and_ends_well(project, at, capsys):
     project("tiny")
-    at.states += [
-        run("RUNNING", download="RUNNING"),
-        run("RUNNING", download="SUCCEEDED", train_unet="RUNNING"),
-        run("SUCCEEDED", download="SUCCEEDED", train_unet="SUCCEEDED"),
+    at.runs["r1"] = [
+        kubeflow.run("RUNNING", download=[("Running", "")]),
+        kubeflow.run("RUNNING", download=[("Succeeded", "")], validate="driver"),
+        kubeflow.run("SUCCEEDED", download=[("Succeeded", "")], validate="cached"),
     ]
     assert main(["submit", *LOOSE, "--watch"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" (")[0] for line in lines[1:-1]] == [
-        "download: running", "download: succeeded", "train-unet: running", "train-unet: succeeded",
+        "download: running", "download: succeeded", "validate: cached",
     ]  # fmt: skip
-    assert "download: succeeded (0:01:30)" in lines
     assert lines[-1].startswith("run r1 succeeded; ")
 
 
-def test_a_run_that_fails_names_the_task_and_its_reason(at, capsys):
-    at.states.append(run("FAILED", download="SUCCEEDED", train_unet="FAILED"))
-    assert main(["status", "r1", "--watch"]) == 1
-    assert "ended as FAILED in train-unet (out of memory); what its tasks said: python -m pipeline logs r1" in (
-        capsys.readouterr().err
-    )
-
-
-def test_status_shows_the_tasks_of_a_run_or_the_latest_runs(at, capsys):
-    at.states.append(run("RUNNING", download="SUCCEEDED", train_unet="RUNNING"))
-    assert main(["status", "r1"]) == 0
-    shown = capsys.readouterr().out
-    assert "0:01:30" in shown and "first: RUNNING" in shown
-    assert [line.split()[:2] for line in shown.splitlines()[1:3]] == [
-        ["download", "succeeded"],
-        ["train-unet", "running"],
-    ]
-    assert main(["status"]) == 0
-    assert "r1" in capsys.readouterr().out
-
-
-def test_logs_are_those_of_every_task_or_of_one(at, capsys):
-    at.states.append(run("FAILED", download="SUCCEEDED", train_unet="FAILED"))
-    assert main(["logs", "r1"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "==> download (pod-download)", "said by pod-download", "==> train-unet (pod-train-unet)",
-        "said by pod-train-unet",
-    ]  # fmt: skip
-    assert main(["logs", "r1", "train-unet"]) == 0
-    assert "pod-download" not in capsys.readouterr().out
-    assert main(["logs", "r1", "train-enet"]) == 1
-    assert "run r1 has no task train-enet; its tasks: download, train-unet" in capsys.readouterr().err
-
-
 def test_cancel_stops_a_run_that_still_runs(at, capsys):
-    at.states += [run("RUNNING"), run("FAILED")]
+    at.runs["r1"] = [kubeflow.run("RUNNING")]
     assert main(["cancel", "r1"]) == 0
     assert at.stopped == ["/apis/v2beta1/runs/r1:terminate"]
+    at.runs["r1"] = [kubeflow.run("FAILED")]
     assert main(["cancel", "r1"]) == 0
     assert "has ended already (FAILED)" in capsys.readouterr().out
     assert len(at.stopped) == 1

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.servers import ports
@@ -25,19 +25,27 @@ class MLflow:
         url: Its address.
         folder: Of its artifacts and its log.
         database: Its address for SQLAlchemy.
+        store: Where artifacts lie; in the folder by default.
+        environment: What the server alone sees.
     """
 
     url: str
     folder: Path
     database: str
+    store: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
         port = self.url.rpartition(":")[2]
         command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
-        command += [f"--backend-store-uri={self.database}", f"--artifacts-destination={self.folder / 'artifacts'}"]
+        command += [
+            f"--backend-store-uri={self.database}",
+            f"--artifacts-destination={self.store or self.folder / 'artifacts'}",
+        ]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment |= self.environment
         log = self.folder / "log.txt"
         with log.open("a") as file:
             self._process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=self.folder)
@@ -59,9 +67,11 @@ class MLflow:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database: str) -> Iterator[MLflow]:
-    """A server on a database; its artifacts lie in the folder."""
-    server = MLflow(f"http://127.0.0.1:{ports.free()}", folder, database)
+def serving(
+    folder: Path, database: str, store: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[MLflow]:
+    """A server on a database; its artifacts lie in the folder, or in a store that its environment gives access to."""
+    server = MLflow(f"http://127.0.0.1:{ports.free()}", folder, database, store, dict(environment or {}))
     try:
         server.start()
         yield server
