@@ -77,6 +77,12 @@ def logs(args: argparse.Namespace) -> None:
     )
 
 
+def doctor(args: argparse.Namespace) -> None:
+    from pipeline import doctor
+
+    doctor.examine(_kubeflow(args), _cluster(args), _params(args))
+
+
 def cancel(args: argparse.Namespace) -> None:
     from pipeline import cluster
 
@@ -239,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
         "--data-from-source", action="store_true", help="download data.source, not the version that git pins"
     )
     command.add_argument("--watch", action="store_true", help="follow the run to its end")
+
+    command = commands.add_parser(
+        "doctor", parents=[settings, pods, *cluster], help="look whether a cluster has what a run needs"
+    )
+    command.set_defaults(command=doctor)
 
     command = commands.add_parser("status", parents=cluster, help="a run's tasks, or the latest runs")
     command.set_defaults(command=status)

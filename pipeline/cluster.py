@@ -5,6 +5,8 @@ Whatever the cluster or the network says is told as one sentence.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import urllib.error
 import urllib.request
@@ -151,7 +153,8 @@ def schedule(kubeflow: Kubeflow, package: str, *, name: str, experiment: str, cr
     fields = cron.split()
     if len(fields) not in (5, 6):
         raise StepError(f"--cron {cron!r}: five fields (minute hour day month weekday), or six with seconds in front")
-    with kubeflow.client() as client:
+    # kfp's client prints addresses of its own.
+    with kubeflow.client() as client, contextlib.redirect_stdout(io.StringIO()):
         made = client.create_experiment(experiment, namespace=kubeflow.namespace)
         before = client.list_recurring_runs(page_size=100, experiment_id=made.experiment_id).recurring_runs or []
         recurring = client.create_recurring_run(

@@ -18,7 +18,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from components import lineage
+from components import lineage, notify
 from components.download.component import download, fingerprint
 from components.errors import StepError
 from components.evaluate.component import evaluate
@@ -233,6 +233,10 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         if cluster.secret:
             kubernetes.use_secret_as_env(task, cluster.secret, {name: name for name in SECRET_KEYS}, optional=True)
+    if step == "finish":
+        kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+        if cluster.secret:
+            kubernetes.use_secret_as_env(task, cluster.secret, {notify.VARIABLE: notify.VARIABLE}, optional=True)
     if step in ("fingerprint", "download", "train") and cluster.cache_claim:
         kubernetes.mount_pvc(task, cluster.cache_claim, CACHE)
         task.set_env_variable("SEGMODELS_CACHE", CACHE)

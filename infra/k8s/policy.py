@@ -270,7 +270,18 @@ def references(resources: list[Resource]) -> Iterator[str]:
                     yield f"{name(resource)}: there is no service {service['name']} with that port"
 
 
+def changes(resources: list[Resource]) -> Iterator[str]:
+    """What is applied can be applied again with another image, and nothing is there for nobody."""
+    named = {pod.get("priorityClassName") for _, pod in pods(resources)}
+    for resource in resources:
+        if resource["kind"] == "Job":
+            yield f"{name(resource)}: its pods cannot be changed, so no other image could be applied"
+        if resource["kind"] == "PriorityClass" and resource["metadata"]["name"] not in named:
+            yield f"{name(resource)}: no pod names it"
+
+
 RULES: tuple[Rule, ...] = (
+    changes,
     privilege,
     security_context,
     images,

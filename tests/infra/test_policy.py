@@ -30,6 +30,17 @@ def container(resources: Resources) -> dict[str, Any]:
     return pod(resources)["containers"][0]
 
 
+def served(resources: Resources) -> dict[str, Any]:
+    (found,) = (r for r in resources if policy.name(r) == "Deployment segmodels/serving")
+    return found["spec"]["template"]["spec"]
+
+
+def job(resources: Resources) -> dict[str, Any]:
+    template = copy.deepcopy(find(resources, "Deployment", "mlflow")["spec"]["template"])
+    meta = {"name": "once", "namespace": "mlflow"}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": template}}
+
+
 def role(resources: Resources) -> list[dict[str, Any]]:
     return find(resources, "Role", "segmodels")["rules"]
 
@@ -54,6 +65,10 @@ def drop(mapping: dict[str, Any], *keys: str) -> None:
 DIGEST = "sha256:" + "0" * 64
 # Rule -> (what somebody writes, what is said of it).
 BROKEN: dict[policy.Rule, list[tuple[Callable[[Resources], Any], str]]] = {
+    policy.changes: [
+        (lambda r: r.append(job(r)), "its pods cannot be changed, so no other image could be applied"),
+        (lambda r: drop(served(r), "priorityClassName"), "PriorityClass -/segmodels-serving: no pod names it"),
+    ],
     policy.privilege: [
         (lambda r: container(r)["securityContext"].update(privileged=True), "is privileged"),
         (lambda r: container(r)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "adds capabilities"),
@@ -242,6 +257,6 @@ def test_compose_and_the_cluster_run_the_same_images_with_the_same_command(overl
         (of_cluster,) = find(resources, "StatefulSet", name)["spec"]["template"]["spec"]["containers"]
         assert services[name]["image"] == of_cluster["image"]
     assert services["s3"]["command"] == of_cluster["args"]
-    job = find(resources, "Job", "buckets")["spec"]["template"]["spec"]["containers"][0]
+    (job,) = find(resources, "Deployment", "mlflow")["spec"]["template"]["spec"]["initContainers"]
     assert services["buckets"]["command"] == job["args"]
     assert services["buckets"]["image"] == job["image"] == container(resources)["image"]
