@@ -236,7 +236,8 @@ def server(
     postgres.create("mlflow")
     resources = check.render(check.HERE / "overlays/local")
     (deployment,) = (r for r in resources if policy.name(r) == "Deployment mlflow/mlflow")
-    ((_, container, pod),) = policy.containers([deployment])
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
     (config,) = (r["data"] for r in resources if r["kind"] == "ConfigMap")
     folder = tmp_path_factory.mktemp("mlflow")
     folder.chmod(0o755)
