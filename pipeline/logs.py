@@ -170,4 +170,4 @@ def _why_none(run: Run, wanted: str | None, attempt: int | None) -> str:
         "skipped": f"{wanted} did not run, since a task before it did not succeed",
         "-": f"{wanted} has not begun",
     }
-    return states.get(task.state, f"{wanted} is {task.state}") + (f" ({task.reason})" if task.reason else "")
+    return states.get(task.state) or f"{wanted} is {task.state}{f' ({task.reason})' if task.reason else ''}"
