@@ -20,8 +20,8 @@ from tests.servers.mlflow import MLflow
 from tests.servers.swift import Swift
 
 NAME = "segmentation"
-# A name that is known in the server's process only.
-HOST = "store.mlflow.invalid"
+# An address at which nobody listens; in the server's process it leads to the store.
+HOST = "127.77.77.77"
 RESOLVES = f"""
 import socket
 found = socket.getaddrinfo
@@ -69,5 +69,7 @@ def test_registering_against_a_champion_tracing_and_fetching_need_mlflow_alone(a
 def test_an_address_that_cannot_be_reached_is_not_called_a_refusal(away: Results, monkeypatch, tmp_path: Path):
     version = register(away)
     monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "true")
+    # For chunks MLflow has no setting for how often and how long it waits: minutes for each file.
+    monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *waiting: None)
     with pytest.raises(TrackingError, match=r"the object store of MLflow at .* cannot be reached from here; MLFLOW_"):
         Store(None, retries=0).download(f"models:/{NAME}/{version}", tmp_path)
