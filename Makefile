@@ -21,7 +21,7 @@ JOBS ?= 2
 # Mutants of each module that are tried.
 SAMPLE ?= 60
 
-.PHONY: help setup repro experiments camvid test test-avx2 test-images lint format bench mutants lock images pin-images cluster-check clean
+.PHONY: help setup repro experiments camvid test test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +59,16 @@ test-avx2: setup ## the tests of the networks as on a processor without AVX-512
 
 test-images: setup ## build the container images and run the pipeline in them (docker or podman; minutes and 10 GB)
 	@$(RUN) OMP_NUM_THREADS=$(JOBS) python -m pytest $(IMAGES)
+
+test-cluster: setup ## the tests that need a Kubernetes, which KUBECONFIG names; it should hold nothing else
+	@test -n "$(KUBECONFIG)" || { echo "error: KUBECONFIG names no cluster; make cluster-up makes one with kind" >&2; exit 1; }
+	@$(RUN) SEGMODELS_CLUSTER="$(KUBECONFIG)" python -m pytest -n 0 -v tests/cluster
+
+cluster-up: ## a cluster for tests with kind: the images are built and loaded
+	kind create cluster --name segmodels-test --kubeconfig .cache/kubeconfig
+	infra/images/build gpu mlflow
+	kind load docker-image --name segmodels-test segmodels:0.1.0 segmodels-mlflow:0.1.0
+	@echo "KUBECONFIG=$(CURDIR)/.cache/kubeconfig make test-cluster"
 
 lint: setup ## ruff, mypy, import rules
 	@$(RUN) ruff check .

@@ -1,0 +1,124 @@
+"""A task's pod as Kubeflow makes it of the compiled pipeline, without Kubeflow: its launcher is left out, artifacts are
+folders of the volume."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp.compiler import Compiler
+
+from components.params import Params
+from pipeline.dag import Cluster, build
+
+FOLDER = "/cache/artifacts"
+CLUSTER = Cluster(
+    image="segmodels:0.1.0",
+    tracking_uri="http://mlflow.mlflow:5000",
+    secret="segmodels",
+    cache_claim="segmodels-cache",
+    state="s3://segmodels/states",
+)
+
+
+def compiled(params: Params, cluster: Cluster = CLUSTER) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's specification, and what it says of pods."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        Compiler().compile(build(params, cluster), str(path))
+        spec, platform = yaml.safe_load_all(path.read_text())
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def pod(params: Params, task: str, name: str, *, out: str = "", cluster: Cluster = CLUSTER) -> dict[str, Any]:
+    """The pod of a task.
+
+    Args:
+        params: The settings.
+        task: Its name in the pipeline.
+        name: Of the pod.
+        out: Folder of what it makes, below `FOLDER`; the task's name by default.
+        cluster: What pods need.
+    """
+    spec, platform = compiled(params, cluster)
+    container = spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+    told = platform.get(f"exec-{task}", {})
+    needs = container["resources"]
+    variables: list[dict[str, Any]] = list(container.get("env", ()))
+    variables += [
+        {"name": one["name"], "valueFrom": {"fieldRef": {"fieldPath": one["fieldPath"]}}}
+        for one in told.get("fieldPathAsEnv", ())
+    ]
+    for secret in told.get("secretAsEnv", ()):
+        for key in secret["keyToEnv"]:
+            chosen = {"name": secret["secretName"], "key": key["secretKey"], "optional": secret.get("optional", False)}
+            variables.append({"name": key["envVar"], "valueFrom": {"secretKeyRef": chosen}})
+    claims = [(one["constant"], one["mountPath"]) for one in told.get("pvcMount", ())] or [
+        ("segmodels-cache", "/cache")
+    ]
+    given = json.dumps(executor_input(spec, task, out or task))
+    limits = {"cpu": needs["resourceCpuLimit"], "memory": needs["resourceMemoryLimit"]}
+    body: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": "segmodels",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 30,
+        # What Kubeflow's compiler gives every task's pod, with the users of infra/k8s/kfp.
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "main",
+                "image": container["image"],
+                "command": container["command"],
+                "args": [given if argument == "{{$}}" else argument for argument in container["args"]],
+                "env": variables,
+                "resources": {"requests": limits | {"cpu": "100m"}, "limits": limits},
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [{"name": f"claim-{n}", "mountPath": path} for n, (_, path) in enumerate(claims)],
+            }
+        ],
+        "volumes": [
+            {"name": f"claim-{n}", "persistentVolumeClaim": {"claimName": claim}} for n, (claim, _) in enumerate(claims)
+        ],
+    }
+    labels = {"pipelines.kubeflow.org/v2_component": "true", "pipeline/runid": "run-1"}
+    labels |= told.get("podMetadata", {}).get("labels", {})
+    meta = {"name": name, "namespace": "kubeflow", "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": body}
+
+
+def executor_input(spec: dict[str, Any], task: str, out: str) -> dict[str, Any]:
+    """What Kubeflow's launcher tells a task: its parameters, and where its artifacts are and shall be."""
+    given = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"][task]["inputs"]
+    values, found = {}, {}
+    for name, source in given.get("parameters", {}).items():
+        # What another task gives is a hash, of which these tests need none.
+        values[name] = source["runtimeValue"]["constant"] if "runtimeValue" in source else "0" * 32
+    for name, source in given.get("artifacts", {}).items():
+        producer = source["taskOutputArtifact"]["producerTask"]
+        found[name] = {"artifacts": [{"name": name, "uri": f"{FOLDER}/{producer}/{name}", "type": {}, "metadata": {}}]}
+    made = spec["components"][f"comp-{task}"].get("outputDefinitions", {})
+    outputs = {
+        name: {
+            "artifacts": [{"name": name, "uri": f"{FOLDER}/{out}/{name}", "type": one["artifactType"], "metadata": {}}]
+        }
+        for name, one in made.get("artifacts", {}).items()
+    }
+    parameters = {name: {"outputFile": f"{FOLDER}/{out}/{name}"} for name in made.get("parameters", {})}
+    return {
+        "inputs": {"parameterValues": values, "artifacts": found},
+        "outputs": {
+            "parameters": parameters,
+            "artifacts": outputs,
+            "outputFile": f"{FOLDER}/{out}/executor_output.json",
+        },
+    }

@@ -1,0 +1,207 @@
+"""Pods of tasks on a real Kubernetes, and what happens to them: killed, evicted, without memory, on a full volume."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.params import Params
+from pipeline.runs import _words
+from tests.cluster import steps
+from tests.cluster.kubernetes import Kubernetes
+from tests.cluster.steps import FOLDER
+
+SPACE = "kubeflow"
+SETTINGS: dict[str, Any] = {
+    "seed": 3,
+    "data": {"source": "streets", "streets": {"train": 48, "val": 4, "test": 4, "height": 96, "width": 128}},
+    "train": {"epochs": 5, "batch_size": 2, "precision": "32"},
+    "register": {"min_miou": 0.0, "model_name": "cluster"},
+    "models": {"unet": {"options": {"width": 4}}},
+    "resources": {"default": {"cpu": "1", "memory": "3Gi", "gpu": 0}},
+}
+PARAMS = Params.parse(SETTINGS, "settings")
+# Ends the step's process as the kernel would, and leaves its shell.
+KILL = """
+import os, pathlib
+for entry in pathlib.Path("/proc").iterdir():
+    if entry.name.isdigit() and b"kfp.dsl.executor_main" in (entry / "cmdline").read_bytes().split(bytes(1)):
+        os.kill(int(entry.name), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(deployed: Kubernetes) -> Iterator[Any]:
+    """A way to what lies on the volume: runs a command in a pod that mounts it."""
+    body = steps.pod(PARAMS, "download", "desk")
+    body["metadata"]["labels"] = {"segmodels/desk": "true"}
+    (container,) = body["spec"]["containers"]
+    container |= {"command": ["sleep", "infinity"], "args": []}
+    deployed.delete("pod", "desk", f"--namespace={SPACE}")
+    deployed.wait(lambda: not deployed.exists("pod", "desk", f"--namespace={SPACE}"))
+    deployed.create(body)
+    deployed.wait(lambda: deployed.phase(SPACE, "desk") == "Running")
+    yield lambda *command: deployed("exec", "desk", f"--namespace={SPACE}", "--", *command).stdout
+    deployed.delete("pod", "desk", f"--namespace={SPACE}")
+
+
+def start(kubernetes: Kubernetes, body: dict[str, Any]) -> str:
+    name = str(body["metadata"]["name"])
+    kubernetes.delete("pod", name, f"--namespace={SPACE}")
+    kubernetes.wait(lambda: not kubernetes.exists("pod", name, f"--namespace={SPACE}"))
+    return kubernetes.create(body)
+
+
+@pytest.fixture(scope="module")
+def data(deployed: Kubernetes, desk: Any) -> str:
+    """What the task `download` made in its pod."""
+    desk("sh", "-c", f"rm -rf {FOLDER} /cache/segmodels /cache/trainings; mkdir -p {FOLDER}")
+    name = start(deployed, steps.pod(PARAMS, "download", "download"))
+    assert deployed.ended(SPACE, name) == "Succeeded", deployed.log(SPACE, name)
+    return str(desk("cat", f"{FOLDER}/download/Output"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deployed: Kubernetes, data: str, desk: Any) -> str:
+    """The hash of the weights of a training that nothing stopped."""
+    name = start(deployed, training("undisturbed"))
+    assert deployed.ended(SPACE, name, 900) == "Succeeded", deployed.log(SPACE, name)
+    return str(desk("cat", f"{FOLDER}/undisturbed/Output"))
+
+
+def training(name: str, params: Params = PARAMS) -> dict[str, Any]:
+    """The training's pod; its state goes to the object store, and nothing else is left of it."""
+    body = steps.pod(params, "train-unet", name, out=name.rpartition("-again")[0] or name)
+    (container,) = body["spec"]["containers"]
+    # What a pod keeps for the next one on the same volume is not what is tried here.
+    container["env"] = [v for v in container["env"] if v["name"] != "SEGMODELS_CACHE"]
+    container["env"].append({"name": "SEGMODELS_CACHE", "value": "/tmp/cache"})
+    return body
+
+
+def test_a_tasks_pod_is_what_the_pipeline_says(deployed: Kubernetes, undisturbed: str):
+    assert len(undisturbed) == 64
+    pod = deployed.pod(SPACE, "undisturbed")
+    (container,) = pod["spec"]["containers"]
+    assert pod["status"]["qosClass"] == "Burstable" and container["resources"]["limits"]["memory"] == "3Gi"
+    assert pod["metadata"]["labels"]["pipelines.kubeflow.org/v2_component"] == "true"
+    assert not any("token" in mount["mountPath"] for mount in container["volumeMounts"])
+
+
+def after_epoch(kubernetes: Kubernetes, name: str, epoch: int) -> None:
+    """Waits until a training has said so much."""
+    said = f"epoch {epoch}/"
+
+    def there() -> bool:
+        log = kubernetes.log(SPACE, name)
+        assert kubernetes.phase(SPACE, name) in ("Pending", "Running"), log
+        return said in log
+
+    kubernetes.wait(there, 600)
+
+
+@pytest.mark.parametrize("how", ["killed", "evicted", "deleted"])
+def test_a_training_goes_on_in_another_pod_from_its_state_in_the_store(
+    deployed: Kubernetes, undisturbed: str, desk: Any, how: str
+):
+    name = start(deployed, training(how))
+    after_epoch(deployed, name, 2)
+    said: list[str] = []
+    # An evicted pod is gone with its log.
+    follower = threading.Thread(
+        target=lambda: said.append(deployed("logs", name, f"--namespace={SPACE}", "--follow", check=False).stdout)
+    )
+    follower.start()
+    if how == "killed":
+        deployed("exec", name, f"--namespace={SPACE}", "--", "python", "-c", KILL)
+        assert deployed.ended(SPACE, name) == "Failed"
+        (status,) = deployed.pod(SPACE, name)["status"]["containerStatuses"]
+        assert status["state"]["terminated"]["exitCode"] == 137
+    elif how == "evicted":
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": SPACE}}
+        path = f"/api/v1/namespaces/{SPACE}/pods/{name}/eviction"
+        deployed("create", "--raw", path, "--filename=-", input=json.dumps(body))
+    else:
+        deployed.delete("pod", name, f"--namespace={SPACE}")
+    follower.join(120)
+    if how != "killed":
+        deployed.wait(lambda: not deployed.exists("pod", name, f"--namespace={SPACE}"), 120)
+    if how == "evicted":
+        assert "the state is saved" in said[0]
+    again = start(deployed, training(f"{how}-again"))
+    assert deployed.ended(SPACE, again, 900) == "Succeeded", deployed.log(SPACE, again)
+    log = deployed.log(SPACE, again)
+    assert "the training's state was brought from s3://segmodels/states" in log and "goes on after epoch" in log
+    assert desk("cat", f"{FOLDER}/{how}/Output") == undisturbed
+
+
+def test_too_little_memory_is_said_and_is_no_success(deployed: Kubernetes, data: str):
+    little = Params.parse(SETTINGS | {"resources": {"default": {"cpu": "1", "memory": "192Mi", "gpu": 0}}}, "settings")
+    name = start(deployed, training("little", little))
+    assert deployed.ended(SPACE, name) == "Failed"
+    (status,) = deployed.pod(SPACE, name)["status"]["containerStatuses"]
+    ended = status["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+    # As Argo tells it.
+    assert _words(f"main: {ended['reason']} (exit code {ended['exitCode']})") == "out of memory (OOMKilled)"
+
+
+def test_a_full_volume_is_one_sentence_that_names_the_file(deployed: Kubernetes, data: str):
+    body = training("full")
+    (container,) = body["spec"]["containers"]
+    body["spec"]["volumes"].append({"name": "small", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+    container["volumeMounts"].append({"name": "small", "mountPath": "/small"})
+    for variable in container["env"]:
+        if variable["name"] == "SEGMODELS_CACHE":
+            variable["value"] = "/small"
+    container["env"] = [v for v in container["env"] if v["name"] != "SEGMODELS_STATE"]
+    name = start(deployed, body)
+    assert deployed.ended(SPACE, name) == "Failed"
+    log = deployed.log(SPACE, name)
+    (line,) = (line for line in log.splitlines() if line.startswith("error: "))
+    assert "/small/" in line and "No space left" in line, log
+
+
+def test_what_may_talk_to_what(deployed: Kubernetes):
+    """Tried from inside: a pod with the labels of each, and whom it reaches."""
+    reached: dict[str, set[str]] = {}
+    targets = {
+        "mlflow": ("mlflow.mlflow", 5000),
+        "postgres": ("postgres.mlflow", 5432),
+        "s3": ("s3.mlflow", 8333),
+        "serving": ("serving.segmodels", 8000),
+    }
+    who = {
+        "task": (SPACE, {"pipelines.kubeflow.org/v2_component": "true"}),
+        "stranger": (SPACE, {}),
+        "served": ("segmodels", {"app.kubernetes.io/name": "serving-probe"}),
+    }
+    code = (
+        "import socket, sys\n"
+        "for one in sys.argv[1:]:\n"
+        "    name, host, port = one.split('|')\n"
+        "    try: socket.create_connection((host, int(port)), 4).close(); print('reached', name)\n"
+        "    except OSError as error: print('not', name, error)\n"
+    )
+    for name, (namespace, labels) in who.items():
+        arguments = [f"{target}|{host}|{port}" for target, (host, port) in targets.items()]
+        body = steps.pod(PARAMS, "download", f"probe-{name}")
+        body["metadata"] |= {"namespace": namespace, "labels": labels}
+        (container,) = body["spec"]["containers"]
+        container |= {"command": ["python", "-c", code, *arguments], "args": [], "volumeMounts": [], "env": []}
+        container["image"] = "segmodels-mlflow:0.1.0"
+        body["spec"] |= {"volumes": [], "serviceAccountName": "default"}
+        limits = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
+        container["resources"] = {"requests": limits, "limits": limits}
+        deployed.delete("pod", f"probe-{name}", f"--namespace={namespace}")
+        deployed.wait(lambda n=name, s=namespace: not deployed.exists("pod", f"probe-{n}", f"--namespace={s}"))
+        deployed.create(body)
+        deployed.ended(namespace, f"probe-{name}", 180)
+        lines = deployed.log(namespace, f"probe-{name}").splitlines()
+        reached[name] = {line.split()[1] for line in lines if line.startswith("reached")}
+        assert len(lines) == len(targets), lines
+    assert reached == {"task": {"mlflow", "s3"}, "stranger": set(), "served": set()}
