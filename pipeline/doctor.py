@@ -144,8 +144,11 @@ def _careful(check: Callable[[Place], Iterator[Finding]], place: Place) -> Itera
     try:
         yield from check(place)
     except ApiException as error:
+        missing = "not in namespace kubeflow; does kubectl look at the cluster of --host?"
         what = str((check.__doc__ or "").partition(".")[0])
-        yield Finding("?", what, f"Kubernetes answers {error.status} {error.reason}")
+        yield Finding(
+            "?", what, missing if error.status == 404 else f"Kubernetes answers {error.status} {error.reason}"
+        )
     except (HTTPError, OSError) as error:
         yield Finding("?", str((check.__doc__ or "").partition(".")[0]), " ".join(str(error).split())[:200])
 

@@ -49,6 +49,11 @@ def desk(deployed: Kubernetes) -> Iterator[Any]:
     deployed.delete("pod", "desk", f"--namespace={SPACE}")
 
 
+def output(desk: Any, task: str) -> str:
+    """What a task gave."""
+    return str(json.loads(desk("cat", f"{FOLDER}/{task}/executor_output.json"))["parameterValues"]["Output"])
+
+
 def start(kubernetes: Kubernetes, body: dict[str, Any]) -> str:
     name = str(body["metadata"]["name"])
     kubernetes.delete("pod", name, f"--namespace={SPACE}")
@@ -62,7 +67,7 @@ def data(deployed: Kubernetes, desk: Any) -> str:
     desk("sh", "-c", f"rm -rf {FOLDER} /cache/segmodels /cache/trainings; mkdir -p {FOLDER}")
     name = start(deployed, steps.pod(PARAMS, "download", "download"))
     assert deployed.ended(SPACE, name) == "Succeeded", deployed.log(SPACE, name)
-    return str(desk("cat", f"{FOLDER}/download/Output"))
+    return output(desk, "download")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,7 @@ def undisturbed(deployed: Kubernetes, data: str, desk: Any) -> str:
     """The hash of the weights of a training that nothing stopped."""
     name = start(deployed, training("undisturbed"))
     assert deployed.ended(SPACE, name, 900) == "Succeeded", deployed.log(SPACE, name)
-    return str(desk("cat", f"{FOLDER}/undisturbed/Output"))
+    return output(desk, "undisturbed")
 
 
 def training(name: str, params: Params = PARAMS) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def test_a_training_goes_on_in_another_pod_from_its_state_in_the_store(
     assert deployed.ended(SPACE, again, 900) == "Succeeded", deployed.log(SPACE, again)
     log = deployed.log(SPACE, again)
     assert "the training's state was brought from s3://segmodels/states" in log and "goes on after epoch" in log
-    assert desk("cat", f"{FOLDER}/{how}/Output") == undisturbed
+    assert output(desk, how) == undisturbed
 
 
 def test_too_little_memory_is_said_and_is_no_success(deployed: Kubernetes, data: str):
@@ -204,4 +209,5 @@ def test_what_may_talk_to_what(deployed: Kubernetes):
         lines = deployed.log(namespace, f"probe-{name}").splitlines()
         reached[name] = {line.split()[1] for line in lines if line.startswith("reached")}
         assert len(lines) == len(targets), lines
+        deployed.delete("pod", f"probe-{name}", f"--namespace={namespace}")
     assert reached == {"task": {"mlflow", "s3"}, "stranger": set(), "served": set()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from components.register import step
 from components.registered import RegisteredModel
 from components.tracking import THROUGH_MLFLOW, Store
 from pipeline.trace import describe
-from tests.cluster.kubernetes import ROOT, Kubernetes
+from tests.cluster.kubernetes import Kubernetes
 from tests.cluster.test_overlays import secret
 from tests.components.conftest import write_results
 from tests.segmodels.serving.running import write_model
@@ -75,17 +76,17 @@ def test_registering_tracing_and_fetching_reach_mlflow_alone(deployed: Kubernete
 
 
 def test_the_server_becomes_ready_and_a_rollout_drops_no_request(deployed: Kubernetes, registered: Any):
-    # The account of the server may read what is there by now: docs/serving.md.
-    deployed.wait(
-        lambda: deployed("rollout", "status", "deployment/serving", "--namespace=segmodels", "--timeout=10s", check=False).returncode == 0,
-        600,
-    )  # fmt: skip
+    def ready() -> bool:
+        (pod,) = deployed.get("pods", "--namespace=segmodels", "--selector=app.kubernetes.io/name=serving")["items"]
+        return all(status["ready"] for status in pod["status"].get("containerStatuses", ()))
+
+    deployed.wait(ready, 600)
     if not deployed.exists("namespace", "asking"):
         deployed("create", "namespace", "asking")
         deployed("label", "namespace", "asking", "segmodels/predicts=true", "segmodels/test=true")
     limits = {"cpu": "500m", "memory": "512Mi"}
-    container = {"name": "main", "image": "segmodels:0.1.0", "command": ["python", "-c", ASK]}
-    container["resources"] = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": limits}  # type: ignore[assignment]
+    container: dict[str, Any] = {"name": "main", "image": "segmodels:0.1.0", "command": ["python", "-c", ASK]}
+    container["resources"] = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": limits}
     deployed.delete("pod", "asking", "--namespace=asking")
     deployed.wait(lambda: not deployed.exists("pod", "asking", "--namespace=asking"))
     deployed.create(
@@ -106,9 +107,8 @@ def test_the_server_becomes_ready_and_a_rollout_drops_no_request(deployed: Kuber
         deployed("exec", "asking", "--namespace=asking", "--", "touch", "/tmp/stop")
         deployed.ended("asking", "asking")
         (line,) = (one for one in deployed.log("asking", "asking").splitlines() if one.startswith("seen "))
-        assert set(__import__("json").loads(line.removeprefix("seen "))) == {"200"}, line
+        assert set(json.loads(line.removeprefix("seen "))) == {"200"}, line
         print(line)
     finally:
         if os.environ.get("SEGMODELS_CLUSTER_KEEP") != "1":
             deployed("delete", "namespace", "asking", "--wait=false", check=False)
-    assert ROOT.is_dir()
