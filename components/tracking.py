@@ -631,6 +631,7 @@ def _digest(name: str) -> str:
 def _import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name, value in THROUGH_MLFLOW.items():
         os.environ.setdefault(name, value)
     import mlflow

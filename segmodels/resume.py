@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -85,10 +86,13 @@ def _written(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except (OSError, SafetensorError, RuntimeError) as error:  # each writer has its own way to say that it could not
+        # torch says of a full disk that positions differ.
+        full = not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < 2**20
+        reason = os.strerror(errno.ENOSPC) if full else _first_line(error)
         part.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 1e9
         raise TrainingError(
-            f"{path}: cannot be written ({_first_line(error)}; {free:.1f} GB of its disk are free); make room and run "
+            f"{path}: cannot be written ({reason}; {free:.1f} GB of its disk are free); make room and run "
             "the same command again, it goes on from the last state"
         ) from None
 

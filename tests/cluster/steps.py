@@ -15,6 +15,15 @@ from components.params import Params
 from pipeline.dag import Cluster, build
 
 FOLDER = "/cache/artifacts"
+# Starts a command in a process group of its own and passes signals on to the group, as Argo's executor does
+# (cmd/argoexec/commands/emissary.go, workflow/executor/osspecific, 4.0.5): a shell as the first process would not.
+PASS_ON = """
+import os, signal, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(process.pid, number))
+code = process.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
 CLUSTER = Cluster(
     image="segmodels:0.1.0",
     tracking_uri="http://mlflow.mlflow:5000",
@@ -78,7 +87,7 @@ def pod(params: Params, task: str, name: str, *, out: str = "", cluster: Cluster
             {
                 "name": "main",
                 "image": container["image"],
-                "command": container["command"],
+                "command": ["python", "-c", PASS_ON, *container["command"]],
                 "args": [given if argument == "{{$}}" else argument for argument in container["args"]],
                 "env": variables,
                 "resources": {"requests": limits | {"cpu": "100m"}, "limits": limits},
