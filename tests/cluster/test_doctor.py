@@ -64,10 +64,11 @@ def asked(deployed: Kubernetes, settings: Path, monkeypatch: pytest.MonkeyPatch)
 
 def marks(text: str) -> dict[str, str]:
     """What each line is about -> its mark."""
-    return {line[5:].partition(":")[0]: line[:4].strip() for line in text.splitlines()}
+    return {line[5:].partition(": ")[0]: line[:4].strip() for line in text.splitlines()}
 
 
 def test_what_is_wrong_is_said_with_what_to_do_and_then_all_is_well(deployed: Kubernetes, asked: list[str], capsys):
+    deployed("delete", "secret", "mlpipeline-minio-artifact", "--namespace=kubeflow", "--ignore-not-found")
     deployed.apply(config(), deployment("pipeline-runner"))
     assert main([*asked, "--secret", "nobodys"]) == 1
     said = capsys.readouterr()
