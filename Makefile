@@ -67,6 +67,7 @@ test-cluster: setup ## the tests that need a Kubernetes, which KUBECONFIG names;
 	@$(RUN) SEGMODELS_CLUSTER="$(KUBECONFIG)" python -m pytest -n 0 -v tests/cluster
 
 cluster-up: ## a cluster for tests with kind: the images are built and loaded
+	mkdir -p .cache
 	kind create cluster --name segmodels-test --kubeconfig .cache/kubeconfig
 	infra/images/build gpu mlflow
 	kind load docker-image --name segmodels-test segmodels:0.1.0 segmodels-mlflow:0.1.0
