@@ -662,7 +662,7 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 def _reason(error: Exception) -> str:
     uri = public_uri(tracking_uri())
     text = str(error)
-    if "chunk(s)" in text or "chunk " in text:
+    if re.search(r"Failed to download \d+ chunk", text):
         return (
             f"the object store of MLflow at {uri} cannot be reached from here; "
             "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false lets files come through MLflow"

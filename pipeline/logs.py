@@ -53,7 +53,7 @@ def show(
                 if text is None:
                     missing.append(f"{task.name} (attempt {one.number})")
                     continue
-                told.setdefault(one.node, _Told(_headline(task, one), everything)).tell(text)
+                told.setdefault(one.node, _Told(_headline(task, one), everything)).tell(text, whole=ended or not follow)
         if ended or not follow:
             break
         time.sleep(POLL_SECONDS)
@@ -129,11 +129,14 @@ class _Told:
         self._words = Words()
         self._lines = 0
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, *, whole: bool) -> None:
+        """Prints what is new; a last line without its end is left for the next time, unless this is the whole log."""
         if self._headline is not None:
             print(self._headline, flush=True)
             self._headline = None
         lines = text.splitlines()
+        if lines and not whole and not text.endswith("\n"):
+            lines.pop()
         for line in lines[self._lines :]:
             if self._words.has(line) or self._everything:
                 sys.stdout.write(f"{line}\n")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import runs
+from pipeline import logs, runs
 from pipeline.__main__ import main
 from pipeline.runs import Run, Task
 from tests.samples import KUBEFLOW, needs_kubeflow
@@ -237,6 +237,13 @@ def test_following_a_task_prints_each_line_once_and_goes_on_to_the_next_attempt(
     assert [line for line in lines if line.startswith("==> ")] == [
         "==> download (running)", "==> download, attempt 2 of 2 (running)",
     ]  # fmt: skip
+
+
+def test_a_line_that_is_being_written_is_printed_once_and_whole(capsys):
+    told = logs._Told("==> a", everything=False)
+    for text, whole in (("epoch 1\nepo", False), ("epoch 1\nepoch 2\nend", False), ("epoch 1\nepoch 2\nend", True)):
+        told.tell(text, whole=whole)
+    assert capsys.readouterr().out.splitlines() == ["==> a", "epoch 1", "epoch 2", "end"]
 
 
 @pytest.mark.parametrize(
