@@ -147,8 +147,10 @@ class TrainJobLauncher:
         from kubernetes.client import CustomObjectsApi
 
         try:
+            # Not in the foreground: the TrainJob would wait for its pods with a finalizer, which nothing can take away
+            # any more once its runtime is gone, since Trainer refuses every change of such a TrainJob.
             CustomObjectsApi(self._api).delete_namespaced_custom_object(
-                GROUP, VERSION, self._namespace, plural, name, propagation_policy="Foreground"
+                GROUP, VERSION, self._namespace, plural, name, propagation_policy="Background"
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster import steps
 from tests.cluster.kubernetes import ROOT, Kubernetes
 
 NAMESPACES = ("kubeflow", "mlflow", "segmodels")
@@ -61,11 +62,13 @@ def names_from_the_node(namespace: str) -> dict[str, Any]:
     """Where no pod answers for names, but the node does: docs/cluster.md says so, too."""
     ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     egress = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": ports}]
+    # What no other policy selects stays free.
+    tasks = {"matchLabels": {"pipelines.kubeflow.org/v2_component": "true"}} if namespace == "kubeflow" else {}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": "names-from-the-node", "namespace": namespace},
-        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": egress},
+        "spec": {"podSelector": tasks, "policyTypes": ["Egress"], "egress": egress},
     }
 
 
@@ -94,3 +97,27 @@ def deployed(kubernetes: Kubernetes, overlay: Path) -> Iterator[Kubernetes]:
     if os.environ.get("SEGMODELS_CLUSTER_KEEP") != "1":
         for name in NAMESPACES:
             kubernetes("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def desk(deployed: Kubernetes) -> Iterator[Any]:
+    """A way to what lies on the volume: runs a command in a pod that mounts it."""
+    body = steps.pod(steps.PARAMS, "download", "desk")
+    body["metadata"]["labels"] = {"segmodels/desk": "true"}
+    (container,) = body["spec"]["containers"]
+    container |= {"command": ["sleep", "infinity"], "args": []}
+    deployed.delete("pod", "desk", f"--namespace={steps.SPACE}")
+    deployed.wait(lambda: not deployed.exists("pod", "desk", f"--namespace={steps.SPACE}"))
+    deployed.create(body)
+    deployed.wait(lambda: deployed.phase(steps.SPACE, "desk") == "Running")
+    yield lambda *command: deployed("exec", "desk", f"--namespace={steps.SPACE}", "--", *command).stdout
+    deployed.delete("pod", "desk", f"--namespace={steps.SPACE}")
+
+
+@pytest.fixture(scope="session")
+def data(deployed: Kubernetes, desk: Any) -> str:
+    """What the task `download` made in its pod."""
+    desk("sh", "-c", f"rm -rf {steps.FOLDER} /cache/segmodels /cache/trainings; mkdir -p {steps.FOLDER}")
+    name = steps.start(deployed, steps.pod(steps.PARAMS, "download", "download"))
+    assert deployed.ended(steps.SPACE, name) == "Succeeded", deployed.log(steps.SPACE, name)
+    return steps.output(desk, "download")

@@ -4,6 +4,7 @@ folders of the volume."""
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,19 @@ from kfp.compiler import Compiler
 
 from components.params import Params
 from pipeline.dag import Cluster, build
+from tests.cluster.kubernetes import Kubernetes
 
 FOLDER = "/cache/artifacts"
+SPACE = "kubeflow"
+SETTINGS: dict[str, Any] = {
+    "seed": 3,
+    "data": {"source": "streets", "streets": {"train": 48, "val": 4, "test": 4, "height": 96, "width": 128}},
+    "train": {"epochs": 5, "batch_size": 2, "precision": "32"},
+    "register": {"min_miou": 0.0, "model_name": "cluster"},
+    "models": {"unet": {"options": {"width": 4}}},
+    "resources": {"default": {"cpu": "1", "memory": "3Gi", "gpu": 0}},
+}
+PARAMS = Params.parse(SETTINGS, "settings")
 # Starts a command in a process group of its own and passes signals on to the group, as Argo's executor does
 # (cmd/argoexec/commands/emissary.go, workflow/executor/osspecific, 4.0.5): a shell as the first process would not.
 PASS_ON = """
@@ -131,3 +143,27 @@ def executor_input(spec: dict[str, Any], task: str, out: str) -> dict[str, Any]:
             "outputFile": f"{FOLDER}/{out}/executor_output.json",
         },
     }
+
+
+def start(kubernetes: Kubernetes, body: dict[str, Any]) -> str:
+    """Makes a pod in place of an earlier one of that name; gives the name."""
+    name = str(body["metadata"]["name"])
+    kubernetes.delete("pod", name, f"--namespace={SPACE}")
+    kubernetes.wait(lambda: not kubernetes.exists("pod", name, f"--namespace={SPACE}"))
+    return kubernetes.create(body)
+
+
+def output(desk: Any, task: str) -> str:
+    """What a task gave."""
+    return str(json.loads(desk("cat", f"{FOLDER}/{task}/executor_output.json"))["parameterValues"]["Output"])
+
+
+def after_epoch(kubernetes: Kubernetes, name: str, epoch: int) -> None:
+    """Waits until a training has told of this epoch or of a later one."""
+
+    def there() -> bool:
+        log = kubernetes.log(SPACE, name)
+        assert kubernetes.phase(SPACE, name) in ("Pending", "Running"), log
+        return any(int(told) >= epoch for told in re.findall(r"epoch (\d+)/", log))
+
+    kubernetes.wait(there, 600)

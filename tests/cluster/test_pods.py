@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,18 +11,8 @@ from components.params import Params
 from pipeline.runs import _words
 from tests.cluster import steps
 from tests.cluster.kubernetes import Kubernetes
-from tests.cluster.steps import FOLDER
+from tests.cluster.steps import PARAMS, SETTINGS, SPACE, after_epoch, output, start
 
-SPACE = "kubeflow"
-SETTINGS: dict[str, Any] = {
-    "seed": 3,
-    "data": {"source": "streets", "streets": {"train": 48, "val": 4, "test": 4, "height": 96, "width": 128}},
-    "train": {"epochs": 5, "batch_size": 2, "precision": "32"},
-    "register": {"min_miou": 0.0, "model_name": "cluster"},
-    "models": {"unet": {"options": {"width": 4}}},
-    "resources": {"default": {"cpu": "1", "memory": "3Gi", "gpu": 0}},
-}
-PARAMS = Params.parse(SETTINGS, "settings")
 # Ends the step's process as the kernel would, and leaves its shell.
 KILL = """
 import os, pathlib
@@ -31,42 +20,6 @@ for entry in pathlib.Path("/proc").iterdir():
     if entry.name.isdigit() and b"kfp.dsl.executor_main" in (entry / "cmdline").read_bytes().split(bytes(1)):
         os.kill(int(entry.name), 9)
 """
-
-
-@pytest.fixture(scope="module")
-def desk(deployed: Kubernetes) -> Iterator[Any]:
-    """A way to what lies on the volume: runs a command in a pod that mounts it."""
-    body = steps.pod(PARAMS, "download", "desk")
-    body["metadata"]["labels"] = {"segmodels/desk": "true"}
-    (container,) = body["spec"]["containers"]
-    container |= {"command": ["sleep", "infinity"], "args": []}
-    deployed.delete("pod", "desk", f"--namespace={SPACE}")
-    deployed.wait(lambda: not deployed.exists("pod", "desk", f"--namespace={SPACE}"))
-    deployed.create(body)
-    deployed.wait(lambda: deployed.phase(SPACE, "desk") == "Running")
-    yield lambda *command: deployed("exec", "desk", f"--namespace={SPACE}", "--", *command).stdout
-    deployed.delete("pod", "desk", f"--namespace={SPACE}")
-
-
-def output(desk: Any, task: str) -> str:
-    """What a task gave."""
-    return str(json.loads(desk("cat", f"{FOLDER}/{task}/executor_output.json"))["parameterValues"]["Output"])
-
-
-def start(kubernetes: Kubernetes, body: dict[str, Any]) -> str:
-    name = str(body["metadata"]["name"])
-    kubernetes.delete("pod", name, f"--namespace={SPACE}")
-    kubernetes.wait(lambda: not kubernetes.exists("pod", name, f"--namespace={SPACE}"))
-    return kubernetes.create(body)
-
-
-@pytest.fixture(scope="module")
-def data(deployed: Kubernetes, desk: Any) -> str:
-    """What the task `download` made in its pod."""
-    desk("sh", "-c", f"rm -rf {FOLDER} /cache/segmodels /cache/trainings; mkdir -p {FOLDER}")
-    name = start(deployed, steps.pod(PARAMS, "download", "download"))
-    assert deployed.ended(SPACE, name) == "Succeeded", deployed.log(SPACE, name)
-    return output(desk, "download")
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +47,6 @@ def test_a_tasks_pod_is_what_the_pipeline_says(deployed: Kubernetes, undisturbed
     assert pod["status"]["qosClass"] == "Burstable" and container["resources"]["limits"]["memory"] == "3Gi"
     assert pod["metadata"]["labels"]["pipelines.kubeflow.org/v2_component"] == "true"
     assert not any("token" in mount["mountPath"] for mount in container["volumeMounts"])
-
-
-def after_epoch(kubernetes: Kubernetes, name: str, epoch: int) -> None:
-    """Waits until a training has said so much."""
-    said = f"epoch {epoch}/"
-
-    def there() -> bool:
-        log = kubernetes.log(SPACE, name)
-        assert kubernetes.phase(SPACE, name) in ("Pending", "Running"), log
-        return said in log
-
-    kubernetes.wait(there, 600)
 
 
 @pytest.mark.parametrize("how", ["killed", "evicted", "deleted"])

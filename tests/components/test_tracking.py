@@ -68,6 +68,14 @@ def test_live_curves_of_a_resumed_training_stay_one_run_without_doubled_epochs(r
     assert history(run.id, "val_loss") == []
 
 
+def test_a_training_that_fails_is_a_failed_run(results):
+    with pytest.raises(ValueError, match="loss"), RunLogger(results.params, "enet", results.lineage) as logger:
+        logger.log({"train_loss": 2.0}, step=1)
+        raise ValueError("the loss is no number")
+    (run,) = runs(results)
+    assert status(run) == "FAILED"
+
+
 def test_another_training_under_the_same_key_gets_a_run_of_its_own(results):
     with RunLogger(results.params, "enet", results.lineage) as logger:
         logger.log({"train_loss": 2.0}, step=1)

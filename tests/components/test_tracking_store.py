@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 
 from components import tracking
 from components.tracking import MODEL_TAG, SETTLING, Run, Store, TrackingError
@@ -131,6 +131,8 @@ def test_mlflow_is_called_with_the_stores_address_and_patience_and_a_persons_own
         (requests.ConnectionError("Failed to resolve 'x'"), "does not answer"),
         (MlflowException("\nfirst line\nsecond"), "refuses: first line"),
         (MlflowException(""), "refuses: MlflowException"),
+        (MlflowException("Failures:\n##### File a #####\ngone\n##### File b #####\nx"), "refuses: gone"),
+        (MlflowException("Failures:\n##### File a #####"), "refuses: Failures:"),
         (OSError("x" * 400), "refuses: " + "x" * 300),
     ],
 )
@@ -145,6 +147,27 @@ def test_trouble_is_told_in_a_sentence_without_the_password(
     away.uri = "sqlite:////nowhere/mlflow.db"
     with pytest.raises(TrackingError, match=r"^MLflow at sqlite:////nowhere/mlflow.db refuses: "), away.calling():
         raise error
+
+
+def test_an_object_store_out_of_reach_is_told_with_the_variable_that_helps(away: Store) -> None:
+    away.uri = "http://mlflow.example"
+    sentence = r"store of MLflow at http://mlflow\.example cannot be .*MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=false"
+    with pytest.raises(TrackingError, match=sentence), away.calling():
+        raise MlflowException("Failed to download 3 chunk(s): connection refused")
+
+
+def test_a_model_that_an_account_may_not_read_is_told_as_one_that_is_not_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MlflowException("no", error_code=PERMISSION_DENIED)
+
+    store.client.create_registered_model("readable")
+    monkeypatch.setattr(store.client, "get_model_version_by_alias", refuse)
+    with pytest.raises(TrackingError, match="has no model 'nets' that this account may read"):
+        store.find("models:/nets@champion")
+    with pytest.raises(TrackingError, match=r"refuses: no$"):
+        store.find("models:/readable@champion")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ class Cluster:
         objects: (plural, name) -> what was created.
         deleted: Names in the order in which they were deleted.
         pods: Those of the running TrainJob, by node.
+        stuck: TrainJobs that nobody can remove any more: they waited for their pods (deletion in the foreground) when
+            their runtime went, and Trainer refuses the change that would end them, as each without a runtime
+            (kubeflow/trainer 2.3.0, pkg/webhooks/trainjob_webhook.go; seen on a real one).
         restarts: How often the pods of a job were started again.
         refuses: Status and message with which everything that is created is refused.
     """
@@ -48,6 +51,7 @@ class Cluster:
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     deleted: list[tuple[str, str]] = field(default_factory=list)
     pods: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
     restarts: int = 0
     refuses: tuple[int, str] | None = None
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -101,8 +105,10 @@ class Cluster:
             self._threads.append(threading.Thread(target=self.run, args=(name,), daemon=True))
             self._threads[-1].start()
 
-    def delete(self, plural: str, name: str) -> None:
+    def delete(self, plural: str, name: str, propagation: str | None) -> None:
         self.deleted.append((plural, name))
+        if plural == "trainjobs" and propagation == "Foreground":
+            self.stuck.append(name)
         if plural == "trainjobs":
             for pod in self.pods:
                 pod.terminate()
@@ -146,7 +152,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         known = self._named() in self.cluster.objects and self._named() not in self.cluster.deleted
         if known:
-            self.cluster.delete(*self._named())
+            told = parse_qs(urlsplit(self.path).query)
+            self.cluster.delete(*self._named(), told.get("propagationPolicy", [None])[0])
         self._answer(200 if known else 404, {"kind": "Status"})
 
     def _object(self) -> None:

@@ -30,9 +30,9 @@ def register(results, name: str, **settings):
     return step.run(params, **results.folders, out=Path("outputs/register.json"), lineage=results.lineage)
 
 
-def real_weights(folder: Path, classes: tuple[ClassInfo, ...]) -> None:
+def real_weights(folder: Path, classes: tuple[ClassInfo, ...], seed: int = 0) -> None:
     """Weights that can be evaluated, in place of the made-up ones."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = ModelConfig("unet", classes, {"width": 2})
     history = (folder / "history.csv").read_text()
     save_model(folder, config, config.build().state_dict())
@@ -186,6 +186,21 @@ def test_other_data_leads_to_an_evaluation_of_the_champion_and_to_no_other_compa
     assert f"evaluation-{'a' * 32}-3px" in kept
     assert register(moved, name) == result
     assert "evaluating it" not in capsys.readouterr().out, "one evaluation is enough"
+
+
+def test_on_other_data_the_champion_is_evaluated_as_it_is_served(promoted, name):
+    def evaluated(results, **settings):
+        params = {**results.params.model_dump(mode="json", by_alias=True), "evaluate": settings}
+        return replace(results, params=Params.parse(params))
+
+    real_weights(promoted.models["unet"], DatasetInfo.read(promoted.data).classes, seed=1)
+    assert register(evaluated(promoted, flip=True), name).versions[1].version == "3"
+    promotion.promote(Store(None), name, "3", why="flips", who="ada", force=True)
+    moved = replace(promoted, lineage=replace(promoted.lineage, data_md5=f"{'d' * 32}.dir"))
+    register(evaluated(moved, flip=False, boundary_px=5), name)
+    run_id = Store(None).find(f"models:/{name}/3").run_id
+    speed = Path(Store(None).client.download_artifacts(run_id, f"evaluation-{'d' * 32}-5px/speed.json"))
+    assert json.loads(speed.read_text())["prediction"]["flip"] is True
 
 
 def test_a_champion_of_other_classes_is_no_measure(promoted, name):

@@ -94,6 +94,7 @@ def test_two_nodes_train_as_one_with_the_doubled_batch_and_nothing_is_left(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert {plural for plural, _ in cluster.deleted} == {"trainjobs", "trainingruntimes"}
+    assert cluster.stuck == []
     assert not (tmp_path / "volume/trainjobs").exists() or not any((tmp_path / "volume/trainjobs").iterdir())
     printed = capsys.readouterr().out
     assert "2 nodes of 1 processes" in printed and "unet epoch 1/4" in printed

@@ -41,7 +41,7 @@ def test_export_keeps_batch_height_and_width_free(name: str, options: dict[str, 
     example, *others = torch.randn(2, 3, 77, 93), torch.randn(1, 3, 64, 80), torch.randn(1, 3, 99, 70)
     shapes = ({0: auto, 2: auto, 3: auto},)
     with torch.no_grad():
-        program = torch.export.export(Logits(model), (example,), dynamic_shapes=shapes, strict=True)
+        program = torch.export.export(Logits(model), (example,), dynamic_shapes=shapes, strict=False)
         runs = [program.module()]
         if not model_info(name).onnx:
             runs.append(as_onnx(program, tmp_path / "model.onnx"))
