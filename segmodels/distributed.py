@@ -12,7 +12,9 @@ names must be the same storage on each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +36,7 @@ from segmodels.threads import available_cores
 
 # How often a run survives the death of a worker.
 RESTARTS = 3
+ALIVE = "alive"
 _POLL_SECONDS = 0.2
 # Set by a worker itself, with its own number: what a process inherits is another one's.
 _WORKER = "SEGMODELS_WORKER"
@@ -44,7 +48,12 @@ OnRow = Callable[[Mapping[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What `training.fit` is called with, as text that another process reads."""
+    """What `training.fit` is called with, as text that another process reads.
+
+    Attributes:
+        leash: Seconds after which the processes save and end where nobody has written to the file `alive` beside the
+            job; 0: never. For a launcher that may go away without a word.
+    """
 
     data: str
     out: str
@@ -58,6 +67,7 @@ class Job:
     signature: str
     counts: Mapping[str, Any] | None = None
     data_md5: str = ""
+    leash: float = 0
 
 
 Launcher = Callable[[Job, OnRow], dict[str, Any]]
@@ -156,6 +166,26 @@ def write(job: Job, exchange: Path) -> None:
     (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
 
 
+@contextmanager
+def holding(exchange: Path, seconds: float) -> Iterator[None]:
+    """Writes to the file `alive` every so many seconds while the body runs."""
+    done = threading.Event()
+
+    def hold() -> None:
+        for number in itertools.count():
+            (exchange / ALIVE).write_text(str(number))
+            if done.wait(seconds):
+                return
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    try:
+        yield
+    finally:
+        done.set()
+        holder.join()
+
+
 def rows(exchange: Path) -> list[dict[str, Any]]:
     """The rows of the history that the processes have written."""
     path = exchange / "rows.jsonl"
@@ -197,6 +227,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("OMP_NUM_THREADS") == "1" and together > 1:
         del os.environ["OMP_NUM_THREADS"]  # torchrun's own, where nobody said anything
     set_up_process(share=together)
+    if job.leash:
+        threading.Thread(target=_end_alone, args=(path.parent / ALIVE, job.leash), daemon=True).start()
     # The launcher ends its workers by SIGTERM also before training has put its own handler in place.
     try:
         said = _work(job, path.parent / "rows.jsonl" if first else None)
@@ -209,6 +241,20 @@ def main(arguments: list[str]) -> int:
         temporary.write_text(json.dumps(said))
         temporary.replace(path.parent / "outcome.json")
     return 0
+
+
+def _end_alone(alive: Path, seconds: float) -> None:
+    """Tells this process to stop when a file has not changed for so long, by the clock of this machine."""
+    known, since = "", time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(min(5.0, seconds / 4))
+        with contextlib.suppress(OSError):
+            if (said := alive.read_text()) != known:
+                known, since = said, time.monotonic()
+    print(f"nobody has followed this training for {seconds:.0f} s: it saves its state and ends", flush=True)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # training has not begun: there is nothing to save
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _work(job: Job, rows: Path | None) -> dict[str, Any]:

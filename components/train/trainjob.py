@@ -7,6 +7,10 @@
 The pods are those of a TrainingRuntime of the run's own, because what a TrainJob may override in a runtime differs
 between Trainer's releases, while runtimes have stayed the same. A worker that dies takes the others with it; JobSet
 starts all of them again, and they go on from the resume state.
+
+A pod may be gone before its step has removed anything: Kubeflow's launcher ends at the first signal, and the container
+with it. So the nodes end by themselves when nobody follows them any more, and a step first removes the TrainJob of an
+earlier attempt, which has the same name, and waits for its pods: never do two write the same state.
 """
 
 from __future__ import annotations
@@ -34,14 +38,17 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
+PLURALS = ("trainjobs", "trainingruntimes")
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_SECONDS = 5.0
 # What a node has to save its state before it is killed.
 GRACE_SECONDS = 120
-# How long the API may be away.
+# How long the API may be away, and how long the pods of an earlier attempt may take to go.
 AWAY_SECONDS = 600
+# How long nodes train while no step follows them.
+LEASH_SECONDS = 180.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +96,21 @@ class TrainJobLauncher:
             StepError: Kubernetes refuses the job, or does not answer any more.
         """
         shared = cache_folder() / "trainjobs" / Path(job.state).name
-        shutil.rmtree(shared / "exchange", ignore_errors=True)
-        (shared / "exchange").mkdir(parents=True)
+        exchange, name = shared / "exchange", _name(job)
+        self._clear(name)
+        shutil.rmtree(exchange, ignore_errors=True)
+        exchange.mkdir(parents=True)
         remote = dataclasses.replace(
-            job, data=str(self._data(Path(job.data))), out=str(shared / "model"), state=str(shared / "state")
+            job,
+            data=str(self._data(Path(job.data))),
+            out=str(shared / "model"),
+            state=str(shared / "state"),
+            leash=LEASH_SECONDS,
         )
-        distributed.write(remote, shared / "exchange")
-        name = f"{_name(job)}-{int(time.time()):x}"
-        with self._running(name, shared / "exchange" / "job.json") as stopped:
-            code = self._follow(name, shared / "exchange", on_row, stopped)
-        outcome = distributed.outcome(shared / "exchange", job, code)
+        distributed.write(remote, exchange)
+        with distributed.holding(exchange, POLL_SECONDS), self._running(name, exchange / "job.json") as running:
+            code = self._follow(name, exchange, on_row, *running)
+        outcome = distributed.outcome(exchange, job, code)
         shutil.rmtree(job.out, ignore_errors=True)
         shutil.copytree(shared / "model", job.out)
         shutil.rmtree(shared)
@@ -116,48 +128,102 @@ class TrainJobLauncher:
                 shutil.rmtree(part)
         return shared
 
+    def _clear(self, name: str) -> None:
+        """Removes what an earlier attempt of this training has left, and waits until its pods are gone.
+
+        Raises:
+            StepError: They do not go.
+        """
+        from kubernetes.client import CoreV1Api
+        from kubernetes.client.exceptions import ApiException
+
+        pods, told, began = CoreV1Api(self._api), False, time.monotonic()
+        while True:
+            try:
+                there = [plural for plural in PLURALS if self._uid(plural, name)]
+                selector = f"{JOBSET_LABEL}={name}"
+                if not there and not pods.list_namespaced_pod(self._namespace, label_selector=selector).items:
+                    return
+            except ApiException as error:
+                # Without the rights or without Trainer: what is made next says so.
+                if error.status in (403, 404):
+                    return
+                there = []
+            if not told:
+                print(f"TrainJob {name}: an earlier attempt of this training is removed first", flush=True)
+                told = True
+            for plural in there:
+                self._remove(plural, name)
+            if time.monotonic() - began > AWAY_SECONDS:
+                raise StepError(
+                    f"TrainJob {name}: what an earlier attempt of this training has left does not go away; remove it "
+                    f"and its pods: kubectl -n {self._namespace} delete trainjob,trainingruntime {name}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _uid(self, plural: str, name: str) -> str | None:
+        """The identity of an object, or None where there is none of that name."""
+        from kubernetes.client import CustomObjectsApi
+        from kubernetes.client.exceptions import ApiException
+
+        api = CustomObjectsApi(self._api)
+        try:
+            found: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, plural, name)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        return str(found["metadata"]["uid"])
+
     @contextmanager
-    def _running(self, name: str, job: Path) -> Iterator[list[int]]:
-        """The TrainJob while the body runs; it is removed with its pods also when this process is told to stop."""
+    def _running(self, name: str, job: Path) -> Iterator[tuple[str, list[int]]]:
+        """The TrainJob while the body runs; it is removed with its pods also when this process is told to stop.
+
+        Gives its identity, and a list that has the signals by which this process was told to stop.
+        """
         from kubernetes.client import CustomObjectsApi
         from kubernetes.client.exceptions import ApiException
 
         api = CustomObjectsApi(self._api)
         stopped: list[int] = []
+        uids: dict[str, str] = {}
         where = (GROUP, VERSION, self._namespace)
         previous = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
         try:
             for plural, made in (("trainingruntimes", self.runtime(name, job)), ("trainjobs", self.trainjob(name))):
                 try:
-                    api.create_namespaced_custom_object(*where, plural, made)
+                    answered: Any = api.create_namespaced_custom_object(*where, plural, made)
                 except ApiException as error:
                     raise StepError(
                         f"Kubernetes refuses the TrainJob of {self.nodes.count} nodes ({_reason(error)}); it needs "
                         "Kubeflow Trainer, and the pod's account what infra/k8s/overlays/nodes grants: docs/cluster.md"
                     ) from None
+                uids[plural] = str(answered["metadata"]["uid"])
             print(f"TrainJob {name}: {self.nodes.count} nodes of {self.nodes.processes} processes", flush=True)
-            yield stopped
+            yield uids["trainjobs"], stopped
         finally:
             signal.signal(signal.SIGTERM, previous)
-            self._remove("trainjobs", name)
-            self._remove("trainingruntimes", name)
+            for plural in PLURALS:
+                if plural in uids:
+                    self._remove(plural, name, uids[plural])
 
-    def _remove(self, plural: str, name: str) -> None:
-        """Removes an object and what it has made, if it is still there."""
-        from kubernetes.client import CustomObjectsApi
+    def _remove(self, plural: str, name: str, uid: str | None = None) -> None:
+        """Removes an object and what it has made, if it is still there; where `uid` is given, no other of that name."""
+        from kubernetes.client import CustomObjectsApi, V1DeleteOptions, V1Preconditions
 
+        # Not in the foreground: the TrainJob would wait for its pods with a finalizer, which nothing can take away
+        # any more once its runtime is gone, since Trainer refuses every change of such a TrainJob.
+        options = V1DeleteOptions(propagation_policy="Background", preconditions=V1Preconditions(uid=uid))
         try:
-            # Not in the foreground: the TrainJob would wait for its pods with a finalizer, which nothing can take away
-            # any more once its runtime is gone, since Trainer refuses every change of such a TrainJob.
             CustomObjectsApi(self._api).delete_namespaced_custom_object(
-                GROUP, VERSION, self._namespace, plural, name, propagation_policy="Background"
+                GROUP, VERSION, self._namespace, plural, name, body=options
             )
         except Exception as error:
-            if getattr(error, "status", None) != 404:
+            if getattr(error, "status", None) not in (404, 409):
                 print(f"note: {plural}/{name} is left behind ({_reason(error)})", file=sys.stderr, flush=True)
 
     def _follow(
-        self, name: str, exchange: Path, on_row: Callable[[Mapping[str, Any]], None], stopped: list[int]
+        self, name: str, exchange: Path, on_row: Callable[[Mapping[str, Any]], None], uid: str, stopped: list[int]
     ) -> int:
         """Waits for the job's end; tells rows and the first node's log. Gives 0, or 1 where it failed."""
         from kubernetes.client import CustomObjectsApi
@@ -169,7 +235,13 @@ class TrainJobLauncher:
             try:
                 found: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, "trainjobs", name)
                 answered = time.monotonic()
+                if found["metadata"]["uid"] != uid:
+                    raise TrainingError(
+                        f"TrainJob {name}: another run of the same training has taken its place; wait for that one"
+                    )
                 log.tell()
+            except TrainingError:
+                raise
             except Exception as error:
                 if getattr(error, "status", None) == 404 and deadline is None:
                     raise TrainingError(f"TrainJob {name} was removed by somebody; run the step again") from None
@@ -188,7 +260,7 @@ class TrainJobLauncher:
             if stopped and deadline is None:
                 # Its pods are told to stop, too, and save their state.
                 deadline = time.monotonic() + GRACE_SECONDS
-                self._remove("trainjobs", name)
+                self._remove("trainjobs", name, uid)
             if deadline and time.monotonic() > deadline:
                 return 1
             time.sleep(POLL_SECONDS)

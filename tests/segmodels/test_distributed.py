@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from segmodels import distributed
 from segmodels.resume import TrainingError, TrainingInterrupted
 from segmodels.settings import AugmentSettings, TrainSettings
 from segmodels.training import Trained, fit
@@ -141,3 +146,30 @@ def test_told_to_stop_it_saves_and_goes_on_later(number: int, dataset: Path, tmp
 def test_what_stops_the_training_is_told_once(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"unet: the loss is nan in epoch \d; lower train\.lr"):
         train(dataset, tmp_path / "m", devices=2, batch_size=2, lr=1e38, clip=None, warmup=0.0)
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_processes_that_nobody_follows_any_more_save_and_end_by_themselves(
+    dataset: Path, tmp_path: Path, followed: bool
+) -> None:
+    settings = TrainSettings(epochs=4000, batch_size=2, precision="32", accelerator="cpu")
+    job = distributed.Job(
+        data=str(dataset), out=str(tmp_path / "m"), architecture="unet", settings=dataclasses.asdict(settings),
+        options={"width": 2}, backbone=None, name=None, seed=3, state=str(tmp_path / "state"), signature="s", leash=12.0,
+    )  # fmt: skip
+    if followed:
+        job = dataclasses.replace(job, settings=dataclasses.asdict(dataclasses.replace(settings, epochs=2)))
+    distributed.write(job, tmp_path)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
+    command = [sys.executable, "-m", *launcher, "-m", "segmodels.distributed", str(tmp_path / "job.json")]
+    with distributed.holding(tmp_path, 0.2) if followed else contextlib.nullcontext():
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # A failure would have the nodes started again.
+    assert done.returncode == 0, done.stderr
+    if followed:
+        assert distributed.outcome(tmp_path, job, 0)["epoch"] >= 1
+    else:
+        assert "nobody has followed this training for 12 s" in done.stdout
+        with pytest.raises(TrainingInterrupted, match="the state is saved"):
+            distributed.outcome(tmp_path, job, 0)
+        assert any((tmp_path / "state").iterdir())

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,7 +101,9 @@ class Cluster:
 
     def create(self, plural: str, made: dict[str, Any]) -> None:
         name = made["metadata"]["name"]
+        made["metadata"]["uid"] = str(uuid.uuid4())
         self.objects[plural, name] = made
+        self.deleted = [one for one in self.deleted if one != (plural, name)]
         if plural == "trainjobs":
             self._threads.append(threading.Thread(target=self.run, args=(name,), daemon=True))
             self._threads[-1].start()
@@ -142,19 +145,24 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, self.cluster.log(0, int(match[1])).read_text())
         elif place.path.endswith("/pods"):
             selector = parse_qs(place.query)["labelSelector"][0]
-            assert re.fullmatch(r"jobset\S+=\S+,batch\S+=0", selector)
-            names = [f"node-0-{restart}" for restart in range(self.cluster.restarts + 1)]
+            assert re.fullmatch(r"jobset[^,=]+=[^,=]+(,batch\S+=0)?", selector)
+            alive = "batch" in selector or any(pod.poll() is None for pod in self.cluster.pods)
+            names = alive * [f"node-0-{restart}" for restart in range(self.cluster.restarts + 1)]
             items = [{"metadata": {"name": name, "uid": name}} for name in names]
             self._answer(200, {"kind": "PodList", "apiVersion": "v1", "items": items})
         else:
             self._answer(404, {"message": self.path})
 
     def do_DELETE(self) -> None:
-        known = self._named() in self.cluster.objects and self._named() not in self.cluster.deleted
-        if known:
-            told = parse_qs(urlsplit(self.path).query)
-            self.cluster.delete(*self._named(), told.get("propagationPolicy", [None])[0])
-        self._answer(200 if known else 404, {"kind": "Status"})
+        options = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+        uid = options.get("preconditions", {}).get("uid")
+        if self._named() not in self.cluster.objects or self._named() in self.cluster.deleted:
+            self._answer(404, {"kind": "Status"})
+        elif uid not in (None, self.cluster.objects[self._named()]["metadata"]["uid"]):
+            self._answer(409, {"kind": "Status", "message": "the UID in the precondition is another one"})
+        else:
+            self.cluster.delete(*self._named(), options.get("propagationPolicy"))
+            self._answer(200, {"kind": "Status"})
 
     def _object(self) -> None:
         if self._named() in self.cluster.deleted or self._named() not in self.cluster.objects:

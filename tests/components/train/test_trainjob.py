@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -114,6 +115,37 @@ def test_a_step_that_is_told_to_stop_ends_its_nodes_and_the_next_goes_on(
         pod.wait(timeout=60)
     rows = train(data, tmp_path / "model", monkeypatch)
     assert rows[0]["epoch"] > 1 and rows[-1]["epoch"] == 4
+
+
+def test_what_an_earlier_attempt_has_left_is_ended_before_anything_is_started(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, tmp_path / "first", monkeypatch)
+    _, name = next(key for key in cluster.objects if key[0] == "trainjobs")
+    # Its step went away without a word, and its nodes are still at work.
+    with subprocess.Popen(["sleep", "600"]) as pod:
+        cluster.pods = [pod]
+        for plural in ("trainjobs", "trainingruntimes"):
+            cluster.objects[plural, name] = {"metadata": {"name": name, "uid": "of an earlier attempt"}}
+        cluster.deleted = []
+        started: list[int | None] = []
+        real = cluster.create
+        monkeypatch.setattr(cluster, "create", lambda *made: (started.append(pod.poll()), real(*made)))
+        train(data, tmp_path / "second", monkeypatch)
+    assert started == [-signal.SIGTERM] * 2, "its pods are gone before the next are there"
+    assert f"TrainJob {name}: an earlier attempt of this training is removed first" in capsys.readouterr().out
+
+
+def test_a_training_that_another_run_has_taken_over_is_left_to_it(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over(row: Mapping[str, Any]) -> None:
+        for (plural, _), made in cluster.objects.items():
+            made["metadata"]["uid"] = f"another {plural}"
+
+    with pytest.raises(StepError, match=r"TrainJob train-unet-\w+: another run of the same training has taken its"):
+        train(data, tmp_path / "model", monkeypatch, on_epoch=take_over)
+    assert cluster.deleted == [], "what is another run's stays"
 
 
 def test_a_cluster_that_refuses_is_told_in_one_sentence(
