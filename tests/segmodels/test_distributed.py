@@ -154,9 +154,18 @@ def test_processes_that_nobody_follows_any_more_save_and_end_by_themselves(
 ) -> None:
     settings = TrainSettings(epochs=4000, batch_size=2, precision="32", accelerator="cpu")
     job = distributed.Job(
-        data=str(dataset), out=str(tmp_path / "m"), architecture="unet", settings=dataclasses.asdict(settings),
-        options={"width": 2}, backbone=None, name=None, seed=3, state=str(tmp_path / "state"), signature="s", leash=12.0,
-    )  # fmt: skip
+        data=str(dataset),
+        out=str(tmp_path / "m"),
+        architecture="unet",
+        settings=dataclasses.asdict(settings),
+        options={"width": 2},
+        backbone=None,
+        name=None,
+        seed=3,
+        state=str(tmp_path / "state"),
+        signature="s",
+        leash=12.0,
+    )
     if followed:
         job = dataclasses.replace(job, settings=dataclasses.asdict(dataclasses.replace(settings, epochs=2)))
     distributed.write(job, tmp_path)
