@@ -8,6 +8,8 @@ from components.params import Resources
 
 # Kueue reads it; Kubeflow Pipelines sets no PriorityClass of Kubernetes.
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+# By it infra/k8s/overlays/nodes says whom the pods of a training on several nodes may talk to.
+NODES_LABEL = {"app.kubernetes.io/name": "segmodels-nodes"}
 # Of a preference among nodes; 100 is the strongest.
 WEIGHT = 100
 # What providers put on nodes that may be taken away: (label, value, whether it is a taint, too).
@@ -86,5 +88,5 @@ def of_trainjob(needs: Resources, *, image: str, claim: str, mounted: str) -> di
         "processes": max(1, needs.gpu),
         "pod": pod,
         "container": container,
-        "labels": {PRIORITY_LABEL: needs.priority} if needs.priority else {},
+        "labels": {**NODES_LABEL, **({PRIORITY_LABEL: needs.priority} if needs.priority else {})},
     }

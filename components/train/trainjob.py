@@ -271,6 +271,7 @@ class TrainJobLauncher:
             "name": "node",
             # Trainer gives torchrun the number of nodes, the rank and the first node's address by its environment.
             "command": ["torchrun", "--max-restarts=0", "-m", "segmodels.distributed", str(job)],
+            "env": [{"name": "TORCH_CPP_LOG_LEVEL", "value": "ERROR"}],  # as `segmodels.distributed.run` has it
             **self.nodes.container,
         }
         pod = {

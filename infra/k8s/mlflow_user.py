@@ -1,7 +1,7 @@
 """Within MLflow's pod: gives the user of the secret on standard input an account, or its new password.
 
     kubectl -n kubeflow get secret segmodels -o json \
-        | kubectl -n mlflow exec -i deploy/mlflow -- python -c "$(cat infra/k8s/mlflow_user.py)"
+        | kubectl -n mlflow exec -i deploy/mlflow -c mlflow -- python -c "$(cat infra/k8s/mlflow_user.py)"
 
 The user is no administrator: it manages the experiments and models that it makes, and reads the others.
 """

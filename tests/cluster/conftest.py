@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.nodes import NODES_LABEL
 from tests.cluster import steps
 from tests.cluster.kubernetes import ROOT, Kubernetes
 
@@ -58,17 +59,15 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def names_from_the_node(namespace: str) -> dict[str, Any]:
+def names_from_the_node(namespace: str, selector: Mapping[str, str]) -> dict[str, Any]:
     """Where no pod answers for names, but the node does: docs/cluster.md says so, too."""
     ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     egress = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": ports}]
-    # What no other policy selects stays free.
-    tasks = {"matchLabels": {"pipelines.kubeflow.org/v2_component": "true"}} if namespace == "kubeflow" else {}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": "names-from-the-node", "namespace": namespace},
-        "spec": {"podSelector": tasks, "policyTypes": ["Egress"], "egress": egress},
+        "metadata": {"name": "-".join(["names-from-the-node", *selector.values()]), "namespace": namespace},
+        "spec": {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": egress},
     }
 
 
@@ -88,7 +87,10 @@ def deployed(kubernetes: Kubernetes, overlay: Path) -> Iterator[Kubernetes]:
 
     subprocess.run([ROOT / "infra/k8s/overlays/local/secrets"], check=True, env=kubernetes.environment)
     if not kubernetes.get("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")["items"]:
-        kubernetes.apply(*(names_from_the_node(name) for name in NAMESPACES))
+        # In Kubeflow's namespace for our pods alone: those that no other policy selects stay free.
+        ours = ({"pipelines.kubeflow.org/v2_component": "true"}, NODES_LABEL)
+        kubernetes.apply(*(names_from_the_node(name, {}) for name in ("mlflow", "segmodels")))
+        kubernetes.apply(*(names_from_the_node("kubeflow", selector) for selector in ours))
     kubernetes("apply", "--server-side", "--force-conflicts", "--kustomize", str(overlay))
     for place in ("mlflow statefulset/postgres", "mlflow statefulset/s3", "mlflow deployment/mlflow"):
         namespace, what = place.split()

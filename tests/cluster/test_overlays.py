@@ -72,8 +72,8 @@ def ask(address: str, path: str, login: str = "", body: Any = None) -> tuple[int
 
 def test_mlflows_users_have_their_rights_and_no_more(deployed: Kubernetes, mlflow: str):
     """As docs/cluster.md, step 5, makes the pipeline's account."""
-    script = "kubectl -n kubeflow get secret segmodels -o json | kubectl -n mlflow exec -i deploy/mlflow -- python -c"
-    command = f'{script} "$(cat infra/k8s/mlflow_user.py)"'
+    script = "kubectl -n kubeflow get secret segmodels -o json | kubectl -n mlflow exec -i deploy/mlflow -c mlflow"
+    command = f'{script} -- python -c "$(cat infra/k8s/mlflow_user.py)"'
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, env=deployed.environment, capture_output=True, text=True, timeout=300
     )
@@ -90,8 +90,8 @@ def test_mlflows_users_have_their_rights_and_no_more(deployed: Kubernetes, mlflo
 
 
 def test_before_the_first_model_the_server_is_alive_and_says_what_it_waits_for(deployed: Kubernetes):
-    script = "kubectl -n segmodels get secret serving -o json | kubectl -n mlflow exec -i deploy/mlflow -- python -c"
-    command = f'{script} "$(cat infra/k8s/mlflow_user.py)"'
+    script = "kubectl -n segmodels get secret serving -o json | kubectl -n mlflow exec -i deploy/mlflow -c mlflow"
+    command = f'{script} -- python -c "$(cat infra/k8s/mlflow_user.py)"'
     subprocess.run(["bash", "-c", command], cwd=ROOT, env=deployed.environment, check=True, capture_output=True)
     if deployed("logs", "deployment/serving", "--namespace=segmodels", check=False).stdout.find("replaces") >= 0:
         pytest.skip("a model is registered already: the cluster was kept")

@@ -172,7 +172,8 @@ def test_the_pods_are_placed_as_the_settings_say_and_have_no_rights() -> None:
     assert {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"} in pod[
         "tolerations"
     ]
-    assert made["metadata"]["labels"] == {"kueue.x-k8s.io/priority-class": "night"}
+    labels = {"kueue.x-k8s.io/priority-class": "night", "app.kubernetes.io/name": "segmodels-nodes"}
+    assert made["metadata"]["labels"] == labels == node["template"]["spec"]["template"]["metadata"]["labels"]
     assert pod["automountServiceAccountToken"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["resources"]["limits"] == container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
