@@ -6,6 +6,7 @@ small commands in place of its driver and launcher.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,20 +33,15 @@ def argo(deployed: Kubernetes) -> Iterator[Kubernetes]:
     """The cluster with Argo in Kubeflow's namespace; its settings are put back."""
     if not deployed.exists("configmap", SETTINGS, f"--namespace={SPACE}"):
         pytest.skip("this cluster has no Argo in Kubeflow's namespace")
-    before = deployed.get("configmap", SETTINGS, f"--namespace={SPACE}")["data"].get("workflowDefaults", "")
+    before = deployed.get("configmap", SETTINGS, f"--namespace={SPACE}")["data"]
+    configure(deployed, artifactRepository="")  # no store: pods would fail for their logs
     yield deployed
-    set_defaults(deployed, before)
+    configure(deployed, **{name: before.get(name, "") for name in ("artifactRepository", "workflowDefaults")})
 
 
-def set_defaults(kubernetes: Kubernetes, defaults: str) -> None:
-    kubernetes.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": SETTINGS, "namespace": SPACE},
-            "data": {"workflowDefaults": defaults},
-        }
-    )
+def configure(kubernetes: Kubernetes, **data: str) -> None:
+    patch = json.dumps({"data": data})
+    kubernetes("patch", "configmap", SETTINGS, f"--namespace={SPACE}", "--type=merge", f"--patch={patch}")
 
 
 def ours(kubernetes: Kubernetes) -> None:
@@ -154,7 +150,7 @@ def ended(kubernetes: Kubernetes, name: str) -> tuple[str, int]:
 
 
 def test_with_kubeflows_own_settings_what_is_killed_is_not_tried_again(argo: Kubernetes):
-    set_defaults(argo, KUBEFLOWS)
+    configure(argo, workflowDefaults=KUBEFLOWS)
     assert ended(argo, start(argo, workflow("kubeflows", "retried", KILLED, 2))) == ("Failed", 1)
 
 
