@@ -135,26 +135,30 @@ class TrainJobLauncher:
             StepError: They do not go.
         """
         from kubernetes.client import CoreV1Api
-        from kubernetes.client.exceptions import ApiException
 
         pods, told, began = CoreV1Api(self._api), False, time.monotonic()
         while True:
+            there, trouble = list[str](), None
             try:
                 there = [plural for plural in PLURALS if self._uid(plural, name)]
                 selector = f"{JOBSET_LABEL}={name}"
                 if not there and not pods.list_namespaced_pod(self._namespace, label_selector=selector).items:
                     return
-            except ApiException as error:
+                if not told:
+                    print(f"TrainJob {name}: an earlier attempt of this training is removed first", flush=True)
+                    told = True
+            except Exception as error:
                 # Without the rights or without Trainer: what is made next says so.
-                if error.status in (403, 404):
+                if getattr(error, "status", None) in (403, 404):
                     return
-                there = []
-            if not told:
-                print(f"TrainJob {name}: an earlier attempt of this training is removed first", flush=True)
-                told = True
+                trouble = error
             for plural in there:
                 self._remove(plural, name)
             if time.monotonic() - began > AWAY_SECONDS:
+                if trouble:
+                    raise StepError(
+                        f"TrainJob {name}: Kubernetes does not answer ({_reason(trouble)}); run the step again"
+                    )
                 raise StepError(
                     f"TrainJob {name}: what an earlier attempt of this training has left does not go away; remove it "
                     f"and its pods: kubectl -n {self._namespace} delete trainjob,trainingruntime {name}"

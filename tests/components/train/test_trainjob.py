@@ -21,6 +21,7 @@ from components.params import Params, Resources
 from components.train import step, trainjob
 from components.train.trainjob import Nodes, TrainJobLauncher
 from pipeline import nodes
+from tests.servers import ports
 from tests.servers.cluster import Cluster, serving
 from tests.servers.trainer_types import TYPES, unknown
 
@@ -154,6 +155,30 @@ def test_a_cluster_that_refuses_is_told_in_one_sentence(
     cluster.refuses = (404, "the server could not find the requested resource")
     with pytest.raises(StepError, match=r"refuses the TrainJob of 2 nodes \(the server could not find .*Trainer, and"):
         train(data, tmp_path / "model", monkeypatch)
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_one_sentence(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.client import ApiClient, Configuration
+
+    nowhere = f"http://127.0.0.1:{ports.free()}"
+    monkeypatch.setattr(trainjob, "_in_cluster", lambda: ApiClient(Configuration(host=nowhere)))
+    monkeypatch.setattr(trainjob, "AWAY_SECONDS", 0.5)
+    with pytest.raises(StepError, match=r"TrainJob train-unet-\w+: Kubernetes does not answer .*; run the step again"):
+        train(data, tmp_path / "model", monkeypatch)
+
+
+def test_what_an_earlier_attempt_has_left_and_does_not_go_is_named(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(data, tmp_path / "first", monkeypatch)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600 & wait; wait"], start_new_session=True) as pod:
+        cluster.pods = [pod]
+        monkeypatch.setattr(trainjob, "AWAY_SECONDS", 0.5)
+        with pytest.raises(StepError, match=r"does not go away; remove it and its pods: kubectl -n kubeflow delete"):
+            train(data, tmp_path / "second", monkeypatch)
+        os.killpg(pod.pid, signal.SIGKILL)
 
 
 def test_outside_a_cluster_it_is_told_what_to_do(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
