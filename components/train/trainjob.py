@@ -97,9 +97,6 @@ class TrainJobLauncher:
         """
         shared = cache_folder() / "trainjobs" / Path(job.state).name
         exchange, name = shared / "exchange", _name(job)
-        self._clear(name)
-        shutil.rmtree(exchange, ignore_errors=True)
-        exchange.mkdir(parents=True)
         remote = dataclasses.replace(
             job,
             data=str(self._data(Path(job.data))),
@@ -107,9 +104,18 @@ class TrainJobLauncher:
             state=str(shared / "state"),
             leash=LEASH_SECONDS,
         )
-        distributed.write(remote, exchange)
-        with distributed.holding(exchange, POLL_SECONDS), self._running(name, exchange / "job.json") as running:
-            code = self._follow(name, exchange, on_row, *running)
+        self._clear(name)
+        if _finished(remote, exchange):
+            print(f"TrainJob {name}: an earlier attempt has finished this training; its result is taken", flush=True)
+            code = 0
+            for row in distributed.rows(exchange):
+                on_row(row)
+        else:
+            shutil.rmtree(exchange, ignore_errors=True)
+            exchange.mkdir(parents=True)
+            distributed.write(remote, exchange)
+            with distributed.holding(exchange, POLL_SECONDS), self._running(name, exchange / "job.json") as running:
+                code = self._follow(name, exchange, on_row, *running)
         outcome = distributed.outcome(exchange, job, code)
         shutil.rmtree(job.out, ignore_errors=True)
         shutil.copytree(shared / "model", job.out)
@@ -342,6 +348,16 @@ class _Log:
             for line in lines[known:]:
                 print(line, flush=True)
             self._told[pod.metadata.uid] = len(lines)
+
+
+def _finished(job: Job, exchange: Path) -> bool:
+    """Whether an attempt whose step was gone by then has trained this very job to its end."""
+    try:
+        same = json.loads((exchange / "job.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(job)))
+        said = json.loads((exchange / "outcome.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return same and "error" not in said and Path(job.out).is_dir()
 
 
 def _in_cluster() -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,13 +93,31 @@ class Kubernetes:
         """An address here that leads to a service there."""
         here = ports.free()
         command = ["kubectl", "port-forward", f"--namespace={namespace}", f"service/{service}", f"{here}:{port}"]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
-        ) as way:
-            try:
-                assert way.stdout is not None
-                line = way.stdout.readline()
-                assert line.startswith("Forwarding from"), line
-                yield f"http://localhost:{here}"
-            finally:
+        ended = threading.Event()
+        opened: queue.Queue[str] = queue.Queue()
+        ways: list[subprocess.Popen[str]] = []
+
+        def keep() -> None:
+            # It ends with the first connection that breaks.
+            while not ended.is_set():
+                ways[:] = [
+                    subprocess.Popen(
+                        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
+                    )
+                ]
+                with ways[0] as way:
+                    assert way.stdout is not None
+                    for line in way.stdout:
+                        opened.put(line)
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        try:
+            line = opened.get(timeout=PATIENCE)
+            assert line.startswith("Forwarding from"), line
+            yield f"http://localhost:{here}"
+        finally:
+            ended.set()
+            for way in ways:
                 way.terminate()
+            keeper.join(timeout=30)

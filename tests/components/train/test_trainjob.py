@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -135,6 +136,29 @@ def test_what_an_earlier_attempt_has_left_is_ended_before_anything_is_started(
         train(data, tmp_path / "second", monkeypatch)
     assert started == [-signal.SIGTERM] * 2, "its pods are gone before the next are there"
     assert f"TrainJob {name}: an earlier attempt of this training is removed first" in capsys.readouterr().out
+
+
+def test_what_an_earlier_attempt_has_finished_after_its_step_was_gone_is_taken(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(data, tmp_path / "whole", monkeypatch)
+
+    def gone(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainjob.distributed, "outcome", gone)
+        train(data, tmp_path / "model", monkeypatch)
+    cluster.objects = {}
+    assert train(data, tmp_path / "model", monkeypatch) == whole
+    assert cluster.objects == {}, "nothing is trained again"
+    assert "an earlier attempt has finished this training" in capsys.readouterr().out
+    name = "model.safetensors"
+    assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # Other settings are another training.
+    changed = {**SETTINGS, "train": {**SETTINGS["train"], "epochs": 5}}  # type: ignore[dict-item]
+    monkeypatch.setattr(sys.modules[__name__], "PARAMS", Params.parse(changed))
+    assert len(train(data, tmp_path / "other", monkeypatch)) == 5
 
 
 def test_a_training_that_another_run_has_taken_over_is_left_to_it(
