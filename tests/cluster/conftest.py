@@ -108,9 +108,7 @@ def desk(deployed: Kubernetes) -> Iterator[Any]:
     body["metadata"]["labels"] = {"segmodels/desk": "true"}
     (container,) = body["spec"]["containers"]
     container |= {"command": ["sleep", "infinity"], "args": []}
-    deployed.delete("pod", "desk", f"--namespace={steps.SPACE}")
-    deployed.wait(lambda: not deployed.exists("pod", "desk", f"--namespace={steps.SPACE}"))
-    deployed.create(body)
+    deployed.anew(body)
     deployed.wait(lambda: deployed.phase(steps.SPACE, "desk") == "Running")
     yield lambda *command: deployed("exec", "desk", f"--namespace={steps.SPACE}", "--", *command).stdout
     deployed.delete("pod", "desk", f"--namespace={steps.SPACE}")
@@ -120,6 +118,6 @@ def desk(deployed: Kubernetes) -> Iterator[Any]:
 def data(deployed: Kubernetes, desk: Any) -> str:
     """What the task `download` made in its pod."""
     desk("sh", "-c", f"rm -rf {steps.FOLDER} /cache/segmodels /cache/trainings; mkdir -p {steps.FOLDER}")
-    name = steps.start(deployed, steps.pod(steps.PARAMS, "download", "download"))
+    name = deployed.anew(steps.pod(steps.PARAMS, "download", "download"))
     assert deployed.ended(steps.SPACE, name) == "Succeeded", deployed.log(steps.SPACE, name)
     return steps.output(desk, "download")

@@ -60,6 +60,17 @@ class Kubernetes:
         made = self("create", "--filename=-", "--output=json", input=json.dumps(resource)).stdout
         return str(json.loads(made)["metadata"]["name"])
 
+    def anew(self, resource: Mapping[str, Any]) -> str:
+        """Makes a resource in place of an earlier one of that name, which is gone before; gives the name."""
+        what = (
+            resource["kind"].lower(),
+            resource["metadata"]["name"],
+            f"--namespace={resource['metadata']['namespace']}",
+        )
+        self.delete(*what)
+        self.wait(lambda: not self.exists(*what))
+        return self.create(resource)
+
     def delete(self, *what: str) -> None:
         self("delete", *what, "--ignore-not-found", "--wait=false", "--grace-period=0", "--force", check=False)
 
@@ -99,7 +110,7 @@ class Kubernetes:
 
         def keep() -> None:
             # It ends with the first connection that breaks.
-            while not ended.is_set():
+            while not ended.wait(0.2):
                 ways[:] = [
                     subprocess.Popen(
                         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ process = subprocess.Popen(sys.argv[1:], start_new_session=True)
 signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(process.pid, number))
 code = process.wait()
 sys.exit(code if code >= 0 else 128 - code)
+"""
+# Ends, as the kernel would, the processes of a pod that have a word among their arguments, but for the first of all.
+KILL = """
+import os, pathlib, sys
+for entry in pathlib.Path("/proc").iterdir():
+    other = entry.name.isdigit() and int(entry.name) not in (1, os.getpid())
+    if other and sys.argv[1].encode() in (entry / "cmdline").read_bytes().split(bytes(1)):
+        os.kill(int(entry.name), 9)
+"""
+# Says which of NAME|HOST|PORT can be reached.
+PROBE = """
+import socket, sys
+for one in sys.argv[1:]:
+    name, host, port = one.split("|")
+    try: socket.create_connection((host, int(port)), 4).close(); print("reached", name)
+    except OSError as error: print("not", name, error)
 """
 CLUSTER = Cluster(
     image="segmodels:0.1.0",
@@ -145,14 +162,6 @@ def executor_input(spec: dict[str, Any], task: str, out: str) -> dict[str, Any]:
     }
 
 
-def start(kubernetes: Kubernetes, body: dict[str, Any]) -> str:
-    """Makes a pod in place of an earlier one of that name; gives the name."""
-    name = str(body["metadata"]["name"])
-    kubernetes.delete("pod", name, f"--namespace={SPACE}")
-    kubernetes.wait(lambda: not kubernetes.exists("pod", name, f"--namespace={SPACE}"))
-    return kubernetes.create(body)
-
-
 def output(desk: Any, task: str) -> str:
     """What a task gave."""
     return str(json.loads(desk("cat", f"{FOLDER}/{task}/executor_output.json"))["parameterValues"]["Output"])
@@ -167,3 +176,29 @@ def after_epoch(kubernetes: Kubernetes, name: str, epoch: int) -> None:
         return any(int(told) >= epoch for told in re.findall(r"epoch (\d+)/", log))
 
     kubernetes.wait(there, 600)
+
+
+def kill(kubernetes: Kubernetes, name: str, word: str) -> None:
+    """Ends the processes of a pod that have a word among their arguments; the container may end before it says so."""
+    kubernetes("exec", name, f"--namespace={SPACE}", "--", "python", "-c", KILL, word, check=False)
+
+
+def reached(
+    kubernetes: Kubernetes, name: str, namespace: str, labels: Mapping[str, str], targets: Mapping[str, tuple[str, int]]
+) -> set[str]:
+    """Which targets (name -> host, port) a pod with these labels reaches, tried from inside."""
+    body = pod(PARAMS, "download", f"probe-{name}")
+    body["metadata"] |= {"namespace": namespace, "labels": dict(labels)}
+    arguments = [f"{target}|{host}|{port}" for target, (host, port) in targets.items()]
+    (container,) = body["spec"]["containers"]
+    container |= {"command": ["python", "-c", PROBE, *arguments], "args": [], "volumeMounts": [], "env": []}
+    container["image"] = "segmodels-mlflow:0.1.0"
+    body["spec"] |= {"volumes": [], "serviceAccountName": "default"}
+    limits = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
+    container["resources"] = {"requests": limits, "limits": limits}
+    made = kubernetes.anew(body)
+    kubernetes.ended(namespace, made, 180)
+    lines = kubernetes.log(namespace, made).splitlines()
+    assert len(lines) == len(targets), lines
+    kubernetes.delete("pod", made, f"--namespace={namespace}")
+    return {line.split()[1] for line in lines if line.startswith("reached")}

@@ -11,21 +11,13 @@ from components.params import Params
 from pipeline.runs import _words
 from tests.cluster import steps
 from tests.cluster.kubernetes import Kubernetes
-from tests.cluster.steps import PARAMS, SETTINGS, SPACE, after_epoch, output, start
-
-# Ends the step's process as the kernel would, and leaves its shell.
-KILL = """
-import os, pathlib
-for entry in pathlib.Path("/proc").iterdir():
-    if entry.name.isdigit() and b"kfp.dsl.executor_main" in (entry / "cmdline").read_bytes().split(bytes(1)):
-        os.kill(int(entry.name), 9)
-"""
+from tests.cluster.steps import PARAMS, SETTINGS, SPACE, after_epoch, output
 
 
 @pytest.fixture(scope="module")
 def undisturbed(deployed: Kubernetes, data: str, desk: Any) -> str:
     """The hash of the weights of a training that nothing stopped."""
-    name = start(deployed, training("undisturbed"))
+    name = deployed.anew(training("undisturbed"))
     assert deployed.ended(SPACE, name, 900) == "Succeeded", deployed.log(SPACE, name)
     return output(desk, "undisturbed")
 
@@ -53,10 +45,10 @@ def test_a_tasks_pod_is_what_the_pipeline_says(deployed: Kubernetes, undisturbed
 def test_a_training_goes_on_in_another_pod_from_its_state_in_the_store(
     deployed: Kubernetes, undisturbed: str, desk: Any, how: str
 ):
-    name = start(deployed, training(how))
+    name = deployed.anew(training(how))
     after_epoch(deployed, name, 2)
     if how == "killed":
-        deployed("exec", name, f"--namespace={SPACE}", "--", "python", "-c", KILL)
+        steps.kill(deployed, name, "kfp.dsl.executor_main")
         assert deployed.ended(SPACE, name) == "Failed"
         (status,) = deployed.pod(SPACE, name)["status"]["containerStatuses"]
         assert status["state"]["terminated"]["exitCode"] == 137
@@ -69,7 +61,7 @@ def test_a_training_goes_on_in_another_pod_from_its_state_in_the_store(
     if how != "killed":
         deployed.wait(lambda: not deployed.exists("pod", name, f"--namespace={SPACE}"), 120)
     # Argo's executor ends with the first of its processes, before the training could save more than its last epoch.
-    again = start(deployed, training(f"{how}-again"))
+    again = deployed.anew(training(f"{how}-again"))
     assert deployed.ended(SPACE, again, 900) == "Succeeded", deployed.log(SPACE, again)
     log = deployed.log(SPACE, again)
     assert "the training's state was brought from s3://segmodels/states" in log and "goes on after epoch" in log
@@ -78,7 +70,7 @@ def test_a_training_goes_on_in_another_pod_from_its_state_in_the_store(
 
 def test_too_little_memory_is_said_and_is_no_success(deployed: Kubernetes, data: str):
     little = Params.parse(SETTINGS | {"resources": {"default": {"cpu": "1", "memory": "192Mi", "gpu": 0}}}, "settings")
-    name = start(deployed, training("little", little))
+    name = deployed.anew(training("little", little))
     assert deployed.ended(SPACE, name) == "Failed"
     (status,) = deployed.pod(SPACE, name)["status"]["containerStatuses"]
     ended = status["state"]["terminated"]
@@ -96,7 +88,7 @@ def test_a_full_volume_is_one_sentence_that_names_the_file(deployed: Kubernetes,
         if variable["name"] == "SEGMODELS_CACHE":
             variable["value"] = "/small"
     container["env"] = [v for v in container["env"] if v["name"] != "SEGMODELS_STATE"]
-    name = start(deployed, body)
+    name = deployed.anew(body)
     assert deployed.ended(SPACE, name) == "Failed"
     log = deployed.log(SPACE, name)
     (line,) = (line for line in log.splitlines() if line.startswith("error: "))
@@ -105,7 +97,6 @@ def test_a_full_volume_is_one_sentence_that_names_the_file(deployed: Kubernetes,
 
 def test_what_may_talk_to_what(deployed: Kubernetes):
     """Tried from inside: a pod with the labels of each, and whom it reaches."""
-    reached: dict[str, set[str]] = {}
     targets = {
         "mlflow": ("mlflow.mlflow", 5000),
         "postgres": ("postgres.mlflow", 5432),
@@ -117,29 +108,5 @@ def test_what_may_talk_to_what(deployed: Kubernetes):
         "stranger": (SPACE, {}),
         "served": ("segmodels", {"app.kubernetes.io/name": "serving-probe"}),
     }
-    code = (
-        "import socket, sys\n"
-        "for one in sys.argv[1:]:\n"
-        "    name, host, port = one.split('|')\n"
-        "    try: socket.create_connection((host, int(port)), 4).close(); print('reached', name)\n"
-        "    except OSError as error: print('not', name, error)\n"
-    )
-    for name, (namespace, labels) in who.items():
-        arguments = [f"{target}|{host}|{port}" for target, (host, port) in targets.items()]
-        body = steps.pod(PARAMS, "download", f"probe-{name}")
-        body["metadata"] |= {"namespace": namespace, "labels": labels}
-        (container,) = body["spec"]["containers"]
-        container |= {"command": ["python", "-c", code, *arguments], "args": [], "volumeMounts": [], "env": []}
-        container["image"] = "segmodels-mlflow:0.1.0"
-        body["spec"] |= {"volumes": [], "serviceAccountName": "default"}
-        limits = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
-        container["resources"] = {"requests": limits, "limits": limits}
-        deployed.delete("pod", f"probe-{name}", f"--namespace={namespace}")
-        deployed.wait(lambda n=name, s=namespace: not deployed.exists("pod", f"probe-{n}", f"--namespace={s}"))
-        deployed.create(body)
-        deployed.ended(namespace, f"probe-{name}", 180)
-        lines = deployed.log(namespace, f"probe-{name}").splitlines()
-        reached[name] = {line.split()[1] for line in lines if line.startswith("reached")}
-        assert len(lines) == len(targets), lines
-        deployed.delete("pod", f"probe-{name}", f"--namespace={namespace}")
+    reached = {name: steps.reached(deployed, name, *pod, targets) for name, pod in who.items()}
     assert reached == {"task": {"mlflow", "s3"}, "stranger": set(), "served": set()}

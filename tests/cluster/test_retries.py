@@ -126,13 +126,6 @@ def workflow(name: str, task: str, command: list[str], retries: int = 0) -> dict
     }
 
 
-def start(kubernetes: Kubernetes, made: dict[str, Any]) -> str:
-    name = str(made["metadata"]["name"])
-    kubernetes.delete("workflow", name, f"--namespace={SPACE}")
-    kubernetes.wait(lambda: not kubernetes.exists("workflow", name, f"--namespace={SPACE}"))
-    return kubernetes.create(made)
-
-
 def pods(kubernetes: Kubernetes, name: str) -> list[Any]:
     """The attempts, as the workflow tells them."""
     status = kubernetes.get("workflow", name, f"--namespace={SPACE}").get("status", {})
@@ -151,7 +144,7 @@ def ended(kubernetes: Kubernetes, name: str) -> tuple[str, int]:
 
 def test_with_kubeflows_own_settings_what_is_killed_is_not_tried_again(argo: Kubernetes):
     configure(argo, workflowDefaults=KUBEFLOWS)
-    assert ended(argo, start(argo, workflow("kubeflows", "retried", KILLED, 2))) == ("Failed", 1)
+    assert ended(argo, argo.anew(workflow("kubeflows", "retried", KILLED, 2))) == ("Failed", 1)
 
 
 @pytest.mark.parametrize(("task", "retries", "attempts"), [("retried", 2, 3), ("plain", 0, 1), ("driver", 0, 1)])
@@ -159,13 +152,13 @@ def test_with_ours_what_is_killed_is_tried_again_where_the_pipeline_asks_for_it(
     argo: Kubernetes, task: str, retries: int, attempts: int
 ):
     ours(argo)
-    assert ended(argo, start(argo, workflow(f"ours-{task}", task, KILLED, retries))) == ("Failed", attempts)
+    assert ended(argo, argo.anew(workflow(f"ours-{task}", task, KILLED, retries))) == ("Failed", attempts)
 
 
 def test_a_pod_that_is_lost_is_tried_again_whatever_it_is(argo: Kubernetes):
     ours(argo)
     kinds = {"retried": 2, "plain": 0, "driver": 0}
-    names = [start(argo, workflow(f"lost-{task}", task, ["sleep", "40"], count)) for task, count in kinds.items()]
+    names = [argo.anew(workflow(f"lost-{task}", task, ["sleep", "40"], count)) for task, count in kinds.items()]
     # What is gone before Argo has seen it run is made again, as the same attempt.
     for name in names:
         argo.wait(lambda name=name: [node["phase"] for node in pods(argo, name)] == ["Running"])

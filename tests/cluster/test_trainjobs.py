@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from components.params import Params
+from pipeline.nodes import NODES_LABEL
 from tests.cluster import steps
 from tests.cluster.kubernetes import ROOT, Kubernetes
-from tests.cluster.steps import FOLDER, SETTINGS, SPACE, after_epoch, output, start
+from tests.cluster.steps import FOLDER, SETTINGS, SPACE, after_epoch, output
 
 NODES = Params.parse(
     SETTINGS
@@ -22,23 +22,15 @@ NODES = Params.parse(
     "settings",
 )
 KINDS = ("trainjobs.trainer.kubeflow.org", "trainingruntimes.trainer.kubeflow.org", "jobsets.jobset.x-k8s.io")
-# Ends the training's process in a pod of a node, and leaves torchrun.
-KILL = """
-import os, pathlib
-for entry in pathlib.Path("/proc").iterdir():
-    mine = not entry.name.isdigit() or int(entry.name) in (1, os.getpid())
-    if not mine and b"segmodels.distributed" in (entry / "cmdline").read_bytes():
-        os.kill(int(entry.name), 9)
-"""
 
 
 @pytest.fixture(scope="module")
-def trainer(deployed: Kubernetes) -> Iterator[Kubernetes]:
+def trainer(deployed: Kubernetes) -> Kubernetes:
     """The cluster with Kubeflow Trainer and the rights to use it."""
     if not deployed.exists("crd", KINDS[0]):
         pytest.skip("this cluster has no Kubeflow Trainer")
     deployed("apply", "--server-side", "--force-conflicts", "--kustomize", str(ROOT / "infra/k8s/overlays/nodes"))
-    yield deployed
+    return deployed
 
 
 def training(name: str) -> dict[str, Any]:
@@ -63,7 +55,7 @@ def left(kubernetes: Kubernetes) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(trainer: Kubernetes, data: str, desk: Any) -> str:
     """The hash of the weights of a training on two nodes that nothing stopped."""
-    name = start(trainer, training("two-nodes"))
+    name = trainer.anew(training("two-nodes"))
     after_epoch(trainer, name, 1)
     assert len(pods(trainer)) == 2
     assert trainer.ended(SPACE, name, 900) == "Succeeded", trainer.log(SPACE, name)
@@ -82,11 +74,11 @@ def test_two_nodes_train_under_the_real_controllers_and_nothing_is_left(
 
 
 def test_a_node_that_is_killed_takes_the_other_along_and_both_go_on(trainer: Kubernetes, undisturbed: str, desk: Any):
-    name = start(trainer, training("killed-node"))
+    name = trainer.anew(training("killed-node"))
     after_epoch(trainer, name, 2)
     first = set(pods(trainer))
     victim = next(pod for pod in first if "-node-0-1-" in pod)
-    trainer("exec", victim, f"--namespace={SPACE}", "--", "python", "-c", KILL, check=False)
+    steps.kill(trainer, victim, "segmodels.distributed")
     assert trainer.ended(SPACE, name, 900) == "Succeeded", trainer.log(SPACE, name)
     assert "goes on after epoch" in trainer.log(SPACE, name)
     assert output(desk, "killed-node") == undisturbed
@@ -96,14 +88,25 @@ def test_a_node_that_is_killed_takes_the_other_along_and_both_go_on(trainer: Kub
 def test_the_next_attempt_ends_the_nodes_of_one_whose_pod_went_away_and_goes_on(
     trainer: Kubernetes, undisturbed: str, desk: Any
 ):
-    name = start(trainer, training("stopped"))
+    name = trainer.anew(training("stopped"))
     after_epoch(trainer, name, 2)
+    first = set(pods(trainer))
     # Its process is gone before it could remove anything: only the next attempt does.
     trainer("delete", "pod", name, f"--namespace={SPACE}", "--force", "--grace-period=0")
-    again = start(trainer, training("stopped-again"))
+    again = trainer.anew(training("stopped-again"))
+    said = ("nodes of", "has finished this training")
+    trainer.wait(lambda: any(words in trainer.log(SPACE, again) for words in said))
+    assert not first & set(pods(trainer)), "never do two write the same state"
     assert trainer.ended(SPACE, again, 900) == "Succeeded", trainer.log(SPACE, again)
     log = trainer.log(SPACE, again)
     assert "an earlier attempt of this training is removed first" in log
     # It may have come to its end in the meantime.
     assert "goes on after epoch" in log or "an earlier attempt has finished this training" in log
     assert output(desk, "stopped") == undisturbed
+
+
+def test_nodes_talk_to_each_other_alone(trainer: Kubernetes, desk: Any):
+    desk("sh", "-c", "python -m http.server 8099 > /tmp/asked 2>&1 &")
+    there = {"desk": (trainer.pod(SPACE, "desk")["status"]["podIP"], 8099)}
+    assert steps.reached(trainer, "stranger", SPACE, {}, there) == {"desk"}
+    assert steps.reached(trainer, "node", SPACE, NODES_LABEL, there) == set()
