@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,24 @@ class Project:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "160",
         }
-        done = subprocess.run(command, cwd=self.root, env=env, text=True, capture_output=True, timeout=500)
+        # Files, not pipes: workers of DVC's queue outlive the command and keep what it wrote to open.
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            ended = subprocess.run(command, cwd=self.root, env=env, stdout=stdout, stderr=stderr, timeout=500)
+            said = []
+            for stream in (stdout, stderr):
+                stream.seek(0)
+                said.append(stream.read())
         if check:
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done
+            assert ended.returncode == 0, said[0][-3000:] + said[1][-3000:]
+        return subprocess.CompletedProcess(command, ended.returncode, *said)
+
+    def stop_workers(self) -> None:
+        """End the workers of the queue that have not ended by themselves."""
+        for file in (self.root / ".dvc/tmp/exps").rglob("dvc-exp-worker-*.pid"):
+            # The number of one that has ended may be another's by now.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if "queue-worker" in Path(f"/proc/{file.read_text()}/cmdline").read_text():
+                    os.kill(int(file.read_text()), signal.SIGTERM)
 
     def set(self, **sections: Any) -> None:
         params = yaml.safe_load((self.root / "params.yaml").read_text())
@@ -50,7 +68,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project")
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -71,7 +89,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "start")
     project.run("dvc", "repro")
-    return project
+    yield project
+    project.stop_workers()
 
 
 def test_it_ends_with_registered_versions_and_a_report(project: Project) -> None:
@@ -130,7 +149,7 @@ def test_a_change_runs_only_what_it_touches(section: dict[str, Any], touched: st
 
 
 @pytest.fixture(scope="module")
-def compared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def compared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A clone of the project with its results committed and pulled, and an experiment."""
     remote, root = (tmp_path_factory.mktemp(name) for name in ("remote", "clone"))
     project.run("dvc", "remote", "add", "--local", "--default", "here", str(remote))
@@ -145,7 +164,8 @@ def compared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     clone.run("dvc", "remote", "add", "--local", "--default", "here", str(remote))
     clone.run("dvc", "pull", check=False)  # register.json is each clone's own
     clone.run("dvc", "exp", "run", "--name", "faster", "--set-param", "train.lr=0.02")
-    return clone
+    yield clone
+    clone.stop_workers()
 
 
 def test_a_clone_that_pulled_runs_nothing_but_its_own_registration(compared: Project) -> None:

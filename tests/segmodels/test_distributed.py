@@ -170,10 +170,13 @@ def test_processes_that_nobody_follows_any_more_save_and_end_by_themselves(
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0"]
     command = [sys.executable, "-m", *launcher, "-m", "segmodels.distributed", str(tmp_path / "job.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as processes:
-        with distributed.holding(tmp_path, 0.2):
-            while processes.poll() is None and (followed or not distributed.rows(tmp_path)):
-                time.sleep(0.2)
-        said = processes.communicate(timeout=120)[0]
+        try:
+            with distributed.holding(tmp_path, 0.2):
+                while processes.poll() is None and (followed or not distributed.rows(tmp_path)):
+                    time.sleep(0.2)
+            said = processes.communicate(timeout=120)[0]
+        finally:
+            processes.terminate()
     # A failure would have the nodes started again.
     assert processes.returncode == 0
     if followed:
