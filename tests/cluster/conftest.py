@@ -21,6 +21,10 @@ from tests.cluster import steps
 from tests.cluster.kubernetes import ROOT, Kubernetes
 
 NAMESPACES = ("kubeflow", "mlflow", "segmodels")
+ACCOUNT = """\
+kubectl -n {namespace} get secret {secret} -o json \\
+    | kubectl -n mlflow exec -i deploy/mlflow -c mlflow -- python -c "$(cat infra/k8s/mlflow_user.py)"
+"""
 MARK = {"segmodels/test": "true"}
 
 
@@ -95,6 +99,12 @@ def deployed(kubernetes: Kubernetes, overlay: Path) -> Iterator[Kubernetes]:
     for place in ("mlflow statefulset/postgres", "mlflow statefulset/s3", "mlflow deployment/mlflow"):
         namespace, what = place.split()
         kubernetes("rollout", "status", what, f"--namespace={namespace}", "--timeout=600s", timeout=660)
+    for namespace, secret in (("kubeflow", "segmodels"), ("segmodels", "serving")):
+        command = ["bash", "-euo", "pipefail", "-c", ACCOUNT.format(namespace=namespace, secret=secret)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=kubernetes.environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
     yield kubernetes
     if os.environ.get("SEGMODELS_CLUSTER_KEEP") != "1":
         for name in NAMESPACES:

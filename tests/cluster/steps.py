@@ -47,7 +47,8 @@ for entry in pathlib.Path("/proc").iterdir():
 """
 # Says which of NAME|HOST|PORT can be reached.
 PROBE = """
-import socket, sys
+import socket, sys, time
+time.sleep(5)  # policies come into force a moment after the pod's start
 for one in sys.argv[1:]:
     name, host, port = one.split("|")
     try: socket.create_connection((host, int(port)), 4).close(); print("reached", name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from infra.k8s import check
-from tests.cluster.kubernetes import ROOT, Kubernetes
+from tests.cluster.kubernetes import Kubernetes
 
 
 @pytest.mark.parametrize("name", ["local", "production", "nodes"])
@@ -71,13 +70,6 @@ def ask(address: str, path: str, login: str = "", body: Any = None) -> tuple[int
 
 
 def test_mlflows_users_have_their_rights_and_no_more(deployed: Kubernetes, mlflow: str):
-    """As docs/cluster.md, step 5, makes the pipeline's account."""
-    script = "kubectl -n kubeflow get secret segmodels -o json | kubectl -n mlflow exec -i deploy/mlflow -c mlflow"
-    command = f'{script} -- python -c "$(cat infra/k8s/mlflow_user.py)"'
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, env=deployed.environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
     mine = secret(deployed, "kubeflow", "segmodels")
     pipeline = f"{mine['MLFLOW_TRACKING_USERNAME']}:{mine['MLFLOW_TRACKING_PASSWORD']}"
     search = "/api/2.0/mlflow/experiments/search"
@@ -90,10 +82,7 @@ def test_mlflows_users_have_their_rights_and_no_more(deployed: Kubernetes, mlflo
 
 
 def test_before_the_first_model_the_server_is_alive_and_says_what_it_waits_for(deployed: Kubernetes):
-    script = "kubectl -n segmodels get secret serving -o json | kubectl -n mlflow exec -i deploy/mlflow -c mlflow"
-    command = f'{script} -- python -c "$(cat infra/k8s/mlflow_user.py)"'
-    subprocess.run(["bash", "-c", command], cwd=ROOT, env=deployed.environment, check=True, capture_output=True)
-    if deployed("logs", "deployment/serving", "--namespace=segmodels", check=False).stdout.find("replaces") >= 0:
+    if deployed.get("deployment", "serving", "--namespace=segmodels")["status"].get("readyReplicas"):
         pytest.skip("a model is registered already: the cluster was kept")
 
     def said() -> str:

@@ -158,11 +158,12 @@ def test_with_ours_what_is_killed_is_tried_again_where_the_pipeline_asks_for_it(
 def test_a_pod_that_is_lost_is_tried_again_whatever_it_is(argo: Kubernetes):
     ours(argo)
     kinds = {"retried": 2, "plain": 0, "driver": 0}
-    names = [argo.anew(workflow(f"lost-{task}", task, ["sleep", "40"], count)) for task, count in kinds.items()]
-    # What is gone before Argo has seen it run is made again, as the same attempt.
-    for name in names:
+    names = []
+    for task, count in kinds.items():
+        name = argo.anew(workflow(f"lost-{task}", task, ["sleep", "40"], count))
+        names.append(name)
+        # What is gone before Argo has seen it run is made again, as the same attempt.
         argo.wait(lambda name=name: [node["phase"] for node in pods(argo, name)] == ["Running"])
-    for name in names:
         (pod,) = argo.get("pods", f"--namespace={SPACE}", f"--selector=workflows.argoproj.io/workflow={name}")["items"]
         # As when its node has gone for good: nobody says how it ended.
         argo("delete", "pod", pod["metadata"]["name"], f"--namespace={SPACE}", "--force", "--grace-period=0")
