@@ -87,7 +87,7 @@ format: setup ## put the code into shape
 bench: setup ## the short benchmarks, each with its peer; BENCHMARKS="serving overhead peers …" for others
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) python benchmarks/$$name.py; done
 
-mutants: setup ## which small bugs the tests do not notice; MODULE="segmodels/metrics.py …", SAMPLE=0 for every mutant
+mutants: setup ## which small bugs the tests do not notice; MODULE="segmodels/tasks/semantic/metrics.py …", SAMPLE=0 for every mutant
 	@$(RUN) python benchmarks/mutants.py --survivors --sample $(SAMPLE) $(MODULE)
 
 lock: ## resolve requirements.lock anew

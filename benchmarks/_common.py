@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from segmodels.threads import available_cores
+from segmodels.runtime import available_cores
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def synchronize(device: str) -> None:
 
 def bf16_is_fast(device: str) -> bool:
     """Whether training's own choice of precision on this device would be bf16."""
-    from segmodels.inference import fast_precision
+    from segmodels.inference.predictor import fast_precision
 
     return fast_precision(device) == "bf16"
 

@@ -12,7 +12,7 @@ import _common as common
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from segmodels.metrics import confusion_matrix
+from segmodels.tasks.semantic.metrics import confusion_matrix
 
 CLASSES, SHAPE = 19, (4, 512, 1024)
 

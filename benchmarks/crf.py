@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from segmodels.data.streets import CLASSES, render
 from segmodels.layers.crf import dense_crf, gaussian_kernels, mean_field
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 
 BLOCK = 12
 

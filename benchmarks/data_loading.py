@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from segmodels.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from segmodels.data.dataset import DatasetInfo, DatasetWriter, samples
+from segmodels.artifacts.model_folder import IMAGENET_MEAN, IMAGENET_STD
+from segmodels.data.augment import Augmentation
+from segmodels.data.folder import DatasetInfo, DatasetWriter, samples
+from segmodels.data.loading import Cache, Decoded, EpochSampler, TrainingSet, training_loader
 from segmodels.data.streets.write import write_dataset
-from segmodels.data.transforms import Augmentation, Cache, Decoded, EpochSampler, TrainingSet, training_loader
 
 BATCH = 8
 SIZE = (360, 480)

@@ -22,7 +22,7 @@ from typing import Any
 import _common as common
 import yaml
 
-from segmodels.registry import list_models, model_info
+from segmodels.catalog.registry import list_models, model_info
 
 ROOT = Path(__file__).resolve().parents[1]
 # Way -> the command and where it leaves its outputs.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import _common as common
 import torch
 
-from segmodels.registry import create_model
+from segmodels.catalog.registry import create_model
 
 CLASSES = 11
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import _common as common
 
-from segmodels.data.dataset import INFO_FILE, samples
+from segmodels.catalog.recipes import from_scratch
+from segmodels.data.folder import INFO_FILE, samples
 from segmodels.data.formats import convert
-from segmodels.overrides import parse
-from segmodels.process import set_up_process
-from segmodels.recipes import from_scratch
-from segmodels.settings import TrainSettings, merge
+from segmodels.runtime import set_up_process
+from segmodels.settings.parse import parse
+from segmodels.settings.schema import TrainSettings, merge
 
 # Without normalisation, or with un-pooling: what is hardest to begin.
 HARD = ("fcn8s", "deeplabv1", "segnet", "deconvnet", "crfasrnn")
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("-s", "--set", action="append", default=[])
     args = parser.parse_args()
     set_up_process()
-    from segmodels.training import fit
+    from segmodels.training.fit import fit
 
     common.header("torch")
     print("| architecture | its own defaults | epoch | training loss | validation loss | mIoU, % | pixel accuracy, % |")

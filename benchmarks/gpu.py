@@ -23,8 +23,8 @@ from typing import Any
 import _common as common
 import torch
 
-from segmodels.inference import channels_last
-from segmodels.registry import create_model, list_models, model_info
+from segmodels.catalog.registry import create_model, list_models, model_info
+from segmodels.inference.predictor import channels_last
 
 CLASSES = 11
 # Name -> bf16, channels-last, compiled.

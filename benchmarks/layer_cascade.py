@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from segmodels.artifacts.model_folder import IMAGENET_MEAN, IMAGENET_STD
+from segmodels.catalog.registry import create_model
+from segmodels.data.augment import normalize
 from segmodels.data.streets import CLASSES, render
-from segmodels.data.transforms import normalize
-from segmodels.inference import channels_last
-from segmodels.registry import create_model
+from segmodels.inference.predictor import channels_last
 
 
 class Watched:

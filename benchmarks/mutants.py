@@ -27,21 +27,30 @@ import _common as common
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
-    "segmodels/metrics.py": ["tests/segmodels/test_metrics.py"],
-    "segmodels/losses.py": ["tests/segmodels/test_losses.py"],
-    "segmodels/inference.py": ["tests/segmodels/test_inference.py", "tests/segmodels/test_averaging.py"],
-    "segmodels/evaluation.py": ["tests/segmodels/test_evaluation.py", "tests/segmodels/test_evaluation_files.py"],
-    "segmodels/per_image.py": ["tests/segmodels/test_per_image.py", "tests/segmodels/test_bootstrap.py"],
-    "segmodels/bootstrap.py": ["tests/segmodels/test_bootstrap.py"],
-    "segmodels/optimization.py": [
-        "tests/segmodels/test_optimization.py",
-        "tests/segmodels/test_stages.py::test_rates_by_pattern_are_multiplied_and_biases_have_a_factor_of_their_own",
-        "tests/segmodels/test_stages.py::test_weights_decay_and_biases_and_norms_where_it_is_said",
-        "tests/segmodels/test_stages.py::test_rmsprop_of_lasagne_has_its_epsilon_under_the_root",
-        "tests/segmodels/test_stages.py::test_the_rate_steps_at_its_milestones",
+    "segmodels/tasks/semantic/metrics.py": ["tests/segmodels/tasks/semantic/test_metrics.py"],
+    "segmodels/tasks/semantic/losses.py": ["tests/segmodels/tasks/semantic/test_losses.py"],
+    "segmodels/inference/predictor.py": [
+        "tests/segmodels/inference/test_predictor.py",
+        "tests/segmodels/inference/test_averaging.py",
     ],
-    "segmodels/data/transforms.py": [
-        "tests/segmodels/data/test_transforms.py",
+    "segmodels/evaluation/evaluate.py": [
+        "tests/segmodels/evaluation/test_evaluate.py",
+        "tests/segmodels/evaluation/test_evaluation_files.py",
+    ],
+    "segmodels/tasks/semantic/per_image.py": [
+        "tests/segmodels/tasks/semantic/test_per_image.py",
+        "tests/segmodels/evaluation/test_compare.py",
+    ],
+    "segmodels/evaluation/compare.py": ["tests/segmodels/evaluation/test_compare.py"],
+    "segmodels/training/optimizers.py": [
+        "tests/segmodels/training/test_optimizers.py",
+        "tests/segmodels/training/test_stages.py::test_rates_by_pattern_are_multiplied_and_biases_have_a_factor_of_their_own",
+        "tests/segmodels/training/test_stages.py::test_weights_decay_and_biases_and_norms_where_it_is_said",
+        "tests/segmodels/training/test_stages.py::test_rmsprop_of_lasagne_has_its_epsilon_under_the_root",
+        "tests/segmodels/training/test_stages.py::test_the_rate_steps_at_its_milestones",
+    ],
+    "segmodels/data/augment.py": [
+        "tests/segmodels/data/test_augment.py",
         "tests/segmodels/data/test_augmentation.py",
     ],
     "components/register/gate.py": ["tests/components/register/test_gate.py"],
@@ -55,8 +64,8 @@ MODULES = {
 }
 # Their fixtures do what the tests look at, and mutmut counts what a fixture reaches for the first test alone.
 SHARED = (
-    "tests/segmodels/test_evaluation.py",
-    "tests/segmodels/test_evaluation_files.py",
+    "tests/segmodels/evaluation/test_evaluate.py",
+    "tests/segmodels/evaluation/test_evaluation_files.py",
     "tests/components/register/test_champion.py",
 )
 # They start processes of their own from a folder where mutmut finds no settings.

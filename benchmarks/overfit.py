@@ -32,12 +32,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmodels.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from segmodels.data.dataset import IGNORE_INDEX, INFO_FILE, DatasetInfo
+from segmodels.artifacts.model_folder import IMAGENET_MEAN, IMAGENET_STD
+from segmodels.catalog.registry import create_model, list_models, model_info
+from segmodels.data.augment import normalize
+from segmodels.data.folder import IGNORE_INDEX, INFO_FILE, DatasetInfo
 from segmodels.data.formats import convert
-from segmodels.data.transforms import Decoded, normalize
-from segmodels.inference import channels_last
-from segmodels.registry import create_model, list_models, model_info
+from segmodels.data.loading import Decoded
+from segmodels.inference.predictor import channels_last
 
 IMAGES = 8
 EVALUATE_EVERY, WARMUP = 10, 20

@@ -28,7 +28,7 @@ from typing import Any
 
 import _common as common
 
-from segmodels.threads import available_cores
+from segmodels.runtime import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 AIMS = {"dvc repro": 3, "python -m pipeline run": 5, "in containers": 15}

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels.inference import channels_last
+from segmodels.catalog.registry import count_parameters, create_model
+from segmodels.inference.predictor import channels_last
 from segmodels.layers.fuse import fuse_batch_norm
-from segmodels.registry import count_parameters, create_model
 
 CLASSES = 11
 TRAINING, INFERENCE = "training", "inference"

@@ -20,10 +20,10 @@ import _common as common
 
 from segmodels.data.formats import convert
 from segmodels.data.streets import write_dataset
-from segmodels.evaluation import evaluate
-from segmodels.metrics import class_iou, scores
-from segmodels.settings import AugmentSettings, EvaluateSettings, TrainSettings
-from segmodels.training import fit
+from segmodels.evaluation.evaluate import evaluate
+from segmodels.settings.schema import AugmentSettings, EvaluateSettings, TrainSettings
+from segmodels.tasks.semantic.metrics import class_iou, scores
+from segmodels.training.fit import fit
 
 
 def main() -> None:

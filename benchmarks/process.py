@@ -1,6 +1,6 @@
 """What the settings of a process gain: `python benchmarks/process.py`.
 
-Python's and glibc's ways beside those of `segmodels.process`, each in processes of their own that take turns: to import
+Python's and glibc's ways beside those of `segmodels.runtime`, each in processes of their own that take turns: to import
 what trains and end; a training step (U-Net of width 16, four images of 240x320); a prediction (the same network, one
 image of 360x480). "Held" is what the process has at most beyond its imports.
 """
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from segmodels.inference import channels_last, fast_precision
-from segmodels.process import keep_freed_memory
-from segmodels.registry import create_model
+from segmodels.catalog.registry import create_model
+from segmodels.inference.predictor import channels_last, fast_precision
+from segmodels.runtime import keep_freed_memory
 
-TRAINS = "import segmodels.training"
-OURS = "from segmodels.process import set_up_process; set_up_process(); "
+TRAINS = "import segmodels.training.fit"
+OURS = "from segmodels.runtime import set_up_process; set_up_process(); "
 
 
 def imported(ours: bool) -> float:

@@ -34,16 +34,17 @@ from PIL import Image
 import segmodels
 from components.register.step import EXAMPLE, PYFUNC
 from components.tracking import MODEL_TAG, Store
-from segmodels.checkpoint import WEIGHTS_FILE, ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.catalog.weights import WEIGHTS_FILE
+from segmodels.data.folder import ClassInfo
+from segmodels.data.palette import default_palette
 from segmodels.data.streets import render
-from segmodels.inference import Predictor, fast_precision
-from segmodels.process import set_up_process
+from segmodels.files import file_sha256
+from segmodels.inference.predictor import Predictor, fast_precision
+from segmodels.runtime import set_up_process
 from segmodels.serving.answers import class_map
 from segmodels.serving.images import Upload, decode
-from segmodels.settings import EvaluateSettings
-from segmodels.sources import file_sha256
-from segmodels.visualize import default_palette
+from segmodels.settings.schema import EvaluateSettings
 
 NAME, ALIAS = "served", "champion"
 SERVE = "import sys; from segmodels.cli import main; sys.exit(main())"

@@ -48,7 +48,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
 def evaluate(params: Params, args: argparse.Namespace) -> None:
     params.entry(args.model)
     from components.evaluate import step
-    from segmodels.metrics import scores
+    from segmodels.tasks.semantic.metrics import scores
 
     quality = step.run(
         params,
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     from components.errors import complain
     from components.params import Params
     from segmodels.errors import printable_output
-    from segmodels.process import set_up_process
+    from segmodels.runtime import set_up_process
 
     set_up_process()
     printable_output()

@@ -12,18 +12,17 @@ import argparse
 import ast
 import functools
 import hashlib
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.params import Params
-from segmodels.data.dataset import replace_folder
+from segmodels.files import replaced
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("segmodels", "components")
 MODELS = "segmodels.models"
 # The modules that a step begins with; what they import follows.
-COMMON = ("components.errors", "components.params", "segmodels.process")
+COMMON = ("components.errors", "components.params", "segmodels.runtime")
 # It imports the step that it runs, and names them all.
 RUNS = "components.__main__"
 STEPS = {
@@ -45,16 +44,14 @@ def write(params: Params, out: Path, root: Path = ROOT) -> None:
         out: The folder, replaced as a whole.
         root: The folder of the packages.
     """
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for step in STEPS:
-        if step in OF_AN_ARCHITECTURE:
-            for key, entry in params.models.items():
-                named = {params.architecture(key), *_texts(entry.options)}
-                _write(files(step, named, root), part / step / f"{key}.txt", root)
-        else:
-            _write(files(step, (), root), part / f"{step}.txt", root)
-    replace_folder(part, out)
+    with replaced(out) as part:
+        for step in STEPS:
+            if step in OF_AN_ARCHITECTURE:
+                for key, entry in params.models.items():
+                    named = {params.architecture(key), *_texts(entry.options)}
+                    _write(files(step, named, root), part / step / f"{key}.txt", root)
+            else:
+                _write(files(step, (), root), part / f"{step}.txt", root)
 
 
 def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT) -> list[Path]:

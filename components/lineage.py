@@ -142,12 +142,6 @@ def folder_md5(folder: Path) -> str:
     return files.folder_md5(folder)
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _dirty() -> str:
     # DVC itself writes dvc.lock while its stages run.
     changed = _git("status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock")

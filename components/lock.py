@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import StepError
+from segmodels.files import locked
 
 
 def cache_folder() -> Path:
@@ -38,12 +38,7 @@ def only_one(path: Path) -> Iterator[None]:
     Raises:
         StepError: Another process holds it.
     """
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    with (folder / f"{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StepError(f"{path}: another run is writing it; wait for that one to end, or stop it") from None
+    busy = StepError(f"{path}: another run is writing it; wait for that one to end, or stop it")
+    with locked(cache_folder() / "locks" / f"{name}.lock", busy):
         yield

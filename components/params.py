@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hi
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from segmodels.catalog.recipes import from_scratch
 from segmodels.errors import SHOWN, UserError, shown
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
-from segmodels.recipes import from_scratch
-from segmodels.settings import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
+from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
 
 if TYPE_CHECKING:
     from segmodels.data.checks import Limits
@@ -241,7 +241,7 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
     base = dataclasses.asdict(params.train)
     own = params.entry(key).train
     if own.get("recipe", base["recipe"]) == "paper":
-        from segmodels.registry import model_info
+        from segmodels.catalog.registry import model_info
 
         values = on_recipe(base, model_info(params.architecture(key)).recipe, own)
     else:
@@ -254,7 +254,7 @@ def evaluate_settings(params: Params, key: str, source: str = "params") -> Evalu
     base = dataclasses.asdict(params.evaluate)
     own = base.pop("models").get(key, {})
     if own.get("recipe", base["recipe"]) == "paper":
-        from segmodels.registry import model_info
+        from segmodels.catalog.registry import model_info
 
         base = merge(base, dict(model_info(params.architecture(key)).testing))
     return _settings(EvaluateSettings, merge(base, own), f"{source}: evaluate.models.{key}")

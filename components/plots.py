@@ -6,9 +6,10 @@ where `.dvc/config` names it (`plots.html_template`).
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+
+from segmodels.files import write_text
 
 # `{scripts}` would bring the network's addresses back; DVC asks only that the charts have a place.
 PAGE = """<!doctype html>
@@ -36,11 +37,8 @@ def write(out: Path) -> None:
     import vl_convert
 
     scripts: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
     # A script ends where the text says so, also within a string.
-    part.write_text(PAGE.replace("SCRIPTS", scripts.replace("</script", "<\\/script")))
-    os.replace(part, out)
+    write_text(out, PAGE.replace("SCRIPTS", scripts.replace("</script", "<\\/script")))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,7 @@ import tempfile
 from pathlib import Path
 
 from components import tracking
-from segmodels.errors import UserError
-from segmodels.files import NameRefusedError, read_yaml, relative
-from segmodels.files import name as file_name
-from segmodels.settings import PredictSettings
-from segmodels.sources import (
+from segmodels.artifacts.sources import (
     CONFIG,
     WEIGHTS,
     AddressError,
@@ -29,8 +25,12 @@ from segmodels.sources import (
     SourceError,
     UnreachableError,
     Version,
-    file_sha256,
+    sha256_of,
 )
+from segmodels.errors import UserError
+from segmodels.files import NameRefusedError, read_yaml, relative, write_text
+from segmodels.files import name as file_name
+from segmodels.settings.schema import PredictSettings
 
 log = logging.getLogger(__name__)
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@[^/@]+|/\d+)")
@@ -41,7 +41,7 @@ ANSWERS = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
 class RegisteredModel:
-    """The version that an address of MLflow's registry means; `segmodels.sources.Source`.
+    """The version that an address of MLflow's registry means; `segmodels.artifacts.sources.Source`.
 
     Args:
         address: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
@@ -63,7 +63,7 @@ class RegisteredModel:
         self._store: tracking.Store | None = None
 
     def latest(self) -> Version:
-        """As `segmodels.sources.Source.latest`."""
+        """As `segmodels.artifacts.sources.Source.latest`."""
         try:
             found = self._opened().find(self.address)
         except tracking.TrackingError as error:
@@ -75,13 +75,13 @@ class RegisteredModel:
         return Version(self.name, str(found.version), sha256, _folder(f"{found.version}-{mark}", self.address))
 
     def fetch(self, version: Version) -> Fetched:
-        """As `segmodels.sources.Source.fetch`; what the cache has is not downloaded again."""
+        """As `segmodels.artifacts.sources.Source.fetch`; what the cache has is not downloaded again."""
         folder = self.cache / version.key
         if not (folder / MLMODEL).is_file():
             self._download(version, folder)
         os.utime(folder)
         model, settings, profile = _description(folder)
-        digest = file_sha256(model / WEIGHTS)
+        digest = sha256_of(model / WEIGHTS)
         if version.sha256 and digest != version.sha256:
             shutil.rmtree(folder)  # so that the next try downloads it again
             raise SourceError(
@@ -92,17 +92,14 @@ class RegisteredModel:
         return Fetched(model, settings, digest, profile)
 
     def remember(self, version: Version) -> None:
-        """As `segmodels.sources.Source.remember`."""
-        part = self._memory.with_suffix(f".{os.getpid()}.part")
+        """As `segmodels.artifacts.sources.Source.remember`."""
         try:
-            part.write_text(json.dumps(dataclasses.asdict(version)))
-            os.replace(part, self._memory)
+            write_text(self._memory, json.dumps(dataclasses.asdict(version)), shared=True)
         except OSError as error:
-            part.unlink(missing_ok=True)
             log.warning("%s: %s; a start while MLflow is away would find nothing", self._memory, error.strerror)
 
     def remembered(self) -> Version | None:
-        """As `segmodels.sources.Source.remembered`."""
+        """As `segmodels.artifacts.sources.Source.remembered`."""
         try:
             version = Version(**json.loads(self._memory.read_text()))
         except (OSError, ValueError, TypeError):

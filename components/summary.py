@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from components.errors import complain
 from components.params import Params
 from components.results import read_json
+from segmodels.files import write_text
 
 SHOWN = ("miou", "boundary_f1", "ece")
 DIGITS = 4
@@ -36,10 +36,7 @@ def write(evaluations: Mapping[str, Path], out: Path) -> None:
         "best": {"model": best, **{name: _rounded(measured[best][name]) for name in SHOWN}},
         "miou": {key: _rounded(metrics["miou"]) for key, metrics in measured.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, out)
+    write_text(out, json.dumps(content, indent=2) + "\n")
 
 
 def _rounded(value: float | None) -> float | None:

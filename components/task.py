@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import StepError, complain
-from segmodels.process import set_up_process
+from segmodels.runtime import set_up_process
 
 if TYPE_CHECKING:
     from components.params import Params

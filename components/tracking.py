@@ -14,33 +14,29 @@ mlflow is imported where it is first used: it costs seconds.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-import posixpath
 import random
 import re
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from components.lock import project_folder
+from segmodels.files import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-    from components.lineage import Lineage
-    from components.params import Params
+from components.metric_names import mlflow_names
 
 KEY_TAGS = ("architecture", "params.hash", "dvc.data.md5")
 MODEL_TAG = "model.sha256"
@@ -50,7 +46,6 @@ SETTLING = "settling"  # of a run that its creator may yet delete
 BATCH = 100  # what one request of MLflow takes
 WITHDRAWALS = 3  # tries of a deletion that another process may be making at the same moment
 TRIES = 5  # of a request that another process's made fail
-LONGEST_NAME = 240  # MLflow takes 250 characters
 PAUSE = (0.5, 2.0)  # seconds between them: long after the other has done what it was about to do
 # With an S3 store MLflow sends its clients there for large files, by addresses that often it alone can reach.
 THROUGH_MLFLOW = {
@@ -132,7 +127,7 @@ class Store:
             try:
                 yield
             except _mlflow_errors() as error:
-                raise TrackingError(_reason(error)) from error
+                raise TrackingError(reason(error)) from error
 
     def write(self, request: Callable[..., object], *arguments: Any, **named: Any) -> None:
         """Sends a request that may be repeated: of two that insert the same row at once, MLflow refuses one."""
@@ -529,105 +524,6 @@ class Run:
                 self.store.client.set_terminated(self.id, status)
 
 
-class RunLogger:
-    """Live curves of a training, which never stop it.
-
-    Whatever MLflow answers, the training goes on: the first failure prints one sentence, and `register` completes the
-    history later. An epoch that the run already has (a training that was resumed, or repeated with the same result) is
-    not logged again; where its values differ it is another training, which gets a run of its own.
-
-        with RunLogger(params, "enet", lineage) as logger:
-            logger.log({"train_loss": 0.7, "val_miou": 0.4}, step=epoch)
-    """
-
-    def __init__(
-        self, params: Params, key: str, lineage: Lineage, *, warn: Callable[[str], None] | None = None
-    ) -> None:
-        self.params, self.key, self.lineage = params, key, lineage
-        self._warn = warn or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
-        self._run: Run | None = None
-        self._tags: dict[str, str] = {}
-        self._away = False
-
-    def log(self, metrics: Mapping[str, float | None], step: int) -> None:
-        """Logs the metrics of an epoch.
-
-        Args:
-            metrics: Name -> value; what is None or not finite is left out.
-            step: The epoch, as in `history.csv`.
-        """
-        values = finite(metrics)
-        if self._away or not values:
-            return
-        try:
-            run = self._run or self._open()
-            run.reread()  # the same training may run twice
-            if run.contradicts(values, step):
-                run.set_status("KILLED" if MODEL_TAG not in run.tags else "FINISHED")
-                run = run.store.create_run(self.key, self._tags)
-            run.log_steps({step: values}, live=True)
-            self._run = run
-        except Exception as error:  # a training must outlive every failure of its diary
-            self._give_up(error)
-
-    def _open(self) -> Run:
-        self._tags = self.lineage.tags(self.key)
-        store = Store(self.params.register_.experiment, retries=1, timeout=10)
-        run = store.only_run(self.key, self._tags, lambda: store.runs(self._tags))
-        run.set_status("RUNNING")
-        return run
-
-    def _give_up(self, error: Exception) -> None:
-        self._away = True
-        reason = str(error) if isinstance(error, TrackingError) else _reason(error)
-        self._warn(f"no live curves for {self.key}: {reason}; training goes on, and register completes the run later")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._run is None or self._away:
-            return
-        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-        try:
-            self._run.set_status(status)
-        except Exception as failure:
-            self._give_up(failure)
-
-
-def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are numbers, under names that MLflow takes."""
-    names = mlflow_names(metrics)
-    return {names[k]: float(v) for k, v in metrics.items() if v is not None and math.isfinite(float(v))}
-
-
-def mlflow_names(names: Iterable[str]) -> dict[str, str]:
-    """Return a name that MLflow takes for each metric or parameter, different ones for different names.
-
-    MLflow takes letters and digits of any script, spaces and `_ - . : /`, as a path that leads nowhere else. What two
-    names would share gets the beginning of each one's hash.
-    """
-    taken = {name: _taken(name) for name in names}
-    shared = Counter(taken.values())
-    return {
-        name: f"{short}-{_digest(name)}" if shared[short] > 1 and short != name else short
-        for name, short in taken.items()
-    }
-
-
-def _taken(name: str) -> str:
-    plain = re.sub(r"[^\w\-. :/]", "_", name)
-    if posixpath.normpath(plain) != plain or plain.startswith(("/", "..")):
-        plain = plain.replace("/", "_")
-    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 7]}-{_digest(name)}"
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:6]
-
-
 def _import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -659,7 +555,7 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
     return MlflowException, requests.RequestException, OSError
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     uri = public_uri(tracking_uri())
     text = str(error)
     if re.search(r"Failed to download \d+ chunk", text):
@@ -682,12 +578,7 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    import fcntl
-
-    path = Path(uri.removeprefix("sqlite:///") + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(Path(uri.removeprefix("sqlite:///") + ".lock")):
         yield
 
 

@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     args = _parser().parse_args(argv)
     from components.errors import complain
-    from segmodels.process import set_up_process
+    from segmodels.runtime import set_up_process
 
     set_up_process()
     try:
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _params(args: argparse.Namespace) -> Params:
     from components.params import Params
-    from segmodels.registry import model_info
+    from segmodels.catalog.registry import model_info
 
     params = Params.read(args.params)
     for key in params.models:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -19,7 +18,7 @@ from components.errors import StepError
 from components.params import Params
 from components.task import arms, task_name
 from pipeline.words import Words
-from segmodels.data.dataset import replace_folder
+from segmodels.files import replaced
 
 OUT = Path("outputs-local")
 LATEST = "latest"
@@ -143,14 +142,12 @@ def _link(params: Params, folder: Path, latest: Path) -> Path:
     for key, arm in arms(params.models).items():
         artifacts[MODELS / key] = (task_name("train", arm), "model")
         artifacts[EVALUATION / key] = (task_name("evaluate", arm), "evaluation")
-    part = latest.with_name(latest.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for path, (task, artifact) in artifacts.items():
-        link = part / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        (target,) = folder.glob(f"*/{task}/{artifact}")
-        link.symlink_to(os.path.relpath(target, (latest / path).parent))
-    replace_folder(part, latest)
+    with replaced(latest) as part:
+        for path, (task, artifact) in artifacts.items():
+            link = part / path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            (target,) = folder.glob(f"*/{task}/{artifact}")
+            link.symlink_to(os.path.relpath(target, (latest / path).parent))
     return latest
 
 

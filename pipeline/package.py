@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from components.params import Params
 from pipeline.cluster import Kubeflow
 from pipeline.cluster import schedule as recur
 from pipeline.dag import NAME, Cluster, build, cached
+from segmodels.files import replaced
 
 
 def write(
@@ -46,13 +47,12 @@ def write(
         raise StepError(f"{out}: Kubeflow reads YAML; let the name end with .yaml")
     if namespace and not native:
         raise StepError("--namespace: the IR names none; use it with --kubernetes-native, or with submit")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part-{out.name}")
     pipeline = build(params, cluster, recurring=recurring)
-    try:
-        Compiler().compile(pipeline, str(part))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, out.name)  # the compiler looks at the ending
+        Compiler().compile(pipeline, str(made))
         if native:
-            version = f"{NAME}-{hashlib.sha256(part.read_bytes()).hexdigest()[:10]}"
+            version = f"{NAME}-{hashlib.sha256(made.read_bytes()).hexdigest()[:10]}"
             options = KubernetesManifestOptions(
                 pipeline_name=NAME,
                 pipeline_version_name=version,
@@ -61,11 +61,10 @@ def write(
                 include_pipeline_manifest=True,
             )
             Compiler().compile(
-                pipeline, str(part), kubernetes_manifest_format=True, kubernetes_manifest_options=options
+                pipeline, str(made), kubernetes_manifest_format=True, kubernetes_manifest_options=options
             )
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+        with replaced(out) as part:
+            shutil.copyfile(made, part)
 
 
 def submit(

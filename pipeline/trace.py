@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from components.errors import StepError
 from components.lineage import SETTINGS_FILE
 from components.params import Params
 from components.tracking import Store, TrackingError, existing_store, public_uri
+from segmodels.files import write_text
 
 INDENT, WIDTH = 10, 100
 SECTIONS = ("model", "train", "evaluate", "data")
@@ -94,9 +94,7 @@ def write_params(address: str, out: Path) -> None:
         "models": {key: {**model, "train": settings["train"]}},
     }
     Params.parse(content, str(out))
-    part = out.with_name(out.name + ".part")
-    part.write_text(yaml.safe_dump(content, sort_keys=False))
-    os.replace(part, out)
+    write_text(out, yaml.safe_dump(content, sort_keys=False))
 
 
 def _validation(store: Store, run_id: str) -> str:

@@ -15,22 +15,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segmodels.checkpoint import load_model
-    from segmodels.evaluation import evaluate
-    from segmodels.inference import Predictor
-    from segmodels.registry import create_model, list_models, model_info
-    from segmodels.training import fit
+    from segmodels.artifacts.model_folder import load_model
+    from segmodels.catalog.registry import create_model, list_models, model_info
+    from segmodels.evaluation.evaluate import evaluate
+    from segmodels.inference.predictor import Predictor
+    from segmodels.training.fit import fit
 
     __version__: str
 
 _PUBLIC = {
-    "create_model": "segmodels.registry",
-    "list_models": "segmodels.registry",
-    "model_info": "segmodels.registry",
-    "load_model": "segmodels.checkpoint",
-    "Predictor": "segmodels.inference",
-    "fit": "segmodels.training",
-    "evaluate": "segmodels.evaluation",
+    "create_model": "segmodels.catalog.registry",
+    "list_models": "segmodels.catalog.registry",
+    "model_info": "segmodels.catalog.registry",
+    "load_model": "segmodels.artifacts.model_folder",
+    "Predictor": "segmodels.inference.predictor",
+    "fit": "segmodels.training.fit",
+    "evaluate": "segmodels.evaluation.evaluate",
 }
 
 __all__ = ["Predictor", "__version__", "create_model", "evaluate", "fit", "list_models", "load_model", "model_info"]

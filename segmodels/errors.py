@@ -15,6 +15,10 @@ class UserError(Exception):
     """What the user can mend; the message is one sentence that names the file or key and says what to do."""
 
 
+class UnknownModelError(UserError, ValueError):
+    """No architecture, backbone or keyword has this name; the message proposes the nearest one."""
+
+
 def sentence(error: BaseException) -> str:
     """The sentence of an error: of the system's errors the file and the reason."""
     if isinstance(error, OSError) and error.filename:

@@ -1,4 +1,7 @@
-"""Files that came from somewhere else: their names before they become paths, their content before it is believed.
+"""Files: written whole or not at all, held by one process, hashed; and those that came from somewhere else.
+
+What another process may read is written by `replaced`, and replaced at once. What two must not write at once is held
+by `locked`. What may be made again lies in `cache_folder`.
 
 A name that is read from a file, an archive, a manifest or a store goes through `name` or `relative` before it is joined
 to a folder. JSON and YAML from outside are read by `read_json` and `read_yaml`, which bound their size and depth.
@@ -10,12 +13,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segmodels.errors import UserError, printable, shown
-from segmodels.threads import available_cores
+from segmodels.runtime import available_cores
 
 MAX_NAME, MAX_PATH, MAX_PARTS = 255, 1024, 32
 MAX_DEPTH = 64
@@ -102,6 +107,71 @@ def copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, written, 1 << 20)
 
 
+@contextmanager
+def replaced(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give a name beside a file or folder to write to; when the body ends well, that takes the target's place at once.
+
+    Where the body fails the target stays as it was, and what was written goes. Folders above are made.
+
+    Args:
+        target: The file or folder.
+        shared: Several processes may write it at once, each under a name of its own.
+    """
+    part = target.with_name(f"{target.name}.{os.getpid()}.part" if shared else f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(part)
+    try:
+        yield part
+        replace(part, target)
+    finally:
+        _remove(part)
+
+
+def write_text(target: Path, text: str, *, shared: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `replaced`."""
+    with replaced(target, shared=shared) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def replace(new: Path, target: Path) -> None:
+    """Put a finished file or folder in the place of another one, which may exist."""
+    if not target.is_dir() and (new.is_file() or not target.exists()):
+        os.replace(new, target)
+        return
+    # The system replaces a file in one step, but no folder that holds anything.
+    old = target.with_name(target.name + ".old")
+    _remove(old)
+    os.replace(target, old)
+    os.replace(new, target)
+    _remove(old)
+
+
+@contextmanager
+def locked(path: Path, busy: UserError | None = None) -> Iterator[None]:
+    """Hold a lock file while the body runs; it goes with the process, so nothing is left after a kill.
+
+    Args:
+        path: The lock file; it stays.
+        busy: Raised where another process holds it; None waits.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
+        except BlockingIOError:
+            assert busy is not None
+            raise busy from None
+        yield
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder for what can be made or fetched again: in `SEGMODELS_CACHE`, or in the user's cache folder."""
+    root = os.environ.get("SEGMODELS_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "segmodels" / name
+
+
 def folder_md5(folder: Path | str) -> str:
     """DVC 3's hash of a folder: the md5 of its manifest, with the suffix `.dir`."""
     paths = [Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names]
@@ -118,6 +188,12 @@ def file_md5(path: Path) -> str:
     """The md5 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path, limit: int = MAX_JSON) -> str:
@@ -209,6 +285,13 @@ def _unsafe(given: Any, *, hidden: bool = False) -> str:
 def _shown(given: Any) -> str:
     text = ascii(given[:120]) if isinstance(given, str) else shown(given)
     return text if not isinstance(given, str) or len(given) <= 120 else text[:-1] + "...'"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _deep(value: Any) -> bool:

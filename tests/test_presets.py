@@ -11,8 +11,8 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 
 from components.params import Params, ParamsError, evaluate_settings, train_settings
-from segmodels.registry import full_size, list_models
-from segmodels.settings import TrainSettings
+from segmodels.catalog.registry import full_size, list_models
+from segmodels.settings.schema import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

@@ -6,12 +6,12 @@ hash. So the hash of a folder, which git pins in `dvc.lock`, names every byte of
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,9 +20,8 @@ from components.download.fetch import CONNECTIONS, patiently
 from components.download.progress import progress
 from components.download.transfer import transfer
 from components.errors import StepError
-from segmodels.data.dataset import replace_folder
 from segmodels.errors import shown
-from segmodels.files import copy, file_md5, read_json, refused_path
+from segmodels.files import copy, file_md5, read_json, refused_path, replaced
 
 SUFFIX = ".dir"
 
@@ -99,10 +98,8 @@ def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
         StepError: An object is missing, damaged or not to be had.
     """
     entries = manifest(remote, md5, cache)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
 
-    def place(entry: dict[str, str]) -> None:
+    def place(entry: dict[str, str], part: Path) -> None:
         stored, target = cache / entry["md5"], part / entry["relpath"]
         _bring(remote, entry["md5"], stored)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,12 +109,14 @@ def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
     # One transfer for each content: two files may have the same.
     unique = {entry["md5"]: entry for entry in entries}
     again = [entry for entry in entries if unique[entry["md5"]] is not entry]
-    with ThreadPoolExecutor(CONNECTIONS) as pool, progress(remote.url, len(entries), samples=True) as advance:
-        for _ in pool.map(place, unique.values()):
-            advance(1)
-        for _ in pool.map(place, again):
-            advance(1)
-    replace_folder(part, out)
+    with (
+        replaced(out) as part,
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+        progress(remote.url, len(entries), samples=True) as advance,
+    ):
+        for group in (unique.values(), again):
+            for _ in pool.map(partial(place, part=part), group):
+                advance(1)
 
 
 def _hash(given: object, where: str) -> None:
@@ -146,9 +145,8 @@ def _folder(root: Path) -> Remote:
     def bring(name: str, target: Path) -> None:
         if not (root / name).is_file():
             raise StepError(f"{root / name}: no such file; `dvc push` the data, or check the remote's address")
-        temporary = target.with_name(target.name + ".part")
-        shutil.copyfile(root / name, temporary)
-        os.replace(temporary, target)
+        with replaced(target) as part:
+            shutil.copyfile(root / name, part)
 
     return Remote(str(root), bring, lambda names: [name for name in names if not (root / name).is_file()])
 

@@ -11,7 +11,7 @@ from components.disk import disk_errors
 from components.errors import StepError
 from components.lock import cache_folder, only_one
 from components.params import Data, Params
-from segmodels.data.dataset import DatasetInfo
+from segmodels.data.folder import DatasetInfo
 
 GENERATED = "streets"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from components.errors import StepError
 from components.params import Params, evaluate_settings
-from segmodels.checkpoint import CheckpointError
-from segmodels.evaluation import Quality, evaluate
+from segmodels.catalog.weights import CheckpointError
+from segmodels.evaluation.evaluate import Quality, evaluate
 
 
 def run(params: Params, key: str, *, data: Path, trained: Path, out: Path) -> Quality:

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from components.promotion import CHALLENGER
 from components.register.gate import Decision, comparable_times, measured_on, percent, points
 from components.register.trained import Trained
-from segmodels.bootstrap import Difference
-from segmodels.registry import ModelInfo, model_info
+from segmodels.catalog.registry import ModelInfo, model_info
+from segmodels.evaluation.compare import Difference
 
 LONGEST = 5000  # characters of a description
 FEWER_CLASSES = (24, 16, 8, 4, 0)

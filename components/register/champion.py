@@ -17,8 +17,8 @@ from components.params import Params
 from components.register.gate import Champion, Measured
 from components.tracking import Store
 from segmodels.files import read_json, read_yaml, relative
-from segmodels.per_image import PER_IMAGE_FILE, PerImage
-from segmodels.settings import EvaluateSettings, PredictSettings
+from segmodels.settings.schema import EvaluateSettings, PredictSettings
+from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -62,9 +62,9 @@ def _download(store: Store, run_id: str, folder: str) -> Measured:
 
 def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, folder: str) -> str:
     """Evaluates the champion as it is served and stores the result in its run; gives the obstacle if there is one."""
-    from segmodels.checkpoint import CheckpointError
-    from segmodels.data.dataset import DatasetError
-    from segmodels.evaluation import evaluate
+    from segmodels.catalog.weights import CheckpointError
+    from segmodels.data.folder import DatasetError
+    from segmodels.evaluation.evaluate import evaluate
 
     who = f"the champion (version {version.version})"
     print(f"{who} was evaluated on other data; evaluating it on {data}", flush=True)

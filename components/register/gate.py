@@ -13,8 +13,8 @@ from typing import Any
 
 from components.params import Register
 from components.promotion import PASSED
-from segmodels.bootstrap import Comparison, Difference, compare_all
-from segmodels.per_image import PerImage
+from segmodels.evaluation.compare import Comparison, Difference, compare_all
+from segmodels.tasks.semantic.per_image import PerImage
 
 
 @dataclass(frozen=True)

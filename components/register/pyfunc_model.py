@@ -33,11 +33,11 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
     """Predicts with the model folder that it was stored with, and as it was evaluated."""
 
     def load_context(self, context: Any) -> None:
-        from segmodels.threads import limit_threads
+        from segmodels.runtime import limit_threads
 
         limit_threads()  # before torch, which takes its threads from the environment
-        from segmodels.inference import Predictor
-        from segmodels.settings import PredictSettings
+        from segmodels.inference.predictor import Predictor
+        from segmodels.settings.schema import PredictSettings
 
         settings = PredictSettings.of(context.model_config or {})
         self.predictor = Predictor(context.artifacts["model"], device="auto", settings=settings)

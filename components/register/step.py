@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components import promotion, tracking
 from components.errors import StepError
 from components.lineage import SETTINGS_FILE, Lineage, model_settings
+from components.metric_names import finite
 from components.params import Params, Register, evaluate_settings
 from components.promotion import PASSED
 from components.register.card import Card
@@ -21,8 +21,9 @@ from components.register.champion import read_champion
 from components.register.gate import Champion, Decision, against, below_floors, decide, interval, percent
 from components.register.trained import Trained, read_model
 from components.results import read_json
-from segmodels.bootstrap import Comparison
-from segmodels.per_image import PER_IMAGE_FILE
+from segmodels.evaluation.compare import Comparison
+from segmodels.files import write_text
+from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -340,7 +341,7 @@ def _results(model: Trained) -> dict[str, float]:
     """The final metrics: quality as `miou`, `iou/<class>`, …; cost as `parameters`, `ms_per_image`, …"""
     numbers = {**model.metrics, **model.speed, **{f"train_{k}": v for k, v in model.train_speed.items()}}
     flat = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return tracking.finite({**flat, **{f"iou/{name}": iou for name, iou in model.metrics["per_class"].items()}})
+    return finite({**flat, **{f"iou/{name}": iou for name, iou in model.metrics["per_class"].items()}})
 
 
 def _files(model: Trained, validation: Path) -> dict[Path, str]:
@@ -372,7 +373,4 @@ def _write(result: RegisterResult, lineage: Lineage, out: Path) -> None:
         "versions": [vars(version) for version in result.versions],
         "lineage": {version.key: lineage.tags(version.key) for version in result.versions},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")  # two may write it at once
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, out)
+    write_text(out, json.dumps(content, indent=2) + "\n", shared=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import StepError
-from components.lineage import file_sha256
+from components.metric_names import finite
 from components.register.gate import Measured
 from components.results import read_json
-from components.tracking import finite
-from segmodels.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.files import file_sha256
+from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from components.errors import StepError
 from components.params import Params, train_settings
 from components.report import charts
 from components.results import read_json
-from segmodels.data.dataset import DatasetInfo, Sample, read_image, read_label, samples
+from segmodels.data.folder import DatasetInfo, Sample, read_image, read_label, samples
 from segmodels.data.images import open_image
 from segmodels.errors import brief
-from segmodels.visualize import colorize
+from segmodels.files import write_text
+from segmodels.tasks.semantic.pictures import colorize
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -135,8 +136,8 @@ def run(
         confusions=_confusions(rows, info, evaluations),
     )
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.html", page)
-    _write(out / "leaderboard.md", leaderboard(rows, info))
+    write_text(out / "report.html", page)
+    write_text(out / "leaderboard.md", leaderboard(rows, info))
     return ReportResult(out / "report.html", out / "leaderboard.md", rows[0].key)
 
 
@@ -408,9 +409,3 @@ def _render(**values: Any) -> str:
     environment.globals["series_style"] = charts.series_style
     values["figures"] = {name: Markup(svg) for name, svg in values["figures"].items()}
     return environment.get_template(TEMPLATE).render(**values)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

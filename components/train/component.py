@@ -20,9 +20,9 @@ def train(
     """Trains one architecture; gives the hash of its weights."""
     from pathlib import Path
 
-    from components.lineage import file_sha256
     from components.task import task
     from components.train import step
+    from segmodels.files import file_sha256
 
     with task(settings, git_commit, git_dirty, image_digest) as params:
         trained = step.run_tracked(params, key, data=Path(data.path), out=Path(model.path))

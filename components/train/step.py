@@ -15,11 +15,11 @@ from components.errors import StepError
 from components.lineage import Lineage, collect, params_hash
 from components.lock import cache_folder, project_folder
 from components.params import Params, train_settings
-from components.tracking import RunLogger
+from components.train.run_logger import RunLogger
 from segmodels.data.frequencies import ClassCounts
-from segmodels.distributed import Launcher
-from segmodels.resume import TrainingError, TrainingInterrupted
-from segmodels.training import Trained, fit
+from segmodels.training.fit import Trained, fit
+from segmodels.training.launch import Launcher
+from segmodels.training.state import TrainingError, TrainingInterrupted
 
 # What a shell reports of a process that SIGTERM ended.
 EXIT_INTERRUPTED = 143

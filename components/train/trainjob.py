@@ -1,6 +1,6 @@
 """Training on several nodes of a cluster: a TrainJob of Kubeflow Trainer, started, watched and removed by the step.
 
-    step ──TrainingRuntime, TrainJob──▶ Kubernetes ──▶ a pod a node: torchrun -m segmodels.distributed job.json
+    step ──TrainingRuntime, TrainJob──▶ Kubernetes ──▶ a pod a node: torchrun -m segmodels.training.worker job.json
      ▲                                                      │
      └──── rows.jsonl, outcome.json on the shared volume ───┘
 
@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import StepError
 from components.lock import cache_folder
-from segmodels import distributed
-from segmodels.distributed import Job
-from segmodels.resume import TrainingError
+from segmodels.training import launch
+from segmodels.training.launch import Job
+from segmodels.training.state import TrainingError
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -88,7 +88,7 @@ class TrainJobLauncher:
         self._namespace = namespace or NAMESPACE.read_text().strip()
 
     def __call__(self, job: Job, on_row: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
-        """Trains; the arguments and the result are those of `segmodels.distributed.run`.
+        """Trains; the arguments and the result are those of `segmodels.training.launch.run`.
 
         Raises:
             TrainingError: Training cannot go on, or its nodes died again and again.
@@ -108,15 +108,15 @@ class TrainJobLauncher:
         if _finished(remote, exchange):
             print(f"TrainJob {name}: an earlier attempt has finished this training; its result is taken", flush=True)
             code = 0
-            for row in distributed.rows(exchange):
+            for row in launch.rows(exchange):
                 on_row(row)
         else:
             shutil.rmtree(exchange, ignore_errors=True)
             exchange.mkdir(parents=True)
-            distributed.write(remote, exchange)
-            with distributed.holding(exchange, POLL_SECONDS), self._running(name, exchange / "job.json") as running:
+            launch.write(remote, exchange)
+            with launch.holding(exchange, POLL_SECONDS), self._running(name, exchange / "job.json") as running:
                 code = self._follow(name, exchange, on_row, *running)
-        outcome = distributed.outcome(exchange, job, code)
+        outcome = launch.outcome(exchange, job, code)
         shutil.rmtree(job.out, ignore_errors=True)
         shutil.copytree(shared / "model", job.out)
         shutil.rmtree(shared)
@@ -261,7 +261,7 @@ class TrainJobLauncher:
                         "goes on from the last epoch"
                     ) from None
                 found = {}
-            for row in distributed.rows(exchange)[told:]:
+            for row in launch.rows(exchange)[told:]:
                 on_row(row)
                 told += 1
             ended = {c["type"] for c in found.get("status", {}).get("conditions", ()) if c["status"] == "True"}
@@ -280,8 +280,8 @@ class TrainJobLauncher:
         container = {
             "name": "node",
             # Trainer gives torchrun the number of nodes, the rank and the first node's address by its environment.
-            "command": ["torchrun", "--max-restarts=0", "-m", "segmodels.distributed", str(job)],
-            "env": [{"name": "TORCH_CPP_LOG_LEVEL", "value": "ERROR"}],  # as `segmodels.distributed.run` has it
+            "command": ["torchrun", "--max-restarts=0", "-m", "segmodels.training.worker", str(job)],
+            "env": [{"name": "TORCH_CPP_LOG_LEVEL", "value": "ERROR"}],  # as `segmodels.training.launch.run` has it
             **self.nodes.container,
         }
         pod = {
@@ -305,7 +305,7 @@ class TrainJobLauncher:
                 "mlPolicy": {"numNodes": self.nodes.count, "torch": {}},
                 "template": {
                     "spec": {
-                        "failurePolicy": {"maxRestarts": distributed.RESTARTS},
+                        "failurePolicy": {"maxRestarts": launch.RESTARTS},
                         "replicatedJobs": [node],
                     }
                 },

@@ -1,4 +1,4 @@
-"""The manifest as a table: what `segmodels.data.checks.scan` found of every sample."""
+"""The manifest as a table: what `segmodels.data.scan.scan` found of every sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from segmodels.data.checks import Row, columns
+from segmodels.data.scan import Row, columns
 
 SIZES = ("width", "height", "label_width", "label_height")
 

@@ -15,8 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from segmodels.data.dataset import IGNORE_INDEX, SPLITS, DatasetInfo, read_image, read_label
-from segmodels.visualize import overlay
+from segmodels.data.folder import IGNORE_INDEX, SPLITS, DatasetInfo, read_image, read_label
+from segmodels.tasks.semantic.pictures import overlay
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from components.lineage import folder_md5
 from components.lock import only_one
 from components.params import Params
 from segmodels.data import checks
-from segmodels.data.dataset import SPLITS, DatasetInfo, replace_folder
+from segmodels.data.folder import SPLITS, DatasetInfo
 from segmodels.data.frequencies import ClassCounts
+from segmodels.data.scan import scan, strays
+from segmodels.files import replaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,22 +53,17 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
     info = DatasetInfo.read(data)
     with only_one(out), disk_errors(out):
-        rows = checks.scan(data, info)
+        rows = scan(data, info)
         manifest = manifests.build(rows, info.num_classes)
-        tables = checks.tables(rows, checks.strays(data), info)
+        tables = checks.tables(rows, strays(data), info)
         outcomes = suite.judge(tables, info, params.validate_.limits)
         report = _report(outcomes, manifest, tables["classes"], info) | {"data_md5": folder_md5(data)}
-        part = out.with_name(out.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
+        with replaced(out) as part:
+            part.mkdir()
             manifest.to_parquet(part / "manifest.parquet", index=False)
             (part / "validation.json").write_text(json.dumps(report, indent=2) + "\n")
             html = page.render(info, report, outcomes, manifest, data, overlays=params.validate_.overlays)
             (part / "validation.html").write_text(html)
-            replace_folder(part, out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     if not report["passed"]:
         raise StepError(_complaint([o for o in outcomes if o.severity == "critical" and not o.passed], out))
     return ValidationResult(out, report["splits"], tuple(w["message"] for w in report["warnings"]))

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from segmodels.data.checks import Limits, Outcome, Row, Rule, rules
-from segmodels.data.dataset import DatasetInfo
+from segmodels.data.checks import Limits, Outcome, Rule, rules
+from segmodels.data.folder import DatasetInfo
+from segmodels.data.scan import Row
 
 
 def judge(tables: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:

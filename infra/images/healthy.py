@@ -20,7 +20,7 @@ IMPORTS["gpu"] = [
     "components.tracking",
     "lightning",
     "mlflow.pytorch",
-    "segmodels.exporting",
+    "segmodels.export.export",
     "segmodels.models",
     "segmodels.serving.server",
     "timm",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.dilation import dilate
-from segmodels.errors import nearest
-from segmodels.registry import UnknownModelError, on_meta
+from segmodels.errors import UnknownModelError, nearest
+from segmodels.layers.uninitialised import on_meta
 
 # Their convolutions and pools are valid ones; padded, their maps have the sizes that their strides say.
 _VALID = ("inception_", "googlenet")

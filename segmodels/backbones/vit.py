@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.errors import UnknownModelError
 from segmodels.layers.resize import pad_to_multiple
-from segmodels.registry import UnknownModelError
 
 
 class ViT(nn.Module):

@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from segmodels.data.dataset import read_label, samples
-from segmodels.threads import available_cores
+from segmodels.data.folder import read_label, samples
+from segmodels.runtime import available_cores
 
 
 @dataclass(frozen=True)

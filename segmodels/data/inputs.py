@@ -38,7 +38,7 @@ def as_rgb(image: Any) -> np.ndarray:
     ):
         return image
     if isinstance(image, str | Path):
-        from segmodels.data.dataset import read_image
+        from segmodels.data.folder import read_image
 
         return read_image(image)
     if isinstance(image, Image.Image):

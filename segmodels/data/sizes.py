@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from segmodels.data.dataset import reading
+from segmodels.data.folder import reading
 from segmodels.data.images import open_image, upright_size
 
 # Sides of a crop that is chosen: networks halve a side five times, and whole photos would not fit into memory.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from segmodels.data.dataset import DatasetInfo, read_image, samples
+from segmodels.data.folder import DatasetInfo, read_image, samples
 from segmodels.errors import UserError, brief
-from segmodels.files import ContentError, read_json
+from segmodels.files import ContentError, read_json, write_text
 
 PROFILE_FILE = "profile.json"
 FORMAT = 1
@@ -84,7 +83,7 @@ class Profile:
         mix: `[M, C]`, of evaluated images.
         confidence: `[M]`, of the same.
         by_class: Mean probability where a class was predicted, `[C]`; NaN where it never was.
-        prediction: Keywords of `segmodels.inference.Predictor` with which the evaluated images were predicted.
+        prediction: Keywords of `segmodels.Predictor` with which the evaluated images were predicted.
     """
 
     classes: tuple[str, ...]
@@ -111,9 +110,7 @@ class Profile:
             "by_class": _rounded(self.by_class),
         }
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        part = path.with_name(path.name + ".part")
-        part.write_text("{\n" + lines + "\n}\n")
-        os.replace(part, path)
+        write_text(path, "{\n" + lines + "\n}\n")
 
     @classmethod
     def read(cls, path: Path | str) -> Profile:

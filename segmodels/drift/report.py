@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmodels.data.dataset import DatasetError, read_image
+from segmodels.data.folder import DatasetError, read_image
 from segmodels.drift.comparison import Drift, compare
 from segmodels.drift.monitor import prometheus
 from segmodels.drift.profile import (
@@ -30,9 +29,10 @@ from segmodels.drift.profile import (
     confidence_by_class,
     see,
 )
-from segmodels.inference import Predictor
-from segmodels.settings import PredictSettings
-from segmodels.visualize import overlay
+from segmodels.files import write_text
+from segmodels.inference.predictor import Predictor
+from segmodels.settings.schema import PredictSettings
+from segmodels.tasks.semantic.pictures import overlay
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # A first round of labelling: a tenth of what the model was trained on, since fewer images hardly move it.
@@ -225,10 +225,7 @@ def write(out: Path, report: Report, profile: Profile, seen: Sequence[Seen], pre
         text = json.dumps(_json(report), indent=2) + "\n"
     else:
         text = page(report, profile, seen, predictor)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(text)
-    os.replace(part, out)
+    write_text(out, text)
 
 
 def check_suffix(out: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segmodels.layers.permutohedral import PermutohedralLattice
 from segmodels.layers.precision import full_precision
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 
 Normalization = Literal["symmetric", "after", "none"]
 # Values of pixels `[N * H * W, C]` to their filtered values.

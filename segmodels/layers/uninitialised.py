@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,3 +19,10 @@ class NoInitialisation(TorchFunctionMode):
         if func is torch.Tensor.normal_:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build modules inside that have shapes, but neither memory nor initial values."""
+    with torch.device("meta"), NoInitialisation():
+        yield

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segmodels.catalog.registry import register
 from segmodels.layers.crf import gaussian_kernels, mean_field
 from segmodels.models.fcn import FCN
-from segmodels.registry import register
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 
 # What images were divided by before the network, in 0..255: the kernels compare the colours themselves.
 _STD = (0.229, 0.224, 0.225)

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import convolutions, from_torchvision, scaled, vgg16_stages
+from segmodels.catalog.registry import register
 from segmodels.layers.conv import WideConv2d, WideConvTranspose2d
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # The size of a proposal, and the smallest pool5 whose middle is one vector.
 _SIDE, _KERNEL = 224, 7

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import convolutions, from_torchvision, scaled, vgg16_stages
+from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian, he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize, shrink_labels
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 
 class Stride8(nn.Module):

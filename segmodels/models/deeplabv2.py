@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import dilate_alike, stride_first
 from segmodels.backbones.vgg import from_torchvision, scaled
+from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian, he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize, shrink_labels
+from segmodels.models.base import SegmentationModel
 from segmodels.models.deeplabv1 import Stride8
-from segmodels.registry import register
 
 
 class SummedASPP(nn.ModuleList):

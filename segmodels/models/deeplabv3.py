@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from segmodels.backbones import Backbone, create_backbone
 from segmodels.backbones.dilation import OutputStride, set_multi_grid
+from segmodels.catalog.registry import register
 from segmodels.layers.aspp import ASPP
 from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
-from segmodels.registry import on_meta, register
+from segmodels.layers.uninitialised import on_meta
+from segmodels.models.base import SegmentationModel
 
 
 @register(

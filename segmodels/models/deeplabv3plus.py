@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import dilate_alike
+from segmodels.catalog.registry import register
 from segmodels.layers.aspp import ASPP
 from segmodels.layers.conv import conv_bn_relu, separable_conv_bn_relu
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # What other implementations, whose weights are in use, build from the same figure.
 _PLAIN = {"separable": False, "decoder_convs": 1}

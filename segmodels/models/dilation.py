@@ -28,11 +28,11 @@ from segmodels.backbones.vgg import (
     scaled,
     vgg16_stages,
 )
+from segmodels.catalog.registry import register
 from segmodels.layers.conv import ScoreConv2d
 from segmodels.layers.init import gaussian, he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import crop, mirror_pad, pad_to_multiple
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # What the front end's unpadded convolutions take from each side.
 _MARGIN = 186

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import crop, pad_to_multiple, shrink_labels
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # Stages 2 and 3: what the middle convolution of each bottleneck is.
 _REPEATED = ("regular", "dilated 2", "asymmetric 5", "dilated 4", "regular", "dilated 8", "asymmetric 5", "dilated 16")

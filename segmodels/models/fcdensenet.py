@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from segmodels.layers.model import SegmentationModel
+from segmodels.catalog.registry import register
 from segmodels.layers.norm import PooledBatchNorm2d
 from segmodels.layers.resize import center_crop
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 _PAPER: dict[str, Any] = dict(
     small=dict(growth_rate=2, first=4, layers=[1] * 11),

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.vgg import VGG16_STAGES, classifier_as_convolutions, from_torchvision, scaled
+from segmodels.catalog.registry import register
 from segmodels.layers.conv import ScoreConv2d, conv_bn_relu
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import bilinear_upsampling, crop, resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 _PAPER: dict[str, Any] = dict(
     paper="Fully Convolutional Networks for Semantic Segmentation",

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import stride_first
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.norm import freeze_batch_norm
 from segmodels.layers.resize import crop, pad_to_multiple, resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 
 class FeaturePyramid(nn.Module):

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import grid_means, resize, shrink_labels, window_means
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 
 class Bottleneck(nn.Module):

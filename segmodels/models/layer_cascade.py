@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize, shrink_labels
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # Above this share of remaining pixels a masked convolution is faster than the list of pixels.
 _DENSE_ABOVE = 0.5

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import crop, pad_to_multiple
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 
 @register(

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import from_torchvision
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import resize
+from segmodels.models.base import SegmentationModel
 from segmodels.models.deeplabv1 import LargeFOV
-from segmodels.registry import register
 
 
 class L2Norm(nn.Module):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian
 from segmodels.layers.resize import crop, pad_to_multiple, resize
 from segmodels.models.fpn import SemanticFPN
-from segmodels.registry import register
 
 
 class PointHead(nn.Module):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import dilate_alike, stride_first
+from segmodels.catalog.registry import register
 from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.norm import PooledBatchNorm2d
 from segmodels.layers.resize import grid_means, resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 _DEEP_STEM: dict[str, Any] = {"stem_width": 64, "stem_type": "deep"}
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
-from segmodels.layers.model import SegmentationModel
+from segmodels.catalog.registry import register
 from segmodels.layers.resize import resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 
 class ResidualConvUnit(nn.Module):

@@ -19,10 +19,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.layers.model import SegmentationModel
+from segmodels.catalog.registry import register
 from segmodels.layers.resize import resize
-from segmodels.registry import register
-from segmodels.settings import merge
+from segmodels.models.base import SegmentationModel
+from segmodels.settings.schema import merge
 
 _PAPER: dict[str, Any] = dict(
     small=dict(widths=[8, 8, 16, 16], depths=[1, 1, 1, 1], heads=[1, 1, 2, 2], channels=16),

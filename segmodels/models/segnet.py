@@ -6,7 +6,7 @@ Bayesian SegNet: Kendall, Badrinarayanan, Cipolla. BMVC 2017. arXiv 1511.02680.
 The encoder stores where each maximum stood; the decoder puts its sparse maps back to those places and convolves
 (figures 2 and 3). SegNet's encoder is VGG16's thirteen convolutions; SegNet-Basic has four 7x7 convolutions of
 64 channels, and its decoder has no ReLU (section 3.1). The Bayesian forms keep dropout at test time and average
-samples; `segmodels.inference.monte_carlo` gives the mean and the uncertainty.
+samples; `segmodels.inference.averaging.monte_carlo` gives the mean and the uncertainty.
 
 Pinned by the authors' `segnet_train.prototxt`, `segnet_basic_train.prototxt` and `bayesian_segnet_*` files.
 Odd sizes: pooling rounds up and un-pooling returns to the encoder's size, as the files force for 360x480.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import convolutions, from_torchvision, vgg16_stages
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 _SEGNET: dict[str, Any] = dict(
     paper="SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vit import ViT
-from segmodels.layers.model import SegmentationModel
+from segmodels.catalog.registry import register
 from segmodels.layers.resize import resize
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
 
 # What belongs to the authors' decode_head and auxiliary_head.
 _HEAD = {"decoder.": 10.0, "streams.": 10.0, "classifier.": 10.0, "aux_heads.": 10.0}

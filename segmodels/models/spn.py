@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones.vgg import convolutions, from_torchvision, scaled, vgg16_stages
+from segmodels.catalog.registry import create_model, register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.propagation import DIRECTIONS, normalize_gates, propagate
 from segmodels.layers.resize import bilinear_kernel, crop, pad_to_multiple
-from segmodels.registry import create_model, register
+from segmodels.models.base import SegmentationModel
 
 
 class Guidance(nn.Module):

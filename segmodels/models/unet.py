@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.backbones import create_backbone
+from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.model import SegmentationModel
 from segmodels.layers.resize import center_crop, crop, mirror_pad, pad_to_multiple
-from segmodels.losses import border_weights
-from segmodels.registry import register
+from segmodels.models.base import SegmentationModel
+from segmodels.tasks.semantic.losses import border_weights
 
 _Double = Callable[[int, int], nn.Sequential]
 _LEVELS = 4

@@ -15,11 +15,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from segmodels.checkpoint import ModelConfig
-from segmodels.predicting import JPEG_QUALITY
+from segmodels.artifacts.model_folder import ModelConfig
+from segmodels.inference.results import JPEG_QUALITY
 from segmodels.serving.images import RefusedError
 from segmodels.serving.polygons import Polygon, TooManyEdgesError, coco, geojson, polygons
-from segmodels.visualize import overlay
+from segmodels.tasks.semantic.pictures import overlay
 
 PNG_LEVEL = 1  # higher levels take five times as long for a fifth less
 

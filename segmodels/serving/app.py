@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from segmodels.catalog.registry import model_info
 from segmodels.drift.monitor import prometheus
 from segmodels.drift.profile import MEANINGS
-from segmodels.registry import model_info
 from segmodels.serving.answers import Form, negotiate
 from segmodels.serving.engine import LoadedModel
 from segmodels.serving.images import RefusedError

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from segmodels.inference import Precision, Predictor, fast_precision
+from segmodels.artifacts.sources import Fetched, Version
+from segmodels.inference.predictor import Precision, Predictor, fast_precision
 from segmodels.serving.watch import Watched, watched
-from segmodels.sources import Fetched, Version
 
 log = logging.getLogger("segmodels.serving")
 # What a network meets first if it has answered nothing and has no size of its own.

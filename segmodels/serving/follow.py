@@ -8,10 +8,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from segmodels.checkpoint import CheckpointError
+from segmodels.artifacts.sources import Source, SourceError, UnreachableError, Version
+from segmodels.catalog.weights import CheckpointError
 from segmodels.serving.engine import Engine, LoadedModel
 from segmodels.serving.metrics import Metrics
-from segmodels.sources import Source, SourceError, UnreachableError, Version
 
 log = logging.getLogger("segmodels.serving")
 LONGEST_PAUSE = 300.0  # seconds between two tries to load a version that could not be loaded

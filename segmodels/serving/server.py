@@ -8,13 +8,13 @@ from types import FrameType
 
 import uvicorn
 
+from segmodels.artifacts.sources import Source
+from segmodels.runtime import available_cores
 from segmodels.serving.app import create_app
 from segmodels.serving.engine import Engine
 from segmodels.serving.follow import Follower
 from segmodels.serving.metrics import Metrics
 from segmodels.serving.service import Limits, Service
-from segmodels.sources import Source
-from segmodels.threads import available_cores
 
 log = logging.getLogger("segmodels.serving")
 

@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from segmodels.artifacts.sources import Fetched
 from segmodels.drift.comparison import Drift
 from segmodels.drift.monitor import Monitor
 from segmodels.drift.profile import DriftError, Profile
-from segmodels.settings import PredictSettings
-from segmodels.sources import Fetched
+from segmodels.settings.schema import PredictSettings
 
 log = logging.getLogger("segmodels.serving")
 BUSY_PAUSE = 1.0  # seconds between two images that are looked at while others wait: a hundredth of a core's time

@@ -78,7 +78,7 @@ def test_a_node_that_is_killed_takes_the_other_along_and_both_go_on(trainer: Kub
     after_epoch(trainer, name, 2)
     first = set(pods(trainer))
     victim = next(pod for pod in first if "-node-0-1-" in pod)
-    steps.kill(trainer, victim, "segmodels.distributed")
+    steps.kill(trainer, victim, "segmodels.training.worker")
     assert trainer.ended(SPACE, name, 900) == "Succeeded", trainer.log(SPACE, name)
     assert "goes on after epoch" in trainer.log(SPACE, name)
     assert output(desk, "killed-node") == undisturbed

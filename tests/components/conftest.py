@@ -14,9 +14,9 @@ from PIL import Image
 
 from components.lineage import Lineage, collect
 from components.params import Params
-from segmodels.data.dataset import ClassInfo, DatasetWriter
-from segmodels.per_image import PerImage
-from segmodels.visualize import colorize, error_map, panel
+from segmodels.data.folder import ClassInfo, DatasetWriter
+from segmodels.tasks.semantic.per_image import PerImage
+from segmodels.tasks.semantic.pictures import colorize, error_map, panel
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),

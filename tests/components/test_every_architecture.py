@@ -13,7 +13,7 @@ from components.evaluate import step as evaluate
 from components.lineage import collect
 from components.params import Params
 from components.train import step as train
-from segmodels.registry import list_models, model_info
+from segmodels.catalog.registry import list_models, model_info
 
 SETTINGS: dict[str, Any] = {
     "data": {"source": "streets", "streets": {"train": 4, "val": 1, "test": 1, "height": 48, "width": 64}},

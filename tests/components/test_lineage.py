@@ -11,16 +11,9 @@ import pytest
 import yaml
 
 from components.errors import StepError
-from components.lineage import (
-    canonical_json,
-    code,
-    collect,
-    file_sha256,
-    folder_md5,
-    model_settings,
-    params_hash,
-)
+from components.lineage import canonical_json, code, collect, folder_md5, model_settings, params_hash
 from components.params import Params
+from segmodels.files import file_sha256
 
 DVC = [sys.executable, "-m", "dvc"]
 

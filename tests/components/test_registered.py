@@ -17,9 +17,9 @@ from PIL import Image
 from components.register import step
 from components.registered import KEPT, RegisteredModel
 from components.tracking import MODEL_TAG, Store
+from segmodels.artifacts.sources import SourceError, UnreachableError, Version
 from segmodels.cli import main
-from segmodels.settings import PredictSettings
-from segmodels.sources import SourceError, UnreachableError, Version
+from segmodels.settings.schema import PredictSettings
 from tests.segmodels.serving.running import SECONDS, Server, encoded, serving, write_model
 
 NAME = "segmentation"

@@ -9,8 +9,10 @@ import pytest
 
 from components import tracking
 from components.lineage import collect
+from components.metric_names import finite, mlflow_names
 from components.params import Params
-from components.tracking import MODEL_TAG, RunLogger, Store, project_folder, public_uri, tracking_uri
+from components.tracking import MODEL_TAG, Store, project_folder, public_uri, tracking_uri
+from components.train.run_logger import RunLogger
 from tests.servers import ports
 
 
@@ -202,11 +204,11 @@ def test_names_that_mlflow_would_make_one_stay_apart_and_a_real_store_takes_them
     names = [
         f"iou/{name}" for name in ("道路", "天空", "行人", "a(b)", "a[b]", "a_b_", "x//y", "../up", "z" * 300, "road")
     ]
-    kept = tracking.mlflow_names(names)
+    kept = mlflow_names(names)
     assert len(set(kept.values())) == len(names)
     assert kept["iou/道路"] == "iou/道路" and kept["iou/road"] == "iou/road" and kept["iou/a_b_"] == "iou/a_b_"
     run = Store("names").create_run("enet", {})
-    run.log_results(tracking.finite({name: index / 10 for index, name in enumerate(names)}))
+    run.log_results(finite({name: index / 10 for index, name in enumerate(names)}))
     run.log_params({name: index for index, name in enumerate(names)})
     stored = Store("names").client.get_run(run.id).data
     assert {stored.metrics[kept[name]] for name in names} == {index / 10 for index in range(len(names))}

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 
 from components import tracking
+from components.metric_names import finite, mlflow_names
 from components.tracking import MODEL_TAG, SETTLING, Run, Store, TrackingError
 
 TAGS = {"architecture": "unet", "params.hash": "1", "dvc.data.md5": "2.dir", "git.commit": "3"}
@@ -233,17 +234,17 @@ def test_names_for_mlflow() -> None:
         return hashlib.sha256(name.encode()).hexdigest()[:6]
 
     plain = ["iou/a b", "x-1_2.3:4", "straße"]
-    assert tracking.mlflow_names(plain) == {name: name for name in plain}
+    assert mlflow_names(plain) == {name: name for name in plain}
     odd = {"a(b": "a_b", "../up": ".._up", "/top": "_top", "x/": "x_", "a/./b": "a_._b", "..": ".."}
-    assert tracking.mlflow_names(odd) == odd
-    assert tracking.mlflow_names(["a(b", "a)b", "a_b"]) == {
+    assert mlflow_names(odd) == odd
+    assert mlflow_names(["a(b", "a)b", "a_b"]) == {
         "a(b": f"a_b-{digest('a(b')}", "a)b": f"a_b-{digest('a)b')}", "a_b": "a_b",
     }  # fmt: skip
-    assert tracking.mlflow_names(["y" * 240, "z" * 241]) == {
+    assert mlflow_names(["y" * 240, "z" * 241]) == {
         "y" * 240: "y" * 240,
         "z" * 241: f"{'z' * 233}-{digest('z' * 241)}",
     }
-    assert tracking.finite({"a": 1, "b": None, "c": float("nan"), "d": float("inf"), "e(": 2.5}) == {
+    assert finite({"a": 1, "b": None, "c": float("nan"), "d": float("inf"), "e(": 2.5}) == {
         "a": 1.0,
         "e_": 2.5,
     }

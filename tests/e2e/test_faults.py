@@ -22,7 +22,8 @@ import yaml
 from components.lineage import collect
 from components.params import Params
 from components.register.trained import read_history
-from components.tracking import KEY_TAGS, RunLogger, Store
+from components.tracking import KEY_TAGS, Store
+from components.train.run_logger import RunLogger
 from tests.components.conftest import Results, write_results
 from tests.servers import mlflow as mlflow_server
 from tests.servers.mlflow import MLflow

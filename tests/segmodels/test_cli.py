@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from segmodels import zoo
-from segmodels.checkpoint import ModelConfig, read_config, save_model
+from segmodels.artifacts.model_folder import ModelConfig, read_config, save_model
+from segmodels.catalog import figures
+from segmodels.catalog.registry import list_models, model_info
 from segmodels.cli import main
-from segmodels.data.dataset import ClassInfo, DatasetInfo, read_image, read_label, samples
-from segmodels.registry import list_models, model_info
+from segmodels.data.folder import ClassInfo, DatasetInfo, read_image, read_label, samples
+from segmodels.evaluation import speed
 
 Run = Callable[..., tuple[int, str, str]]
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
@@ -41,14 +42,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def two_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, zoo.Entry]:
+def two_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, figures.Entry]:
     """A file of figures with two architectures, one of them measured."""
     entries = {
-        "enet": zoo.Entry("enet", "ENet", 2016, "semantic", 363_791, 363_791, 2.5, 12.3, "a processor", "2026-01-31"),
-        "segnet_basic": zoo.Entry("segnet_basic", "SegNet", 2015, "semantic", 1_416_587, 1_416_587, 118.4),
+        "enet": figures.Entry(
+            "enet", "ENet", 2016, "semantic", 363_791, 363_791, 2.5, 12.3, "a processor", "2026-01-31"
+        ),
+        "segnet_basic": figures.Entry("segnet_basic", "SegNet", 2015, "semantic", 1_416_587, 1_416_587, 118.4),
     }
-    zoo.write(entries.values(), tmp_path / "zoo.csv")
-    monkeypatch.setattr(zoo, "read", partial(zoo.read, tmp_path / "zoo.csv"))
+    figures.write(entries.values(), tmp_path / "figures.csv")
+    monkeypatch.setattr(figures, "read", partial(figures.read, tmp_path / "figures.csv"))
     return entries
 
 
@@ -85,22 +88,22 @@ def test_list_has_every_architecture_in_a_hundred_columns(run: Run) -> None:
 
 def test_list_knows_its_figures_without_torch() -> None:
     code = "import sys; from segmodels.cli import main\ntry: main(['list'])\nexcept SystemExit: pass\n"
-    code += "print([m for m in ('torch', 'numpy', 'timm', 'segmodels.registry') if m in sys.modules])"
+    code += "print([m for m in ('torch', 'numpy', 'timm', 'segmodels.catalog.registry') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_list_computes_what_the_file_does_not_have(
-    run: Run, two_known: dict[str, zoo.Entry], monkeypatch: pytest.MonkeyPatch
+    run: Run, two_known: dict[str, figures.Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segmodels.registry.list_models", lambda: list(two_known))
+    monkeypatch.setattr("segmodels.catalog.registry.list_models", lambda: list(two_known))
     headings, _, *rows = _cells(run("list", "--markdown", "--classes", 19)[1])
     assert headings == ["name", "paper", "year", "task", "parameters", "GFLOPs"]
     assert [row[4] for row in rows] == ["364,311", "1,417,107"]
 
 
 def test_list_prints_known_milliseconds_and_leaves_unknown_ones_empty(
-    run: Run, two_known: dict[str, zoo.Entry]
+    run: Run, two_known: dict[str, figures.Entry]
 ) -> None:
     headings, rule, *rows = _cells(run("list", "--markdown")[1])
     assert headings[-2:] == ["GFLOPs", "ms"]
@@ -109,10 +112,10 @@ def test_list_prints_known_milliseconds_and_leaves_unknown_ones_empty(
 
 
 def test_list_measures_on_this_machine_where_asked_to(
-    run: Run, two_known: dict[str, zoo.Entry], monkeypatch: pytest.MonkeyPatch
+    run: Run, two_known: dict[str, figures.Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(zoo, "measured", lambda name, classes: asked.append((name, classes)) or 7.4)
+    monkeypatch.setattr(speed, "street_milliseconds", lambda name, classes: asked.append((name, classes)) or 7.4)
     _, _, *rows = _cells(run("list", "--markdown", "--time")[1])
     assert asked == [("enet", 11), ("segnet_basic", 11)]
     assert [row[-1] for row in rows] == ["7", "7"]
@@ -151,7 +154,7 @@ def test_info_tells_how_the_paper_tests_and_why_there_is_no_onnx(run: Run) -> No
     assert "no ONNX the lattice of its filters" in " ".join(run("info", "crfasrnn")[1].split())
 
 
-def test_info_has_milliseconds_only_of_what_was_measured(run: Run, two_known: dict[str, zoo.Entry]) -> None:
+def test_info_has_milliseconds_only_of_what_was_measured(run: Run, two_known: dict[str, figures.Entry]) -> None:
     card = json.loads(run("info", "enet", "--json")[1])
     assert (card["gflops"], card["milliseconds"], card["image_size"]) == (2.5, 12.3, [360, 480])
     assert card["measured_on"] == "a processor, 2026-01-31"
@@ -240,7 +243,7 @@ def test_train_takes_a_plain_folder_and_predict_takes_its_model(run: Run, datase
 
 
 def test_the_papers_recipe_lies_under_the_command_line() -> None:
-    from segmodels.cli import _settings
+    from segmodels.cli.train import _settings
 
     settings = _settings(model_info("enet"), ["recipe=paper", "augment.flip=0.5"], {"epochs": 3})
     assert (settings.optimizer, settings.lr, settings.class_weights, settings.epochs) == ("adam", 5e-4, "enet", 3)
@@ -266,7 +269,7 @@ def test_predict_goes_on_past_what_cannot_be_read(run: Run, dataset: Path, model
     assert (status, text.split(";")[0]) == (0, "0 written, 1 skipped since their results exist")
 
     config = read_config(model)
-    from segmodels.inference import Predictor
+    from segmodels.inference.predictor import Predictor
 
     assert np.array_equal(read_label(out / "a.png"), Predictor(model, "cpu").predict(image))
     assert Image.open(out / "a.png").getpalette()[:9] == [c for entry in config.palette for c in entry]

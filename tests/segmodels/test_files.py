@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segmodels import files
-from segmodels.data.dataset import DatasetError, samples
+from segmodels.data.folder import DatasetError, samples
 from segmodels.errors import shown
 
 NAMES = ["../x", "a/b", "a\\b", "..", ".", "", " ", ".hidden", "a\nb", "a\0b", "x" * 300, "\udcff", 7, None, ["x"]]

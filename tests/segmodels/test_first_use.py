@@ -16,15 +16,15 @@ from PIL import Image
 
 import segmodels
 from segmodels import progress
-from segmodels.checkpoint import read_config
+from segmodels.artifacts.model_folder import read_config
 from segmodels.cli import main
-from segmodels.data.dataset import ClassInfo, DatasetError, DatasetWriter, read_label
+from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter, read_label
 from segmodels.data.inputs import ImageInputError
 from segmodels.data.sizes import training_crop
-from segmodels.evaluation import evaluate
+from segmodels.evaluation.evaluate import evaluate
 from segmodels.files import folder_md5
-from segmodels.inference import Predictor
-from segmodels.settings import TrainSettings
+from segmodels.inference.predictor import Predictor
+from segmodels.settings.schema import TrainSettings
 from tests.segmodels.conftest import CLASSES, scene
 
 SMALL = ("-o", "width=2", "--epochs", "1", "-s", "precision=32", "-s", "accelerator=cpu", "-s", "batch_size=4")
@@ -169,7 +169,7 @@ def test_the_model_folder_tells_how_it_was_made(dataset: Path, tmp_path: Path) -
 def test_a_model_folder_of_an_earlier_release_still_loads(tmp_path: Path) -> None:
     import json
 
-    from segmodels.checkpoint import CONFIG_FILE, ModelConfig, save_model
+    from segmodels.artifacts.model_folder import CONFIG_FILE, ModelConfig, save_model
 
     config = ModelConfig("unet", CLASSES, {"width": 2})
     save_model(str(tmp_path / "m"), config, config.build().state_dict())
@@ -194,7 +194,8 @@ def test_the_list_is_what_the_files_register() -> None:
     import importlib
     import pkgutil
 
-    from segmodels import models, registry
+    from segmodels import models
+    from segmodels.catalog import registry
 
     for module in pkgutil.iter_modules(models.__path__):
         importlib.import_module(f"segmodels.models.{module.name}")
@@ -227,7 +228,7 @@ def test_lines_come_while_a_single_step_takes_long(
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    from segmodels.checkpoint import ModelConfig, save_model
+    from segmodels.artifacts.model_folder import ModelConfig, save_model
 
     torch.manual_seed(8)
     config = ModelConfig("unet", (ClassInfo("a", (1, 2, 3)), ClassInfo("b", (4, 5, 6))), {"width": 4})

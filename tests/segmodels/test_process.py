@@ -13,7 +13,7 @@ BLOCK = 64 << 20
 # The second block of a size: how many page faults it takes, once the first is freed.
 FAULTS = f"""
 import resource
-from segmodels.process import keep_freed_memory
+from segmodels.runtime import keep_freed_memory
 kept = keep_freed_memory()
 first = b"x" * {BLOCK}
 del first
@@ -47,7 +47,7 @@ def test_what_the_environment_says_is_left_as_it_is() -> None:
 def test_what_is_to_be_done_at_the_end_is_done() -> None:
     script = (
         "import atexit, gc, weakref\n"
-        "from segmodels.process import COLLECT_AFTER, set_up_process\n"
+        "from segmodels.runtime import COLLECT_AFTER, set_up_process\n"
         "set_up_process()\n"
         "assert gc.get_threshold()[0] == COLLECT_AFTER\n"
         "class Cycle: pass\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segmodels.data.dataset import DatasetError
+from segmodels.data.folder import DatasetError
 from segmodels.data.formats import camvid, folder, kitti_road, passthrough
 from segmodels.data.formats.common import Splitting
 from segmodels.progress import Heartbeat

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from segmodels.data.dataset import (
+from segmodels.data.folder import (
     IGNORE_INDEX,
     IMAGE_SUFFIXES,
     SPLITS,

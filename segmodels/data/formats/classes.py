@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.dataset import MAX_CLASSES, DatasetError
+from segmodels.data.folder import MAX_CLASSES, DatasetError
 from segmodels.errors import brief
 from segmodels.files import ContentError, read_json, read_text
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segmodels.data.dataset import IGNORE_INDEX, MAX_CLASSES, ClassInfo, DatasetError, reading
+from segmodels.data.folder import IGNORE_INDEX, MAX_CLASSES, ClassInfo, DatasetError, reading
 from segmodels.data.formats.classes import Color, NamedClass
 from segmodels.data.formats.common import refuse
 from segmodels.data.images import PixelBudget, open_image
-from segmodels.threads import available_cores
+from segmodels.runtime import available_cores
 
 MAX_COLORS = 64
 BACKGROUNDS = frozenset({"background", "backdrop", "bg", "other", "others", "rest", "none"})
@@ -231,7 +231,7 @@ def _renumbered(named: Sequence[NamedClass]) -> dict[int, int]:
 
 
 def _infos(named: Sequence[NamedClass], palette: tuple[int, ...] | None) -> tuple[ClassInfo, ...]:
-    from segmodels.visualize import default_palette
+    from segmodels.data.palette import default_palette
 
     spare = default_palette(len(named))
     # What is not a thing of its own gets no colour that would hide the picture.

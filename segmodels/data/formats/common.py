@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.dataset import IMAGE_SUFFIXES, DatasetError
+from segmodels.data.folder import IMAGE_SUFFIXES, DatasetError
 from segmodels.files import utf8
 
 SHOWN = 20

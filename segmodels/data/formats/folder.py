@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.dataset import SPLITS, DatasetError, DatasetWriter
+from segmodels.data.folder import SPLITS, DatasetError, DatasetWriter
 from segmodels.data.formats import classes
 from segmodels.data.formats.coding import Coding, decide, survey
 from segmodels.data.formats.common import Splitting, image_files, refuse

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segmodels.data.dataset import (
+from segmodels.data.folder import (
     IGNORE_INDEX,
     ClassInfo,
     DatasetError,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.dataset import (
+from segmodels.data.folder import (
     INFO_FILE,
     SPLITS,
     DatasetError,

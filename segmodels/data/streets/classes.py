@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segmodels.data.dataset import ClassInfo
+from segmodels.data.folder import ClassInfo
 
 CLASSES: tuple[ClassInfo, ...] = (
     ClassInfo("sky", (128, 128, 128)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segmodels.data.dataset import DatasetInfo, DatasetWriter
+from segmodels.data.folder import DatasetInfo, DatasetWriter
 from segmodels.data.streets.classes import CLASSES
 from segmodels.data.streets.render import TARGETS, Frame, render
 

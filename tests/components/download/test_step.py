@@ -21,7 +21,7 @@ from components.download import step
 from components.errors import StepError
 from components.lock import only_one
 from components.params import Params
-from segmodels.data.dataset import DatasetError, DatasetInfo, samples
+from segmodels.data.folder import DatasetError, DatasetInfo, samples
 from tests.samples import KITTI, needs_kitti
 
 ROOT = Path(__file__).resolve().parents[3]

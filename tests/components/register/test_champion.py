@@ -16,9 +16,9 @@ from components.params import Params
 from components.register import step
 from components.register.card import LONGEST
 from components.tracking import Store
-from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo, DatasetInfo
-from segmodels.per_image import PerImage
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.data.folder import ClassInfo, DatasetInfo
+from segmodels.tasks.semantic.per_image import PerImage
 
 # The made-up figures of these models have nothing to do with their weights' number and speed.
 COSTS = {"max_growth": 1e6, "max_slowdown": 1e6}

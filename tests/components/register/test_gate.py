@@ -20,8 +20,8 @@ from components.register.gate import (
     percent,
     points,
 )
-from segmodels.bootstrap import Comparison, Difference
-from segmodels.per_image import PerImage
+from segmodels.evaluation.compare import Comparison, Difference
+from segmodels.tasks.semantic.per_image import PerImage
 
 NAMES = ("road", "sky", "pole")
 SPEED = {"parameters": 1_000_000, "ms_per_image": 20.0, "device": "cpu", "threads": 2}

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from components.register import step
-from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo
-from segmodels.inference import Predictor
-from segmodels.registry import create_model
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.catalog.registry import create_model
+from segmodels.data.folder import ClassInfo
+from segmodels.inference.predictor import Predictor
 from tests.servers import ports
 
 ADDRESS = "models:/segmentation@challenger"

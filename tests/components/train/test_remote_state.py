@@ -36,7 +36,7 @@ from components.errors import complain
 from components.lineage import collect
 from components.params import Params
 from components.train import step
-from segmodels.process import set_up_process
+from segmodels.runtime import set_up_process
 
 set_up_process()
 out, release = Path(sys.argv[1]), Path(sys.argv[2])

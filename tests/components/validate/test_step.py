@@ -20,7 +20,8 @@ from components.errors import StepError
 from components.params import Params
 from components.validate import step, suite
 from segmodels.data import checks
-from segmodels.data.dataset import ClassInfo, DatasetError, DatasetInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo, DatasetError, DatasetInfo, DatasetWriter
+from segmodels.data.scan import scan, strays
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASSES = (ClassInfo("sky", (128, 128, 128)), ClassInfo("road <&>", (128, 64, 128)), ClassInfo("car", (64, 0, 128)))
@@ -319,6 +320,6 @@ def test_importing_the_step_imports_nothing_heavy() -> None:
 def test_the_library_and_great_expectations_judge_alike(data: Path, spoil: Callable) -> None:
     spoil(data)
     info = DatasetInfo.read(data)
-    tables = checks.tables(checks.scan(data, info), checks.strays(data), info)
+    tables = checks.tables(scan(data, info), strays(data), info)
     limits = checks.Limits(rare_class_fraction=0.31)
     assert checks.judge(tables, info, limits) == suite.judge(tables, info, limits)

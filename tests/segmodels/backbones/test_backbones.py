@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from segmodels.backbones import create_backbone
 from segmodels.backbones.dilation import dilate
-from segmodels.registry import UnknownModelError, count_parameters, create_model, on_meta
+from segmodels.catalog.registry import count_parameters, create_model
+from segmodels.errors import UnknownModelError
+from segmodels.layers.uninitialised import on_meta
 
 DILATABLE = (
     "vgg16", "vgg16_bn", "resnet18", "resnet50", "densenet121", "googlenet", "inception_v3", "inception_v4",

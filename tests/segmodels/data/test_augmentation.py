@@ -17,15 +17,9 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from torchvision.transforms.v2 import functional as vision
 
-from segmodels.data.dataset import ClassInfo, DatasetError, DatasetWriter, Sample, read_image, read_label
-from segmodels.data.transforms import (
+from segmodels.data.augment import (
     Augmentation,
-    Cache,
-    Decoded,
-    EpochSampler,
-    EvaluationSet,
     JointTransforms,
-    TrainingSet,
     augment,
     color_map,
     focus_box,
@@ -33,9 +27,9 @@ from segmodels.data.transforms import (
     normalize,
     resize_image,
     resize_label,
-    same_size,
-    training_loader,
 )
+from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter, Sample, read_image, read_label
+from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, same_size, training_loader
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 

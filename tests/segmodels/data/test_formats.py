@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from components.params import Data
-from segmodels.data.dataset import (
+from segmodels.data.folder import (
     DatasetError,
     DatasetInfo,
     read_image,

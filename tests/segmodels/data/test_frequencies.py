@@ -13,10 +13,10 @@ from components.params import Params
 from components.train.step import counted
 from components.validate import step as validate
 from segmodels.data import frequencies
-from segmodels.data.dataset import DatasetInfo, read_label, samples
+from segmodels.data.folder import DatasetInfo, read_label, samples
 from segmodels.data.frequencies import ClassCounts
-from segmodels.settings import AugmentSettings, TrainSettings
-from segmodels.training import fit
+from segmodels.settings.schema import AugmentSettings, TrainSettings
+from segmodels.training.fit import fit
 
 PARAMS = Params.parse({"models": {"unet": {}}, "validate": {"max_void_fraction": 1.0}})
 

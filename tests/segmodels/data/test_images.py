@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmodels.data.dataset import DatasetError, read_image, read_label
+from segmodels.data.folder import DatasetError, read_image, read_label
 from segmodels.data.formats.coding import read_raw
 from segmodels.data.images import PixelBudget, TooManyPixelsError, open_image, upright_size
 
@@ -93,7 +93,7 @@ def test_pixels_in_flight_are_bounded_and_a_larger_image_goes_alone() -> None:
 
 def test_memory_of_a_validation_does_not_grow_with_threads(tmp_path: Path) -> None:
     """Twelve images of 36 megapixels in as many threads as the pool takes; one of them decoded is 108 MB."""
-    from segmodels.data.dataset import ClassInfo, DatasetWriter
+    from segmodels.data.folder import ClassInfo, DatasetWriter
 
     image, label = np.zeros((6000, 6000, 3), np.uint8), np.zeros((6000, 6000), np.uint8)
     with DatasetWriter(tmp_path / "data", "large", (ClassInfo("a", (1, 2, 3)),), source={"path": "made"}) as writer:
@@ -104,13 +104,13 @@ def test_memory_of_a_validation_does_not_grow_with_threads(tmp_path: Path) -> No
 import os, resource, sys
 os.cpu_count = lambda: 16
 from pathlib import Path
-from segmodels.data import checks
-from segmodels.data.dataset import DatasetInfo
-from segmodels.process import set_up_process
+from segmodels.data.scan import scan
+from segmodels.data.folder import DatasetInfo
+from segmodels.runtime import set_up_process
 set_up_process()
 root = Path(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert not any(row["image_error"] for row in checks.scan(root, DatasetInfo.read(root)))
+assert not any(row["image_error"] for row in scan(root, DatasetInfo.read(root)))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run(

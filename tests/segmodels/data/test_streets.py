@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmodels.data.dataset import DatasetInfo, read_image, read_label, samples
+from segmodels.data.folder import DatasetInfo, read_image, read_label, samples
 from segmodels.data.streets import CLASSES, TARGETS, Frame, render, render_sequence, write_dataset
 from segmodels.data.streets.camera import View
 from segmodels.data.streets.classes import PAVEMENT, ROAD, SKY, THINGS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segmodels.layers.crf import dense_crf, gaussian_kernels, mean_field
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 
 HEIGHT, WIDTH, CLASSES = 12, 14, 3
 SETTINGS = CRFSettings(

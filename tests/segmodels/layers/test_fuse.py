@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model, list_models, model_info
 from segmodels.layers.fuse import fuse_batch_norm
-from segmodels.registry import create_model, list_models, model_info
 
 
 def randomised(model: Any) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segmodels.catalog.registry import create_model
 from segmodels.layers.crf import gaussian_kernels
-from segmodels.registry import create_model
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 from tests.segmodels.models.caffe import Net, net
 from tests.segmodels.models.oracles import image, oracle, randomised
 

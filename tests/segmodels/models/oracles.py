@@ -2,7 +2,7 @@
 
 An oracle is a function that computes an architecture here and as its source says, with the same random weights in
 float64, and returns both. `python -m tests.segmodels.models.oracles` measures all of them, and writes
-`segmodels/fidelity.csv` and the table of `docs/fidelity.md`.
+`segmodels/catalog/fidelity.csv` and the table of `docs/fidelity.md`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmodels.cards import compared
-from segmodels.registry import list_models, model_info
+from segmodels.catalog.cards import compared
+from segmodels.catalog.registry import list_models, model_info
 
 # The files whose functions are oracles.
 MODULES = ("caffe_oracles", "port_oracles", "peer_oracles")
@@ -140,7 +140,7 @@ def table() -> str:
 def main() -> None:
     """Measure, and write what was found."""
     root = Path(__file__).resolve().parents[3]
-    with (root / "segmodels/fidelity.csv").open("w", newline="") as file:
+    with (root / "segmodels/catalog/fidelity.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("architecture", "source", "difference"))
         for entry in sorted(all_oracles(), key=lambda o: o.architecture):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.registry import create_model, model_info
+from segmodels.catalog.registry import create_model, model_info
 from tests.segmodels.models.oracles import image, oracle, randomised, renamed
 from tests.segmodels.models.port_oracles import Weights, in_training, relu
 

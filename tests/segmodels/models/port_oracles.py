@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segmodels.registry import create_model
+from segmodels.catalog.registry import create_model
 from tests.segmodels.models.oracles import image, oracle, randomised
 
 

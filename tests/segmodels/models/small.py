@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from segmodels.data.dataset import ClassInfo
-from segmodels.registry import create_model, model_info
+from segmodels.catalog.registry import create_model, model_info
+from segmodels.data.folder import ClassInfo
 
 CLASSES = 5
 INFOS = tuple(ClassInfo(f"c{i}", (i, i, i)) for i in range(CLASSES))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model, model_info
 from segmodels.models.deconvnet import DeconvNet, windows
-from segmodels.registry import create_model, model_info
 
 
 def deconvnet(**options: Any) -> DeconvNet:

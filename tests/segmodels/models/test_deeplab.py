@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model
 from segmodels.layers.crf import dense_crf
 from segmodels.models.deeplabv1 import DeepLabV1
 from segmodels.models.parsenet import L2Norm
-from segmodels.registry import create_model
-from segmodels.settings import CRFSettings
+from segmodels.settings.schema import CRFSettings
 
 
 def small(name: str, **options: object) -> nn.Module:

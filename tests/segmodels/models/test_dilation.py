@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmodels.catalog.registry import create_model
 from segmodels.models.dilation import Dilation
-from segmodels.registry import create_model
 
 
 def dilation(name: str = "dilation8", **options: Any) -> Any:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.exporting import ExportError, Logits, export
-from segmodels.registry import list_models, model_info
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.catalog.registry import list_models, model_info
+from segmodels.export.export import ExportError, Logits, export
 from tests.segmodels.models.small import CLASSES, INFOS, small, step
 
 

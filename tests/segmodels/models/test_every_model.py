@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segmodels.checkpoint import ModelConfig, load_model, save_model
-from segmodels.registry import count_parameters, full_size, list_models, model_info
+from segmodels.artifacts.model_folder import ModelConfig, load_model, save_model
+from segmodels.catalog.registry import count_parameters, full_size, list_models, model_info
 from tests.segmodels.models.small import CLASSES, INFOS, small, step
 
 every_model = pytest.mark.parametrize("name", list_models())

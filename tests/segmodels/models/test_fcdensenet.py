@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model
 from segmodels.models.fcdensenet import DenseBlock, FCDenseNet
-from segmodels.registry import create_model
 
 LAYERS = (2, 3, 2)
 

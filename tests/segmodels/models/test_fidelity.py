@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segmodels.cards import compared
-from segmodels.registry import list_models, model_info
+from segmodels.catalog.cards import compared
+from segmodels.catalog.registry import list_models, model_info
 from tests.segmodels.models.oracles import Oracle, all_oracles, table
 
 ROOT = Path(__file__).resolve().parents[3]

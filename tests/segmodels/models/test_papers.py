@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segmodels.inference import monte_carlo
+from segmodels.catalog.registry import count_parameters, create_model, full_size
+from segmodels.errors import UnknownModelError
+from segmodels.inference.averaging import monte_carlo
 from segmodels.layers.resize import bilinear_upsampling, mirror_pad
 from segmodels.models.enet import ENet
 from segmodels.models.fcn import FCN
 from segmodels.models.segnet import SegNet, SegNetBasic
 from segmodels.models.unet import UNet
-from segmodels.registry import UnknownModelError, count_parameters, create_model, full_size
 
 
 def test_fcn_up_samples_bilinearly_and_keeps_its_kernels() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model
 from segmodels.models.fpn import FeaturePyramid, SemanticHead
 from segmodels.models.pointrend import PointHead, sample, uncertainty
-from segmodels.registry import create_model
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "channels": 16, "head_channels": 8, "point_channels": 8}
 

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from components.params import Params, evaluate_settings, train_settings
-from segmodels.recipes import TABLE, flat, sources
-from segmodels.registry import create_model, list_models, model_info
+from segmodels.catalog.recipes import TABLE, flat, sources
+from segmodels.catalog.registry import create_model, list_models, model_info
 
 # `owner/repository: file …`, a place in the paper, or a value of ours.
 _SOURCE = re.compile(r"[\w.-]+/[\w.-]+: \S+|paper, (section|equation|appendix)|Panoptic FPN|ours\b|SGD with momentum")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model
 from segmodels.models.refinenet import ChainedResidualPooling, RefineBlock, RefineNet, ResidualConvUnit
-from segmodels.registry import create_model
 
 
 def refinenet(**options: Any) -> RefineNet:

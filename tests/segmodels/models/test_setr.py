@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segmodels.registry import UnknownModelError, create_model
+from segmodels.catalog.registry import create_model
+from segmodels.errors import UnknownModelError
 
 NAMES = ("setr_naive", "setr_pup", "setr_mla")
 every_decoder = pytest.mark.parametrize("name", NAMES)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.catalog.registry import create_model
 from segmodels.layers.propagation import DIRECTIONS, propagate
 from segmodels.models.spn import SPN
-from segmodels.registry import create_model
 
 
 def refiner(**options: Any) -> Any:

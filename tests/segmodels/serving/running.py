@@ -23,14 +23,14 @@ import torch
 import uvicorn
 from PIL import Image
 
-from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.artifacts.sources import Source
+from segmodels.data.folder import ClassInfo
 from segmodels.serving.app import create_app
 from segmodels.serving.engine import Engine
 from segmodels.serving.follow import Follower
 from segmodels.serving.metrics import Metrics
 from segmodels.serving.service import Limits, Service
-from segmodels.sources import Source
 
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
 SECONDS = 120  # nothing here takes that long; a server that hangs fails the test

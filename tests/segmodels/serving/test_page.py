@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from segmodels.checkpoint import ModelConfig, save_model
-from segmodels.data.dataset import ClassInfo
-from segmodels.sources import FolderSource
+from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.artifacts.sources import FolderSource
+from segmodels.data.folder import ClassInfo
 from tests.segmodels.serving.running import CLASSES, ask, encoded, in_process, write_model
 
 PALETTE = np.array([c.color for c in CLASSES], np.uint8)

@@ -22,11 +22,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from shapely.geometry import shape
 
-from segmodels.data.dataset import read_image
-from segmodels.inference import Predictor
+from segmodels.data.folder import read_image
+from segmodels.inference.predictor import Predictor
 from segmodels.serving.answers import Form, negotiate
 from segmodels.serving.images import RefusedError
-from segmodels.visualize import overlay
+from segmodels.tasks.semantic.pictures import overlay
 from tests.segmodels.serving.running import CLASSES, SECONDS, Server, encoded, form, serving, write_model
 
 MEGAPIXELS, MEGABYTES, IMAGES = 0.25, 0.3, 4
@@ -380,7 +380,7 @@ def test_too_many_are_told_to_come_again_and_what_has_come_is_answered_before_th
 
 
 def test_what_can_never_be_served_is_refused_at_once(tmp_path: Path) -> None:
-    from segmodels.sources import AddressError, open_source
+    from segmodels.artifacts.sources import AddressError, open_source
 
     for target, said in {
         str(tmp_path / "gone"): "no such model folder",

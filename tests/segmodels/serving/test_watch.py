@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from segmodels.artifacts.sources import AddressError, Fetched, FolderSource, Version, open_source
 from segmodels.drift.profile import Profile, confidence_by_class, describe, describe_prediction
-from segmodels.inference import Predictor
+from segmodels.inference.predictor import Predictor
 from segmodels.serving.engine import FAILURES
 from segmodels.serving.service import Service
 from segmodels.serving.watch import Watch, Watched
-from segmodels.settings import PredictSettings
-from segmodels.sources import AddressError, Fetched, FolderSource, Version, open_source
+from segmodels.settings.schema import PredictSettings
 from tests.segmodels.conftest import scene
 from tests.segmodels.serving.running import CLASSES, SECONDS, Reply, ask, encoded, in_process, until, write_model
 

@@ -1,0 +1,1 @@
+"""The architectures by name: their cards, figures, recipes and published weights."""

@@ -1,0 +1,32 @@
+"""The library on the command line: `segmodels list | info | train | predict | serve | drift | tune-crf | export`.
+
+Each group of commands has a file. A command imports what it uses when it runs; `--help` imports neither torch nor
+numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segmodels.cli.common import app, complain
+from segmodels.errors import UserError, printable_output, sentence
+from segmodels.runtime import set_up_process
+
+# isort: off
+# Commands stand in the help in the order in which they are registered.
+from segmodels.cli import models, train, predict, serve, drift, crf, export  # noqa: F401
+# isort: on
+
+EXIT_INTERRUPTED = 143
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command; what the user can mend is told as one sentence and gives the exit status 1."""
+    set_up_process()
+    printable_output()
+    try:
+        app(list(args) if args is not None else None, prog_name="segmodels")
+    except (UserError, OSError) as error:
+        complain(sentence(error))
+        return EXIT_INTERRUPTED if type(error).__name__ == "TrainingInterrupted" else 1
+    return 0

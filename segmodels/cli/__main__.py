@@ -1,0 +1,7 @@
+"""`python -m segmodels.cli`."""
+
+import sys
+
+from segmodels.cli import main
+
+sys.exit(main())

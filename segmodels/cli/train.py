@@ -1,0 +1,135 @@
+"""`segmodels train`: from labelled images to a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from segmodels.catalog.registry import ModelInfo
+    from segmodels.settings.schema import TrainSettings
+from segmodels.cli.common import CommandError, Options, app, chosen_options, meta_model
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
+    model: Annotated[str, typer.Option(help="The architecture.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Model folder or file to start from.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="A training setting, e.g. augment.crop=[192,256]."),
+    ] = None,
+    option: Options = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+) -> None:
+    """Trains an architecture on labelled images.
+
+    Interrupted, the same command goes on where it stopped. DATA is a dataset folder, or any folder whose layout is
+    known; that is converted first, to OUT.data.
+    """
+    from segmodels.catalog.registry import check_name, model_info
+    from segmodels.settings.parse import build, parse
+    from segmodels.settings.schema import TrainSettings
+
+    # What can be refused without torch, which takes many seconds to import, comes before it.
+    check_name(model)
+    build(TrainSettings, parse(setting or []))
+    _may_replace(out, "model.json", "a model folder", overwrite)
+    _check_layout(data)
+
+    card = model_info(model)
+    options = chosen_options(card, option)
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weights": weights}
+    settings = _settings(card, setting or [], {k: v for k, v in given.items() if v is not None})
+    meta_model(model, 2, options)  # a bad keyword is told before data is converted
+    dataset = _dataset(data, out)
+    backbone = options.pop("backbone", None)
+
+    from segmodels.training.fit import fit
+
+    result = fit(
+        dataset,
+        out,
+        architecture=model,
+        settings=settings,
+        options=options,
+        backbone=backbone,
+        seed=seed,
+        signature=_signature(settings, options, backbone, seed, dataset),
+    )
+    print(f"{model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {out}")
+    print(f"predict with it: segmodels predict IMAGES --model {out} --out predictions")
+
+
+def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
+    """The defaults, under the paper's recipe where asked for, under what the command line says."""
+    from segmodels.catalog.recipes import from_scratch
+    from segmodels.settings.parse import build, parse
+    from segmodels.settings.schema import TrainSettings, merge, on_recipe, with_defaults
+
+    over = merge(parse(pairs), given)
+    build(TrainSettings, over)
+    base = dataclasses.asdict(TrainSettings())
+    paper = over.get("recipe") == "paper"
+    values = on_recipe(base, card.recipe, over) if paper else with_defaults(base, from_scratch(card.name), over)
+    return build(TrainSettings, values)
+
+
+def _check_layout(data: Path) -> None:
+    """Refuses what is neither a dataset folder nor of a layout that is known; reads no image."""
+    from segmodels.data.folder import INFO_FILE, DatasetInfo, samples
+    from segmodels.data.formats import find
+
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder")
+    if (data / INFO_FILE).is_file():
+        DatasetInfo.read(data)
+        for split in ("train", "val"):
+            samples(data, split)
+    else:
+        find(data)
+
+
+def _dataset(data: Path, out: Path) -> Path:
+    """The dataset folder: the given one, or what its layout converts to, next to the output."""
+    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.formats import convert
+
+    if (data / INFO_FILE).is_file():
+        return data
+    converted = out.with_name(out.name + ".data")
+    _may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{data}: read as {convert(data, out=converted)}, kept as {converted}", flush=True)
+    return converted
+
+
+def _may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
+    """Refuses to put a result in the place of something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / mark).is_file():
+        raise CommandError(f"{folder}: exists and is not {kind}; choose another --out")
+    if not overwrite:
+        raise CommandError(f"{folder}: is {kind} already; choose another --out, or --overwrite")
+
+
+def _signature(
+    settings: TrainSettings, options: Mapping[str, Any], backbone: str | None, seed: int, dataset: Path
+) -> str:
+    """Changes with the settings and the data's files, so that training goes on only with what it began with."""
+    files = sorted((str(p.relative_to(dataset)), p.stat().st_size) for p in dataset.rglob("*") if p.is_file())
+    content = [dataclasses.asdict(settings), dict(options), backbone, seed, files]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Evaluation: what a trained model is worth, and whether another one is worth more."""

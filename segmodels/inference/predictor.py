@@ -1,0 +1,168 @@
+"""From an image to its class map: whole images, sliding windows, test-time augmentation, Monte-Carlo dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from segmodels.artifacts.model_folder import load_model
+from segmodels.data.augment import normalize, resize_image
+from segmodels.data.inputs import as_rgb
+from segmodels.inference.averaging import averaged, full_resolution, most_likely, refined
+from segmodels.layers.fuse import fuse_batch_norm
+from segmodels.runtime import turn
+from segmodels.settings.schema import PREDICT_KEYS, PredictSettings
+
+# A path, an image of pillow, or an array.
+AnyImage = str | Path | Image.Image | np.ndarray
+Precision = Literal["32", "bf16", "16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
+_EXAMPLE = (64, 64)  # the size of the image on which the network is watched; any does
+
+
+class Predictor:
+    """A trained model that takes images and gives class maps.
+
+    Args:
+        folder: Model folder.
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        settings: How it predicts; the defaults are one plain pass of whole images.
+        precision: What convolutions are computed in: float32, or by autocast in bfloat16 or float16.
+        fused: Merges batch norm into the convolutions before it, which is faster and rounds differently.
+        **given: Fields of `PredictSettings`, in place of those of `settings`: `Predictor(folder, flip=True)`.
+
+    Raises:
+        CheckpointError: The folder is no model folder.
+        ValueError: A keyword is no field of `PredictSettings`, or out of its range.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        device: str = "auto",
+        *,
+        settings: PredictSettings | None = None,
+        precision: Precision = "32",
+        fused: bool = False,
+        **given: Any,
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        base = {key: getattr(settings, key) for key in PREDICT_KEYS} if settings is not None else {}
+        self.settings = PredictSettings.of({**base, **given})
+        self.device = torch.device(device)
+        self.model, self.config = load_model(folder, self.device)
+        channels_last(self.model)
+        self.image_size = self.settings.image_size or self.config.image_size
+        self.precision = precision
+        self._mean, self._std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
+        if fused:
+            example = torch.zeros(1, self.config.in_channels, *(self.image_size or _EXAMPLE), device=self.device)
+            self.model = channels_last(fuse_batch_norm(self.model, example))
+
+    def predict(self, image: AnyImage) -> np.ndarray:
+        """Class ids, uint8 `[H, W]`, of an image.
+
+        Args:
+            image: A path, an image of pillow, or an array: RGB, RGBA or grey, uint8 or floats in 0..1
+                (`segmodels.data.inputs.as_rgb`).
+
+        Raises:
+            ImageInputError: It is no image.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[AnyImage]) -> list[np.ndarray]:
+        """As `predict`, of several images; those of one size go through the network together."""
+        return self._by_size(images, confident=False)[0]
+
+    def predict_with_confidence(self, images: Sequence[AnyImage]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """As `predict_batch`, and of each image the probability of the predicted classes, float32 `[H, W]`."""
+        return self._by_size(images, confident=True)
+
+    def predict_probabilities(self, image: AnyImage) -> np.ndarray:
+        """Probabilities, float32 `[C, H, W]`, of an image, given as for `predict`."""
+        probs: np.ndarray = self.probabilities(image).cpu().numpy()
+        return probs
+
+    def probabilities(self, image: AnyImage) -> Tensor:
+        """As `predict_probabilities`, on the model's device."""
+        return self.batch_probabilities([as_rgb(image)])[0]
+
+    def _by_size(self, images: Sequence[AnyImage], *, confident: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """`_most_likely` for images of several sizes, in the order they came in."""
+        pixels = [as_rgb(image) for image in images]
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(pixels):
+            places.setdefault(image.shape, []).append(index)
+        maps: dict[int, np.ndarray] = {}
+        sure: dict[int, np.ndarray] = {}
+        for same in places.values():
+            found, confidence = self._most_likely([pixels[i] for i in same], confident=confident)
+            maps.update(zip(same, found, strict=True))
+            sure.update(zip(same, confidence, strict=False))
+        return [maps[i] for i in sorted(maps)], [sure[i] for i in sorted(sure)]
+
+    @torch.inference_mode()
+    def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
+        with turn(self.device.type):
+            return self._probabilities(self._normalized(images), images)
+
+    @torch.inference_mode()
+    def _most_likely(
+        self, images: Sequence[np.ndarray], *, confident: bool
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Class maps, and where asked for their probabilities; a softmax of every class only where it is needed."""
+        with turn(self.device.type):
+            return self._most_likely_now(images, confident=confident)
+
+    def _most_likely_now(
+        self, images: Sequence[np.ndarray], *, confident: bool
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        batch = self._normalized(images)
+        if not self.settings.plain or tuple(batch.shape[-2:]) != images[0].shape[:2]:
+            classes, best = most_likely(self._probabilities(batch, images))
+        else:  # the largest logit is the largest probability
+            with self._autocast():
+                logits = self.model(batch)["out"]
+            classes, best = most_likely(logits)
+            if confident:
+                best = (logits.float() - best.float()[:, None]).exp_().sum(1).reciprocal_()
+        return list(classes.cpu().numpy()), list(best.cpu().numpy()) if confident else []
+
+    def _normalized(self, images: Sequence[np.ndarray]) -> Tensor:
+        pixels = [torch.tensor(image).permute(2, 0, 1) for image in images]
+        if self.image_size is not None:
+            pixels = [resize_image(image, self.image_size) for image in pixels]
+        batch = torch.stack([normalize(image, self._mean, self._std) for image in pixels])
+        return batch.to(self.device, memory_format=torch.channels_last)
+
+    def _probabilities(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
+        with self._autocast():
+            probs = averaged(self.model, batch, self.settings)
+        return refined(full_resolution(probs, images[0].shape[:2]), images, self.settings.crf)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32")
+
+
+def fast_precision(device: torch.device | str) -> Precision:
+    """The precision in which a device is fastest: bf16 where the hardware multiplies it, else half or 32 bit."""
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
+    # Without AMX or AVX512-BF16 a CPU emulates bf16 and takes four times as long as fp32.
+    capabilities = torch.backends.cpu.get_cpu_capability() if torch.backends.mkldnn.is_available() else ""
+    fast = "AVX512" in capabilities and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bf16" if fast else "32"
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with its weights in channels-last order, in place; faster nearly everywhere."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

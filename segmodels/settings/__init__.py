@@ -1,0 +1,1 @@
+"""Settings: frozen records with defaults and limits, and what a person writes made into them."""
