@@ -22,6 +22,8 @@ from segmodels.errors import UnknownModelError, nearest, printable
 if TYPE_CHECKING:
     from torch import nn
 
+    from segmodels.models.base import SegmentationModel
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -57,7 +59,7 @@ class ModelInfo:
     authors: str
     venue: str
     year: int
-    builder: Callable[..., nn.Module]
+    builder: Callable[..., SegmentationModel]
     arxiv: str = ""
     pins: str = ""
     parameters: Mapping[int, int] = field(default_factory=dict)
@@ -138,8 +140,8 @@ def create_model(
     backbone: str | None = None,
     weights: str | Path | None = None,
     **options: Any,
-) -> nn.Module:
-    """Builds an architecture.
+) -> SegmentationModel:
+    """Build an architecture.
 
     Args:
         name: A name from `list_models()`.
@@ -151,7 +153,7 @@ def create_model(
         **options: The architecture's own keywords; `model_info(name).options` lists them.
 
     Returns:
-        A module whose forward maps images, float `[N, in_channels, H, W]`, H and W >= 32, to a dict with `"out"`,
+        A network whose forward maps images, float `[N, in_channels, H, W]`, H and W >= 32, to a dict with `"out"`,
         logits `[N, num_classes, H, W]`, and in training mode the auxiliary outputs of its paper.
 
     Raises:
@@ -187,7 +189,7 @@ def count_parameters(model: nn.Module, *, training: bool = False) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(tuple(apart)))
 
 
-def full_size(name: str, num_classes: int, **options: Any) -> nn.Module:
+def full_size(name: str, num_classes: int, **options: Any) -> SegmentationModel:
     """The architecture on the meta device: its exact shapes and counts without its memory."""
     from segmodels.layers.uninitialised import on_meta
 

@@ -1,4 +1,4 @@
-"""The library on the command line: `segmodels list | info | train | predict | serve | drift | tune-crf | export`.
+"""The library on the command line: `segmodels list | info | train | …`.
 
 Each group of commands has a file. A command imports what it uses when it runs; `--help` imports neither torch nor
 numpy.
@@ -14,10 +14,19 @@ from segmodels.runtime import set_up_process
 
 # isort: off
 # Commands stand in the help in the order in which they are registered.
-from segmodels.cli import models, train, predict, serve, drift, crf, export  # noqa: F401
+from segmodels.cli import models, data, train, evaluate, predict, serve, drift, crf, export  # noqa: F401
 # isort: on
 
 EXIT_INTERRUPTED = 143
+_SERVE, _EXPORT = "fastapi uvicorn prometheus-client python-multipart", "onnx onnxscript onnxruntime"
+# Modules that only some commands need -> what to install, which is an extra of pyproject.toml.
+EXTRAS = {
+    **dict.fromkeys(("fastapi", "uvicorn", "starlette", "prometheus_client"), _SERVE),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), _EXPORT),
+    "av": "av",
+    "rasterio": "rasterio",
+    "fsspec": "s3fs",
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,6 +35,11 @@ def main(args: Sequence[str] | None = None) -> int:
     printable_output()
     try:
         app(list(args) if args is not None else None, prog_name="segmodels")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        complain(f"{error.name} is not installed; `pip install {EXTRAS[error.name]}`")
+        return 1
     except (UserError, OSError) as error:
         complain(sentence(error))
         return EXIT_INTERRUPTED if type(error).__name__ == "TrainingInterrupted" else 1

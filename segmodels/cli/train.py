@@ -14,7 +14,8 @@ import typer
 if TYPE_CHECKING:
     from segmodels.catalog.registry import ModelInfo
     from segmodels.settings.schema import TrainSettings
-from segmodels.cli.common import CommandError, Options, app, chosen_options, meta_model
+from segmodels.cli.common import Options, app, chosen_options, meta_model
+from segmodels.cli.data import check_layout, dataset_folder, may_replace
 
 
 @app.command()
@@ -46,15 +47,15 @@ def train(
     # What can be refused without torch, which takes many seconds to import, comes before it.
     check_name(model)
     build(TrainSettings, parse(setting or []))
-    _may_replace(out, "model.json", "a model folder", overwrite)
-    _check_layout(data)
+    may_replace(out, "model.json", "a model folder", overwrite)
+    check_layout(data)
 
     card = model_info(model)
     options = chosen_options(card, option)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weights": weights}
     settings = _settings(card, setting or [], {k: v for k, v in given.items() if v is not None})
     meta_model(model, 2, options)  # a bad keyword is told before data is converted
-    dataset = _dataset(data, out)
+    dataset = dataset_folder(data, out)
     backbone = options.pop("backbone", None)
 
     from segmodels.training.fit import fit
@@ -70,7 +71,10 @@ def train(
         signature=_signature(settings, options, backbone, seed, dataset),
     )
     print(f"{model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {out}")
+    print(f"evaluate it:     segmodels evaluate {out} {dataset} --out {out}.evaluation")
     print(f"predict with it: segmodels predict IMAGES --model {out} --out predictions")
+    print(f"serve it:        segmodels serve {out}")
+    print(f"export it:       segmodels export {out} --format onnx --out {out}.onnx")
 
 
 def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
@@ -85,45 +89,6 @@ def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -
     paper = over.get("recipe") == "paper"
     values = on_recipe(base, card.recipe, over) if paper else with_defaults(base, from_scratch(card.name), over)
     return build(TrainSettings, values)
-
-
-def _check_layout(data: Path) -> None:
-    """Refuses what is neither a dataset folder nor of a layout that is known; reads no image."""
-    from segmodels.data.folder import INFO_FILE, DatasetInfo, samples
-    from segmodels.data.formats import find
-
-    if not data.is_dir():
-        raise CommandError(f"{data}: no such folder")
-    if (data / INFO_FILE).is_file():
-        DatasetInfo.read(data)
-        for split in ("train", "val"):
-            samples(data, split)
-    else:
-        find(data)
-
-
-def _dataset(data: Path, out: Path) -> Path:
-    """The dataset folder: the given one, or what its layout converts to, next to the output."""
-    from segmodels.data.folder import INFO_FILE
-    from segmodels.data.formats import convert
-
-    if (data / INFO_FILE).is_file():
-        return data
-    converted = out.with_name(out.name + ".data")
-    _may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{data}: read as {convert(data, out=converted)}, kept as {converted}", flush=True)
-    return converted
-
-
-def _may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
-    """Refuses to put a result in the place of something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / mark).is_file():
-        raise CommandError(f"{folder}: exists and is not {kind}; choose another --out")
-    if not overwrite:
-        raise CommandError(f"{folder}: is {kind} already; choose another --out, or --overwrite")
 
 
 def _signature(

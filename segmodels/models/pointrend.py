@@ -36,7 +36,10 @@ class PointHead(nn.Module):
         self.coarse_each_layer = coarse_each_layer
         again = classes if coarse_each_layer else 0
         self.layers = nn.ModuleList(
-            [nn.Conv1d(in_channels + classes, channels, 1), *[nn.Conv1d(channels + again, channels, 1) for _ in "12"]]
+            [
+                nn.Conv1d(in_channels + classes, channels, 1),
+                *[nn.Conv1d(channels + again, channels, 1) for _ in range(2)],
+            ]
         )
         self.classifier = nn.Conv1d(channels + again, classes, 1)
         for layer in self.layers:

@@ -123,6 +123,8 @@ class PSPNet(SegmentationModel):
         dropout: Probability, per channel, before the classifiers.
     """
 
+    aux_weight = 0.4  # section 3.3
+
     def __init__(
         self,
         num_classes: int,

@@ -24,6 +24,8 @@ from segmodels.evaluation import speed
 Run = Callable[..., tuple[int, str, str]]
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
 
+SMALL = ("--height", 32, "--width", 48)
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -283,3 +285,31 @@ def test_predict_options_change_what_is_written(run: Run, dataset: Path, model: 
     assert [p.name for p in tmp_path.iterdir()] == ["000.png"]
     assert read_label(tmp_path / "000.png").shape == read_image(image).shape[:2]
     assert run("predict", image, "--model", model, "--out", tmp_path, "--no-overlay", "--no-masks")[0] == 1
+
+
+def test_data_is_checked_trained_on_and_evaluated_from_the_command_line(run: Run, tmp_path: Path) -> None:
+    streets = tmp_path / "streets"
+    status, said, _ = run("dataset", "streets", "--out", streets, "--train", 4, "--val", 2, "--test", 0, *SMALL)
+    assert status == 0 and "4 train, 2 val" in said
+    status, said, _ = run("validate", streets)
+    assert status == 0 and "4 train, 2 val; 11 classes: " in said
+    status, said, _ = run("train", streets, "--model", "unet", "--out", tmp_path / "m", "--epochs", 1, "-o", "width=2")
+    assert status == 0
+    assert all(f"segmodels {command} " in said for command in ("evaluate", "predict", "serve", "export"))
+    status, said, _ = run("evaluate", tmp_path / "m", streets, "--out", tmp_path / "e", "-s", "flip=true")
+    assert status == 0 and "val, 2 images: mIoU " in said
+    miou = json.loads((tmp_path / "e/metrics.json").read_text())["miou"]
+    assert f"mIoU {100 * miou:.1f} %" in said
+    status, _, said = run("evaluate", tmp_path / "m", streets, "--out", tmp_path / "e")
+    assert status == 1 and "is an evaluation already; choose another --out, or --overwrite" in said
+
+
+def test_bad_data_is_told_by_validate_with_the_file(run: Run, tmp_path: Path) -> None:
+    streets, copied = tmp_path / "streets", tmp_path / "copied"
+    run("dataset", "streets", "--out", streets, "--train", 2, "--val", 1, "--test", 0, *SMALL)
+    status, said, _ = run("dataset", "convert", streets, "--out", copied, "--name", "mine")
+    assert status == 0 and json.loads((copied / "dataset.json").read_text())["classes"]
+    label = next((copied / "train/labels").iterdir())
+    Image.fromarray(np.full((32, 48), 200, np.uint8)).save(label)
+    status, _, said = run("validate", copied)
+    assert status == 1 and label.name in said and "200" in said

@@ -1,0 +1,137 @@
+"""`segmodels validate | dataset`: data before anything is trained on it; and the dataset folder behind a path."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segmodels.cli.common import progress_bar
+
+if TYPE_CHECKING:
+    pass
+from segmodels.cli.common import CommandError, app
+
+dataset = typer.Typer(
+    help="Dataset folders: make one of labelled images, or render one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(dataset, name="dataset")
+
+
+@app.command()
+def validate(
+    data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
+) -> None:
+    """Check labelled images as training does, and print what is wrong.
+
+    Every image and label is read. Errors end the command with exit status 1; warnings do not.
+    """
+    check_layout(data)
+
+    from segmodels.data.checks import check
+    from segmodels.data.folder import INFO_FILE, DatasetInfo
+    from segmodels.data.formats import convert
+
+    with tempfile.TemporaryDirectory(prefix="segmodels-") as work:
+        folder = data
+        if not (data / INFO_FILE).is_file():
+            folder = Path(work, "data")
+            print(f"{data}: read as {convert(data, out=folder)}", flush=True)
+        info = DatasetInfo.read(folder)
+        for warning in check(folder):
+            print(f"warning: {warning}")
+    counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
+    print(f"{data}: {counts}; {info.num_classes} classes: {', '.join(info.class_names)}")
+
+
+@dataset.command("convert")
+def convert_command(
+    data: Annotated[Path, typer.Argument(help="A folder with images and labels of a known layout.")],
+    out: Annotated[Path, typer.Option(help="The dataset folder to write.")],
+    layout: Annotated[str, typer.Option(help="Its layout; auto finds it.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
+) -> None:
+    """Write labelled images of a known layout as a dataset folder; images are copied byte for byte."""
+    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.formats import convert
+
+    may_replace(out, INFO_FILE, "a dataset folder", overwrite)
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder")
+    print(f"{data}: read as {convert(data, layout, out, name=name)}, written to {out}")
+
+
+@dataset.command()
+def streets(
+    out: Annotated[Path, typer.Option(help="The dataset folder to write.")],
+    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 200,
+    val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 40,
+    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 40,
+    height: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 240,
+    width: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="Every scene follows from it.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
+) -> None:
+    """Render `streets`, the built-in dataset of street scenes, as a dataset folder."""
+    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.streets import write_dataset
+
+    may_replace(out, INFO_FILE, "a dataset folder", overwrite)
+    with progress_bar() as bar:
+        task = bar.add_task("", total=train + val + test, frames="")
+        write_dataset(
+            out,
+            seed=seed,
+            train=train,
+            val=val,
+            test=test,
+            height=height,
+            width=width,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    print(f"{out}: {train} train, {val} val, {test} test")
+
+
+def check_layout(data: Path) -> None:
+    """Refuses what is neither a dataset folder nor of a layout that is known; reads no image."""
+    from segmodels.data.folder import INFO_FILE, DatasetInfo, samples
+    from segmodels.data.formats import find
+
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder")
+    if (data / INFO_FILE).is_file():
+        DatasetInfo.read(data)
+        for split in ("train", "val"):
+            samples(data, split)
+    else:
+        find(data)
+
+
+def dataset_folder(data: Path, out: Path) -> Path:
+    """The dataset folder: the given one, or what its layout converts to, next to the output."""
+    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.formats import convert
+
+    if (data / INFO_FILE).is_file():
+        return data
+    converted = out.with_name(out.name + ".data")
+    may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{data}: read as {convert(data, out=converted)}, kept as {converted}", flush=True)
+    return converted
+
+
+def may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
+    """Refuses to put a result in the place of something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / mark).is_file():
+        raise CommandError(f"{folder}: exists and is not {kind}; choose another --out")
+    if not overwrite:
+        raise CommandError(f"{folder}: is {kind} already; choose another --out, or --overwrite")
