@@ -16,7 +16,7 @@ from segmodels.cli.common import Options, app, chosen_options, meta_model
 def list_command(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
     time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, as in the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, as in docs/architectures.md.")] = False,
 ) -> None:
     """The architectures, with parameters, GFLOPs and milliseconds.
 
