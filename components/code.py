@@ -91,7 +91,7 @@ def _write(paths: list[Path], out: Path, root: Path) -> None:
 
 @functools.cache
 def _modules(root: Path) -> dict[str, Path]:
-    """Name -> file of every module."""
+    """Return name -> file of every module."""
     found = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -102,7 +102,7 @@ def _modules(root: Path) -> dict[str, Path]:
 
 @functools.cache
 def _architectures(root: Path) -> dict[str, str]:
-    """Name in the registry -> the module that registers it."""
+    """Return name in the registry -> the module that registers it."""
     found = {}
     for name, path in _modules(root).items():
         if not name.startswith(MODELS + "."):
@@ -116,7 +116,7 @@ def _architectures(root: Path) -> dict[str, str]:
 
 @functools.cache
 def _imported(name: str, root: Path) -> tuple[str, ...]:
-    """The modules that a module imports anywhere, and the packages around them; not for type checkers alone."""
+    """Return the modules that a module imports anywhere, and the packages around them; not for type checkers alone."""
     modules = _modules(root)
     found: set[str] = set()
     package = name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
@@ -138,7 +138,7 @@ def _imported(name: str, root: Path) -> tuple[str, ...]:
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node that runs: not what stands under `if TYPE_CHECKING`."""
+    """Yield every node that runs: not what stands under `if TYPE_CHECKING`."""
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -150,7 +150,7 @@ def _run(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _data(path: Path) -> Iterator[Path]:
-    """The files beside a module that it names: templates, pages, tables."""
+    """Yield the files beside a module that it names: templates, pages, tables."""
     texts = set(_strings(path))
     for other in path.parent.iterdir():
         if other.suffix != ".py" and other.is_file() and other.name in texts:

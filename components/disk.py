@@ -16,7 +16,7 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk under `path` into a StepError."""
+    """Turn a full or read-only disk under `path` into a StepError."""
     try:
         yield
     except OSError as error:
@@ -32,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Raises before the first byte is written where the disk cannot hold `size` bytes.
+    """Raise before the first byte is written where the disk cannot hold `size` bytes.
 
     Raises:
         StepError: There is less space.
@@ -46,7 +46,7 @@ def need_space(folder: Path, size: int, what: str) -> None:
 
 
 def human(size: float) -> str:
-    """A number of bytes as people write it: 12 B, 3.4 MB."""
+    """Return a number of bytes as people write it: 12 B, 3.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

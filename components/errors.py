@@ -20,7 +20,7 @@ class StepError(UserError):
 
 
 def complain(error: Exception) -> int:
-    """Prints `error: <sentence>` and gives the exit status; an error that the user cannot mend is raised again.
+    """Print `error: <sentence>` and give the exit status; an error that the user cannot mend is raised again.
 
     What the user can mend: bad settings, bad data, an unknown architecture, a full disk.
     """

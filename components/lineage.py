@@ -53,11 +53,11 @@ class Lineage:
     kfp_run_id: str = ""
 
     def for_model(self, key: str) -> str:
-        """The hash of the settings that affect the model `key`."""
+        """Return the hash of the settings that affect the model `key`."""
         return self.params_hashes[key]
 
     def tags(self, key: str) -> dict[str, str]:
-        """The tags of the model's run and version."""
+        """Return the tags of the model's run and version."""
         ran = {"kfp.run_id": self.kfp_run_id} if self.kfp_run_id else {"dvc.stage": self.dvc_stage or NONE}
         return {
             "architecture": self.architectures[key],
@@ -71,7 +71,7 @@ class Lineage:
 
 
 def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) -> Lineage:
-    """Finds out what a run is made from.
+    """Find out what a run is made from.
 
     Args:
         params: The settings.
@@ -96,7 +96,7 @@ def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) 
 
 
 def code(env: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """The commit of the code, and whether files differ from it: `true`, `false` or `unknown`."""
+    """Return the commit of the code, and whether files differ from it: `true`, `false` or `unknown`."""
     commit, dirty = env.get("GIT_COMMIT", ""), env.get("GIT_DIRTY", "")
     if not commit:
         commit = _git("rev-parse", "HEAD") or UNKNOWN
@@ -105,12 +105,12 @@ def code(env: Mapping[str, str] = os.environ) -> tuple[str, str]:
 
 
 def params_hash(params: Params, key: str) -> str:
-    """A hash, 16 hexadecimal digits, of every setting that affects the model `key`."""
+    """Return a hash, 16 hexadecimal digits, of every setting that affects the model `key`."""
     return hashlib.sha256(canonical_json(model_settings(params, key)).encode()).hexdigest()[:16]
 
 
 def model_settings(params: Params, key: str) -> dict[str, Any]:
-    """The settings that affect the model `key`, overrides resolved, as plain JSON values."""
+    """Return the settings that affect the model `key`, overrides resolved, as plain JSON values."""
     entry = params.models[key]
     data = params.data.model_dump(mode="json")
     train = asdict(train_settings(params, key))
@@ -127,7 +127,7 @@ def model_settings(params: Params, key: str) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON that is the same for equal values: sorted keys, no spaces."""
+    """Return JSON that is the same for equal values: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -149,7 +149,7 @@ def _dirty() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints, or None where there is no git, no repository or no commit."""
+    """Return what git prints, or None where there is no git, no repository or no commit."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ from segmodels.files import locked
 
 
 def cache_folder() -> Path:
-    """Where downloads and locks are kept between runs: `.cache`, or the environment's `SEGMODELS_CACHE`."""
+    """Return where downloads and locks are kept between runs: `.cache`, or the environment's `SEGMODELS_CACHE`."""
     return Path(os.environ.get("SEGMODELS_CACHE", ".cache"))
 
 
@@ -33,7 +33,7 @@ def project_folder(here: Path | None = None) -> Path:
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Holds `path` for this process; the lock goes with the process, so nothing is left after a kill.
+    """Hold `path` for this process; the lock goes with the process, so nothing is left after a kill.
 
     Raises:
         StepError: Another process holds it.

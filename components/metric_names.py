@@ -17,7 +17,7 @@ LONGEST_NAME = 240  # MLflow takes 250 characters
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are numbers, under names that MLflow takes."""
+    """Return the metrics that are numbers, under names that MLflow takes."""
     names = mlflow_names(metrics)
     return {names[k]: float(v) for k, v in metrics.items() if v is not None and math.isfinite(float(v))}
 

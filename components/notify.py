@@ -11,7 +11,7 @@ SECONDS = 10
 
 
 def tell(text: str) -> None:
-    """Sends a sentence to the address in `SEGMODELS_NOTIFY_URL`; without one, and where that fails, nothing is lost."""
+    """Send a sentence to the address in `SEGMODELS_NOTIFY_URL`; without one, and where that fails, nothing is lost."""
     address = os.environ.get(VARIABLE)
     if not address:
         return

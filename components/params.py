@@ -178,7 +178,7 @@ class Params(Section):
 
     @classmethod
     def read(cls, path: Path | str = PARAMS_FILE) -> Params:
-        """Reads `params.yaml`.
+        """Read `params.yaml`.
 
         Raises:
             ParamsError: The file is missing, is no YAML, or has an unknown key or a bad value.
@@ -194,7 +194,7 @@ class Params(Section):
 
     @classmethod
     def parse(cls, raw: Any, source: str = "params") -> Params:
-        """Settings from a mapping; `source` stands in messages.
+        """Return settings from a mapping; `source` stands in messages.
 
         Raises:
             ParamsError: A key is unknown or a value is bad.
@@ -218,7 +218,7 @@ class Params(Section):
         return params
 
     def architecture(self, key: str) -> str:
-        """The registry's name behind an entry of `models`.
+        """Return the registry's name behind an entry of `models`.
 
         Raises:
             ParamsError: There is no such entry.
@@ -226,7 +226,7 @@ class Params(Section):
         return self.entry(key).architecture or key
 
     def entry(self, key: str) -> Architecture:
-        """The entry of `models` with this key.
+        """Return the entry of `models` with this key.
 
         Raises:
             ParamsError: There is no such entry.
@@ -237,7 +237,7 @@ class Params(Section):
 
 
 def train_settings(params: Params, key: str, source: str = "params") -> TrainSettings:
-    """How `key` is trained: the section `train`, under the paper's recipe where asked for, under its own entry."""
+    """Return how `key` is trained: `train`, under the paper's recipe where asked for, under its own entry."""
     base = dataclasses.asdict(params.train)
     own = params.entry(key).train
     if own.get("recipe", base["recipe"]) == "paper":
@@ -250,7 +250,7 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
 
 
 def evaluate_settings(params: Params, key: str, source: str = "params") -> EvaluateSettings:
-    """How `key` is evaluated: the section `evaluate` under its own entry."""
+    """Return how `key` is evaluated: the section `evaluate` under its own entry."""
     base = dataclasses.asdict(params.evaluate)
     own = base.pop("models").get(key, {})
     if own.get("recipe", base["recipe"]) == "paper":
@@ -261,7 +261,7 @@ def evaluate_settings(params: Params, key: str, source: str = "params") -> Evalu
 
 
 def resources(params: Params, key: str) -> Resources:
-    """What the training pod of `key` asks for: its own entry of `resources`, else `default`, else the defaults."""
+    """Return what a training pod asks for: its own entry of `resources`, else `default`, else the defaults."""
     return params.resources.get(key) or params.resources.get("default") or Resources()
 
 
@@ -276,7 +276,7 @@ def _settings(kind: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _explain(error: ValidationError, root: Any) -> str:
-    """The first problem as one sentence with the path of its key."""
+    """Return the first problem as one sentence with the path of its key."""
     problem = error.errors()[0]
     parts = [str(p)[:SHOWN] for p in problem["loc"]]
     path = ".".join(parts)
@@ -287,7 +287,7 @@ def _explain(error: ValidationError, root: Any) -> str:
 
 
 def _keys_beside(root: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section around the last part of `loc` knows."""
+    """Return the keys that the section around the last part of `loc` knows."""
     kind = root
     for part in loc[:-1]:
         fields = _fields(kind)

@@ -63,7 +63,7 @@ class Move:
 
 
 def trail(store: Store, name: str) -> list[Move]:
-    """All moves of a registered model's champion, the first one first."""
+    """Return all moves of a registered model's champion, the first one first."""
     model = store.registered(name)
     found = {}
     for tag, value in (model.tags if model else {}).items():
@@ -74,7 +74,7 @@ def trail(store: Store, name: str) -> list[Move]:
 
 
 def notice(store: Store, name: str) -> Move | None:
-    """Records a move that was made elsewhere: the alias is not where the trail ends.
+    """Record a move that was made elsewhere: the alias is not where the trail ends.
 
     Returns:
         The move, or None where alias and trail agree.
@@ -92,7 +92,7 @@ def notice(store: Store, name: str) -> Move | None:
 def promote(
     store: Store, name: str, version: str, *, why: str, who: str | None = None, force: bool = False
 ) -> Move | None:
-    """Makes a version the champion.
+    """Make a version the champion.
 
     Args:
         store: Where it is registered.
@@ -126,7 +126,7 @@ def promote(
 
 
 def rollback(store: Store, name: str, *, why: str, who: str | None = None) -> Move:
-    """Makes the previous champion the champion again; called twice, it goes back twice.
+    """Make the previous champion the champion again; called twice, it goes back twice.
 
     Raises:
         StepError: There is no previous champion, or somebody else was faster.
@@ -144,7 +144,7 @@ def rollback(store: Store, name: str, *, why: str, who: str | None = None) -> Mo
 
 
 def champions(moves: Sequence[Move]) -> list[str | None]:
-    """The champions that a rollback goes back through, the present one last."""
+    """Return the champions that a rollback goes back through, the present one last."""
     stack: list[str | None] = []
     for move in moves:
         if move.kind == "rollback" and move.target in stack[:-1]:
@@ -160,7 +160,7 @@ def whoami() -> str:
 
 
 def _previous(store: Store, name: str, moves: Sequence[Move]) -> str | None:
-    """The newest earlier champion whose version still exists."""
+    """Return the newest earlier champion whose version still exists."""
     stack = champions(moves)
     with store.calling():
         left = {str(v.version) for v in store.client.search_model_versions(f"name = '{name}'")}
@@ -168,7 +168,7 @@ def _previous(store: Store, name: str, moves: Sequence[Move]) -> str | None:
 
 
 def _move(store: Store, name: str, move: Move) -> None:
-    """Sets the alias and writes the move; of two writers at once, both leave the alias where the trail ends.
+    """Set the alias and write the move; of two writers at once, both leave the alias where the trail ends.
 
     Raises:
         StepError: The other writer's move came last.
@@ -196,7 +196,7 @@ def _write(store: Store, name: str, move: Move) -> None:
 
 
 def _gate(store: Store, name: str, version: str | None) -> str:
-    """What the gate said of a version: `passed`, a reason, or that it never saw it."""
+    """Return what the gate said of a version: `passed`, a reason, or that it never saw it."""
     if version is None:
         return NONE
     with store.calling():

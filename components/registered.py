@@ -126,14 +126,14 @@ class RegisteredModel:
             shutil.rmtree(part, ignore_errors=True)
 
     def _forget(self, used: Path) -> None:
-        """Removes all but the versions that were used last."""
+        """Remove all but the versions that were used last."""
         kept = sorted((p for p in self.cache.glob("[!.]*") if p != used), key=lambda p: p.stat().st_mtime, reverse=True)
         for folder in kept[KEPT - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(given: str, address: str) -> str:
-    """The name of a folder of the cache, of which a part is what the registry says.
+    """Return the name of a folder of the cache, of which a part is what the registry says.
 
     Raises:
         SourceError: It would lead elsewhere.
@@ -145,13 +145,13 @@ def _folder(given: str, address: str) -> str:
 
 
 def _registry() -> str:
-    """The registry's address without a password, which may change."""
+    """Return the registry's address without a password, which may change."""
     uri = tracking.tracking_uri()
     return uri if uri.startswith("sqlite:") else tracking.public_uri(uri)
 
 
 def _description(folder: Path) -> tuple[Path, PredictSettings, Path | None]:
-    """Where in a logged model the model folder lies, the settings that it was registered with, and its profile."""
+    """Return where in a logged model its folder lies, the settings that it was registered with, and its profile."""
     path = folder / MLMODEL
     try:
         flavor = read_yaml(path)["flavors"]["python_function"]

@@ -11,7 +11,7 @@ from segmodels.files import read_json as read_json_file
 
 
 def read_json(path: Path, step: str) -> dict[str, Any]:
-    """The JSON object that a step wrote.
+    """Return the JSON object that a step wrote.
 
     Raises:
         StepError: The file is missing or holds something else.

@@ -17,7 +17,7 @@ from components.errors import StepError
 
 
 def client(attempts: int = 1) -> Any:
-    """An S3 client.
+    """Return an S3 client.
 
     Args:
         attempts: How often a request is made that the line or the server fails; 1 leaves retries to the caller.

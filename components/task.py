@@ -54,7 +54,8 @@ def task(settings: str, git_commit: str, git_dirty: str, image_digest: str) -> I
 
 
 def arms(keys: Iterable[str]) -> dict[str, str]:
-    """Key under `models` -> its name in a pipeline: letters, digits and underscores; hyphens in the names of tasks.
+    """Return key under `models` -> its name in a pipeline: letters, digits and underscores; hyphens in the names of
+    tasks.
 
     Raises:
         StepError: A key has no such name, or two have the same.
@@ -72,12 +73,12 @@ def arms(keys: Iterable[str]) -> dict[str, str]:
 
 
 def task_name(step: str, arm: str) -> str:
-    """The name of an arm's task: `train-segnet-basic`."""
+    """Return the name of an arm's task: `train-segnet-basic`."""
     return f"{step}-{arm.replace('_', '-')}"
 
 
 def for_each(function: Callable[..., Any], keys: Iterable[str]) -> Callable[..., Any]:
-    """`function` with every parameter `…_each` repeated for each key: `model_each` becomes `model_enet, model_unet`.
+    """Return `function` with every parameter `…_each` once for each key: `model_each` becomes `model_enet, …`.
 
     Kubeflow reads a component's inputs from its signature and has no input that takes a list of single outputs. Each
     such parameter stands on a line of its own; the body finds the arguments with `paths`.
@@ -98,5 +99,5 @@ def for_each(function: Callable[..., Any], keys: Iterable[str]) -> Callable[...,
 
 
 def paths(arguments: Mapping[str, Any], name: str, keys: Iterable[str]) -> dict[str, Path]:
-    """Key under `models` -> path of its artifact, from the arguments of a function that `for_each` made."""
+    """Return key under `models` -> path of its artifact, from the arguments of a function that `for_each` made."""
     return {key: Path(arguments[f"{name}_{arm}"].path) for key, arm in arms(keys).items()}

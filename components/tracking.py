@@ -64,7 +64,7 @@ def tracking_uri(cwd: Path | None = None, env: Mapping[str, str] = os.environ) -
 
 
 def existing_store() -> Store:
-    """The store, for who only looks at registered versions.
+    """Return the store, for who only looks at registered versions.
 
     Raises:
         TrackingError: It does not exist, or MLflow does not answer.
@@ -77,7 +77,7 @@ def existing_store() -> Store:
 
 
 def public_uri(uri: str, cwd: Path | None = None) -> str:
-    """An address that may be shown: without password, the default store relative to the working directory."""
+    """Return an address that may be shown: without password, the default store relative to the working directory."""
     here = (cwd or Path.cwd()).resolve()
     if uri == f"sqlite:///{here / 'mlflow.db'}":
         return "sqlite:///mlflow.db"
@@ -130,7 +130,7 @@ class Store:
                 raise TrackingError(reason(error)) from error
 
     def write(self, request: Callable[..., object], *arguments: Any, **named: Any) -> None:
-        """Sends a request that may be repeated: of two that insert the same row at once, MLflow refuses one."""
+        """Send a request that may be repeated: of two that insert the same row at once, MLflow refuses one."""
         with self.calling():
             for _ in range(TRIES - 1):
                 try:
@@ -143,7 +143,7 @@ class Store:
             request(*arguments, **named)
 
     def _withdraw(self, request: Callable[..., object], *arguments: str) -> None:
-        """Deletes what may be gone already, or is being deleted by another process."""
+        """Delete what may be gone already, or is being deleted by another process."""
         for attempt in range(WITHDRAWALS):
             try:
                 request(*arguments)
@@ -177,20 +177,20 @@ class Store:
         return str(found.experiment_id)
 
     def _artifacts(self) -> str | None:
-        """The artifact folder beside an SQLite file; a server knows its own."""
+        """Return the artifact folder beside an SQLite file; a server knows its own."""
         if not self.uri.startswith("sqlite:///"):
             return None
         return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
 
     def runs(self, tags: Mapping[str, str]) -> list[Run]:
-        """The runs of a key, the newest first."""
+        """Return the runs of a key, the newest first."""
         key = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in KEY_TAGS)
         with self.calling():
             found = self.client.search_runs([self.experiment_id], key, order_by=["attributes.start_time DESC"])
         return [self._run(run) for run in found]
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Run:
-        """A new run with its tags."""
+        """Return a new run with its tags."""
         with self.calling():
             return self._run(
                 self.client.create_run(self.experiment_id, run_name=name, tags={**tags, "mlflow.source.type": "JOB"})
@@ -200,7 +200,7 @@ class Store:
         return Run(self, run.info.run_id, dict(run.data.tags), dict(run.data.params), int(run.info.start_time))
 
     def only_run(self, name: str, tags: Mapping[str, str], found: Callable[[], list[Run]]) -> Run:
-        """The first run that is found, or a new one, of which there is one however many processes ask at once.
+        """Return the first run that is found, or a new one, of which there is one however many processes ask at once.
 
         Whoever creates a run looks again, and deletes its own and begins again where there is another. Of two that
         create at the same moment at least the later one sees both, and who keeps a run has seen no other: it is the
@@ -238,7 +238,7 @@ class Store:
     def run_of(
         self, name: str, tags: Mapping[str, str], model_sha256: str, history: Mapping[int, Mapping[str, float]]
     ) -> Run:
-        """The run of a trained model, or a new one.
+        """Return the run of a trained model, or a new one.
 
         Args:
             name: What a new run is called.
@@ -260,7 +260,7 @@ class Store:
         return self.only_run(name, tags, found)
 
     def log_model(self, run: Run, **arguments: Any) -> str:
-        """Logs a pyfunc model (`mlflow.pyfunc.log_model`) once per run and gives its address, `models:/<id>`."""
+        """Log a pyfunc model (`mlflow.pyfunc.log_model`) once per run and give its address, `models:/<id>`."""
         with self.calling():
             models = self.client.search_logged_models([self.experiment_id], f"source_run_id = '{run.id}'")
             ready = [m for m in models if m.status == "READY"]
@@ -276,7 +276,7 @@ class Store:
                 return str(mlflow.pyfunc.log_model(**arguments).model_uri)
 
     def version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
-        """The registered version of a run's weights, if there is one; the first where it is just being settled."""
+        """Return the registered version of a run's weights, if there is one; the first while it is being settled."""
         return next(iter(self._versions(name, run, model_sha256)), None)
 
     def _versions(self, name: str, run: Run, model_sha256: str) -> list[ModelVersion]:
@@ -285,7 +285,7 @@ class Store:
         return sorted((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), key=lambda v: int(v.version))
 
     def create_version(self, name: str, run: Run, source: str, *, tags: Mapping[str, str]) -> ModelVersion:
-        """The version of a run's weights, of which there is one however many processes create it at once.
+        """Return the version of a run's weights, of which there is one however many processes create it at once.
 
         Numbers are given by the server, each after the one before it is written: who has made a version sees all with
         lower numbers, and the lowest stays. The others are withdrawn, with their logged models and with what a step
@@ -310,7 +310,7 @@ class Store:
         return self.only_version(name, run, tags[MODEL_TAG]) or made
 
     def only_version(self, name: str, run: Run, model_sha256: str) -> ModelVersion | None:
-        """The first version of a run's weights; others are withdrawn, with the models that were logged for them."""
+        """Return the first version of a run's weights; others are withdrawn, with the models logged for them."""
         versions = self._versions(name, run, model_sha256)
         if not versions:
             return None
@@ -324,7 +324,7 @@ class Store:
         return kept
 
     def find(self, address: str) -> ModelVersion:
-        """The version behind `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
+        """Return the version behind `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
 
         Raises:
             TrackingError: There is none.
@@ -350,7 +350,7 @@ class Store:
                 raise
 
     def download(self, address: str, folder: Path) -> Path:
-        """Copies all files behind an address (`models:/NAME/NUMBER`, `runs:/ID/PATH`, …) below a folder.
+        """Copy all files behind an address (`models:/NAME/NUMBER`, `runs:/ID/PATH`, …) below a folder.
 
         Raises:
             TrackingError: They cannot be had.
@@ -361,20 +361,20 @@ class Store:
             return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=self.uri))
 
     def registered(self, name: str) -> RegisteredModel | None:
-        """A registered model with its aliases and tags, or None where there is none."""
+        """Return a registered model with its aliases and tags, or None where there is none."""
         with self.calling():
             if not self.client.search_registered_models(f"name = '{name}'"):
                 return None
             return self.client.get_registered_model(name)
 
     def alias(self, name: str, alias: str) -> str | None:
-        """The number of the version that an alias points to, or None."""
+        """Return the number of the version that an alias points to, or None."""
         model = self.registered(name)
         number = model.aliases.get(alias) if model else None
         return None if number is None else str(number)
 
     def set_alias(self, name: str, alias: str, version: str | None) -> None:
-        """Points an alias of a registered model to a version, or removes it."""
+        """Point an alias of a registered model to a version, or removes it."""
         if self.alias(name, alias) == version:
             return
         if version is None:
@@ -384,7 +384,7 @@ class Store:
             self.write(self.client.set_registered_model_alias, name, alias, version)
 
     def update_version(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> None:
-        """Gives a version these tags and this description, where it has others."""
+        """Give a version these tags and this description, where it has others."""
         for key, value in tags.items():
             if version.tags.get(key) != value:
                 self.write(self.client.set_model_version_tag, version.name, version.version, key, value)
@@ -393,13 +393,13 @@ class Store:
                 self.client.update_model_version(version.name, version.version, description)
 
     def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
-        """Whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""
+        """Tell whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""
         with self.calling():
             found = {item.path for item in self.client.list_artifacts(run_id, folder or None)}
         return {f"{folder}/{name}".removeprefix("/") for name in names} <= found
 
     def download_file(self, run_id: str, path: str, folder: Path) -> Path:
-        """Copies one file of a run's artifacts below `folder`."""
+        """Copy one file of a run's artifacts below `folder`."""
         with self.calling():
             return Path(self.client.download_artifacts(run_id, path, str(folder)))
 
@@ -420,7 +420,7 @@ class Run:
     _history: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def history(self, metric: str) -> dict[int, float]:
-        """The logged values of a metric by step."""
+        """Return the logged values of a metric by step."""
         if metric not in self._history:
             with self.store.calling():
                 points = self.store.client.get_metric_history(self.id, metric)
@@ -429,16 +429,16 @@ class Run:
         return self._history[metric]
 
     def reread(self) -> None:
-        """Forgets what was read: another process may log to the same run."""
+        """Forget what was read: another process may log to the same run."""
         self._history.clear()
 
     def contradicts(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Whether the run already has other values at this step: it is of another training."""
+        """Tell whether the run already has other values at this step: it is of another training."""
         known = [(self.history(name).get(step), value) for name, value in metrics.items()]
         return any(old is not None and not math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-4) for old, new in known)
 
     def log_steps(self, rows: Mapping[int, Mapping[str, float]], *, live: bool = False) -> None:
-        """Logs metrics at their steps, those that are missing.
+        """Log metrics at their steps, those that are missing.
 
         Args:
             rows: Step -> metrics.
@@ -461,7 +461,7 @@ class Run:
             self._history[name][step] = value
 
     def log_results(self, metrics: Mapping[str, float]) -> None:
-        """Logs final metrics, those that are missing or have changed."""
+        """Log final metrics, those that are missing or have changed."""
         from mlflow.entities import Metric
 
         with self.store.calling():
@@ -477,7 +477,7 @@ class Run:
             self.store.write(self.store.client.log_batch, self.id, metrics=new[i : i + BATCH])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Logs parameters, those that are missing; MLflow never changes one."""
+        """Log parameters, those that are missing; MLflow never changes one."""
         from mlflow.entities import Param
 
         names = mlflow_names(params)
@@ -487,7 +487,7 @@ class Run:
         self.params.update({param.key: param.value for param in new})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags, those that differ."""
+        """Set tags, those that differ."""
         from mlflow.entities import RunTag
 
         new = [RunTag(name, value) for name, value in tags.items() if self.tags.get(name) != value]
@@ -496,13 +496,13 @@ class Run:
             self.tags.update({tag.key: tag.value for tag in new})
 
     def log_files(self, files: Mapping[Path, str]) -> None:
-        """Stores files, each in a folder of the run's artifacts; a file of that name is replaced."""
+        """Store files, each in a folder of the run's artifacts; a file of that name is replaced."""
         with self.store.calling():
             for path, folder in files.items():
                 self.store.client.log_artifact(self.id, str(path), folder or None)
 
     def log_text(self, text: str, path: str) -> None:
-        """Stores a text as a file of the run's artifacts; one of that name is replaced."""
+        """Store a text as a file of the run's artifacts; one of that name is replaced."""
         with self.store.calling():
             self.store.client.log_text(self.id, text, path)
 
@@ -514,7 +514,7 @@ class Run:
         self.store.write(self.store.client.log_inputs, self.id, datasets=[DatasetInput(dataset)])
 
     def set_status(self, status: str) -> None:
-        """`RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
+        """Return `RUNNING`, `FINISHED`, `FAILED` or `KILLED`."""
         with self.store.calling():
             if self.store.client.get_run(self.id).info.status == status:
                 return
@@ -548,7 +548,7 @@ def _no_bytecode() -> Iterator[None]:
 
 
 def _mlflow_errors() -> tuple[type[Exception], ...]:
-    """The errors by which MLflow says that it is away or does not want to."""
+    """Return the errors by which MLflow says that it is away or does not want to."""
     import requests
     from mlflow.exceptions import MlflowException
 

@@ -40,7 +40,7 @@ class Kubeflow:
 
     @classmethod
     def at(cls, host: str, namespace: str | None = None, token: str | None = None) -> Kubeflow:
-        """The installation behind an address, `https://` where it names no scheme.
+        """Return the installation behind an address, `https://` where it names no scheme.
 
         Raises:
             StepError: The address is empty.
@@ -71,11 +71,11 @@ class Kubeflow:
                 raise StepError(f"{self.host}: {' '.join(str(error).split())}") from None
 
     def page(self, run_id: str) -> str:
-        """The address of a run in the user interface."""
+        """Return the address of a run in the user interface."""
         return f"{self.host}/#/runs/details/{run_id}"
 
     def get(self, path: str) -> Any:
-        """What the API answers to a question, as kfp's client does not tell it.
+        """Return what the API answers to a question, as kfp's client does not tell it.
 
         Raises:
             StepError: It does not answer, refuses, or does not know.
@@ -91,12 +91,12 @@ class Kubeflow:
             raise StepError(f"{self.host}{path}: the answer is not Kubeflow's") from None
 
     def open(self, path: str) -> Any:
-        """Opens an address of the cluster."""
+        """Open an address of the cluster."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return urllib.request.urlopen(urllib.request.Request(f"{self.host}{path}", headers=headers), timeout=60)
 
     def probe(self) -> None:
-        """Finds out within seconds whether Kubeflow answers: its client would try for minutes.
+        """Find out within seconds whether Kubeflow answers: its client would try for minutes.
 
         Raises:
             StepError: It does not, or refuses.
@@ -123,7 +123,7 @@ class Kubeflow:
 
 
 def cancel(kubeflow: Kubeflow, run_id: str) -> None:
-    """Stops a run. Trainings save their state and go on when the same run is submitted again."""
+    """Stop a run. Trainings save their state and go on when the same run is submitted again."""
     with kubeflow.client() as client:
         state = str(client.get_run(run_id).state)
         if state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"):
@@ -134,7 +134,7 @@ def cancel(kubeflow: Kubeflow, run_id: str) -> None:
 
 
 def schedule(kubeflow: Kubeflow, package: str, *, name: str, experiment: str, cron: str, enabled: bool) -> str:
-    """Makes a run recur; one of the same name is replaced.
+    """Make a run recur; one of the same name is replaced.
 
     Args:
         kubeflow: The cluster.
@@ -174,7 +174,7 @@ def schedule(kubeflow: Kubeflow, package: str, *, name: str, experiment: str, cr
 
 
 def _message(body: object) -> str:
-    """The sentence in an answer of Kubeflow, if there is one."""
+    """Return the sentence in an answer of Kubeflow, if there is one."""
     try:
         content = json.loads(str(body))
     except ValueError:

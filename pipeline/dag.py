@@ -114,7 +114,7 @@ class Cluster:
 
 
 def build(params: Params, cluster: Cluster | None = None, *, recurring: bool = False) -> Any:
-    """The pipeline of these settings.
+    """Return the pipeline of these settings.
 
     Args:
         params: All settings; they are fixed in the pipeline.
@@ -168,7 +168,7 @@ def build(params: Params, cluster: Cluster | None = None, *, recurring: bool = F
 
 
 def settings_for(params: Params, step: str, key: str | None = None) -> str:
-    """The settings that a step reads, as JSON: a change elsewhere must not make its cached result useless."""
+    """Return the settings that a step reads, as JSON: a change elsewhere must not make its cached result useless."""
     full = params.model_dump(mode="json", by_alias=True)
     if step in ("register", "report"):
         return json.dumps({name: value for name, value in full.items() if name != "resources"})
@@ -185,7 +185,7 @@ def settings_for(params: Params, step: str, key: str | None = None) -> str:
 
 
 def cached(params: Params, step: str, key: str | None, cluster: Cluster | None) -> bool:
-    """Whether the parameters of a task say all that its result depends on."""
+    """Tell whether the parameters of a task say all that its result depends on."""
     # A name without digest may hold another image tomorrow.
     if cluster is None or cluster.digest is None:
         return False
@@ -245,7 +245,7 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
 
 
 def _on_nodes(task: Any, needs: Resources, key: str, cluster: Cluster) -> None:
-    """Tells the training which pods its TrainJob has."""
+    """Tell the training which pods its TrainJob has."""
     if not cluster.cache_claim:
         raise StepError(
             f"resources.{key}.nodes: {needs.nodes} nodes share data and state by a volume that all of them mount: name "
@@ -265,7 +265,7 @@ def _choose_nodes(task: Any, needs: Resources) -> None:
 
 
 def _named(component: Any, name: str) -> Any:
-    """The component under another name: its task is `train-enet`, whichever arms there are, and not `train-3`."""
+    """Return the component under another name: its task is `train-enet`, whichever arms there are, not `train-3`."""
     renamed = copy.copy(component)
     renamed.component_spec = dataclasses.replace(component.component_spec, name=name)
     renamed.name = name

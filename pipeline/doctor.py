@@ -94,7 +94,7 @@ class Place:
 
 
 def findings(kubeflow: Kubeflow, cluster: Cluster, params: Params) -> Iterator[Finding]:
-    """What is found, one after the other: a pod takes its time."""
+    """Yield what is found, one after the other: a pod takes its time."""
     yield from _kubeflow(kubeflow)
     kubernetes, reason = _connected()
     if kubernetes is None:
@@ -106,7 +106,7 @@ def findings(kubeflow: Kubeflow, cluster: Cluster, params: Params) -> Iterator[F
 
 
 def examine(kubeflow: Kubeflow, cluster: Cluster, params: Params) -> None:
-    """Prints all findings.
+    """Print all findings.
 
     Raises:
         StepError: A run would fail.
@@ -137,7 +137,7 @@ def _connected() -> tuple[ApiClient | None, str]:
 
 
 def _careful(check: Callable[[Place], Iterator[Finding]], place: Place) -> Iterator[Finding]:
-    """What Kubernetes does not let this person see is no finding, and no traceback."""
+    """Yield what Kubernetes does not let this person see is no finding, and no traceback."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -163,7 +163,7 @@ def _kubeflow(kubeflow: Kubeflow) -> Iterator[Finding]:
 
 
 def _version(place: Place) -> Iterator[Finding]:
-    """Version of Kubeflow Pipelines."""
+    """Yield version of Kubeflow Pipelines."""
     from kfp import __version__ as sdk
     from kubernetes.client import AppsV1Api
 
@@ -179,7 +179,7 @@ def _version(place: Place) -> Iterator[Finding]:
 
 
 def _retries(place: Place) -> Iterator[Finding]:
-    """What is tried again."""
+    """Yield what is tried again."""
     from kubernetes.client import CoreV1Api
 
     found = CoreV1Api(place.kubernetes).read_namespaced_config_map(CONFIG, "kubeflow")
@@ -187,7 +187,7 @@ def _retries(place: Place) -> Iterator[Finding]:
 
 
 def retries(config: Mapping[str, str]) -> Finding:
-    """What Argo's controller does with a task that fails, from the data of its configuration."""
+    """Return what Argo's controller does with a task that fails, from the data of its configuration."""
     what = "what is tried again"
     try:
         content = yaml.safe_load(config.get("workflowDefaults", "")) or {}
@@ -349,7 +349,7 @@ def _extensions(place: Place) -> Iterator[Finding]:
 
 
 def _pod(place: Place) -> Iterator[Finding]:
-    """A pod with the image."""
+    """Yield a pod with the image."""
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
 
@@ -387,7 +387,7 @@ def _pod(place: Place) -> Iterator[Finding]:
 
 
 def pod(place: Place) -> dict[str, Any]:
-    """A pod that is let in and out as a task's is, and asks MLflow and the buckets."""
+    """Return a pod that is let in and out as a task's is, and asks MLflow and the buckets."""
     buckets = {
         urlsplit(address).netloc
         for address in (str(place.params.data.source), place.cluster.state or "", place.cluster.data_remote)
@@ -436,7 +436,7 @@ CHECKS = (_version, _retries, _store, _account, _secret, _claim, _devices, _exte
 
 
 def _waiting(pod: Any) -> str:
-    """Why a pod does not run yet."""
+    """Return why a pod does not run yet."""
     for status in pod.status.container_statuses or ():
         if status.state.waiting and status.state.waiting.reason not in ("ContainerCreating", "PodInitializing"):
             return f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".rstrip(": ")

@@ -7,7 +7,7 @@ from components.task import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def finish(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Says how the run ended, and why it failed; of a failure it tells whoever wants to know."""
+    """Say how the run ended, and why it failed; of a failure it tells whoever wants to know."""
     import os
 
     from components.notify import tell

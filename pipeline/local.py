@@ -40,7 +40,7 @@ class LocalRun:
 
 
 def run(params: Params, out: Path = OUT) -> LocalRun:
-    """Runs the pipeline of these settings, task by task.
+    """Run the pipeline of these settings, task by task.
 
     Args:
         params: All settings.
@@ -118,7 +118,7 @@ class Console(TextIOBase):
             self._step(line.removeprefix("    "))
 
     def _step(self, line: str) -> None:
-        """A line of a task: kfp's own are left out."""
+        """Print a line of a task: kfp's own are left out."""
         if self._words.has(line):
             if line.startswith("error: ") and not self.error:
                 self.error, self.failed = line.removeprefix("error: "), self._task
@@ -152,5 +152,5 @@ def _link(params: Params, folder: Path, latest: Path) -> Path:
 
 
 def _plain(text: str) -> str:
-    """The text without colours."""
+    """Return the text without colours."""
     return re.sub(r"\033\[\d*m", "", text)

@@ -25,7 +25,7 @@ def show(
     follow: bool = False,
     everything: bool = False,
 ) -> None:
-    """Prints what the tasks of a run said, each attempt under a headline.
+    """Print what the tasks of a run said, each attempt under a headline.
 
     Args:
         kubeflow: The cluster.
@@ -66,14 +66,14 @@ def show(
 
 
 def last_words(kubeflow: Kubeflow, run: Run, task: Task, count: int = 10) -> list[str]:
-    """The last lines that a task's last attempt printed; none where they cannot be had."""
+    """Return the last lines that a task's last attempt printed; none where they cannot be had."""
     text = read(kubeflow, run, task.attempts[-1]) if task.attempts else None
     words = Words()
     return [line for line in (text or "").splitlines() if words.has(line)][-count:]
 
 
 def read(kubeflow: Kubeflow, run: Run, attempt: Attempt) -> str | None:
-    """What an attempt printed until now, or None where nobody has it.
+    """Return what an attempt printed until now, or None where nobody has it.
 
     The user interface's server has it while the pod is there, and in the archive afterwards; the API has what was
     archived, and at its own address also what runs.
@@ -130,7 +130,7 @@ class _Told:
         self._lines = 0
 
     def tell(self, text: str, *, whole: bool) -> None:
-        """Prints what is new; a last line without its end is left for the next time, unless this is the whole log."""
+        """Print what is new; a last line without its end is left for the next time, unless this is the whole log."""
         if self._headline is not None:
             print(self._headline, flush=True)
             self._headline = None

@@ -22,7 +22,9 @@ SPOT = (
 
 
 def tolerations(needs: Resources) -> list[dict[str, Any]]:
-    """The taints that a pod accepts: those named, that of its GPUs, and those of spot nodes where these are welcome."""
+    """Return the taints that a pod accepts: those named, that of its GPUs, and those of spot nodes where these are
+    welcome.
+    """
     accepted = [one.model_dump(exclude_none=True) for one in needs.tolerations]
     if needs.gpu:
         accepted.append({"key": needs.gpu_type, "operator": "Exists", "effect": "NoSchedule"})
@@ -41,7 +43,7 @@ def preferences(needs: Resources) -> list[dict[str, Any]]:
 
 
 def of_trainjob(needs: Resources, *, image: str, claim: str, mounted: str) -> dict[str, Any]:
-    """The pods of a training on several nodes, as `components.train.trainjob.Nodes` takes them.
+    """Return the pods of a training on several nodes, as `components.train.trainjob.Nodes` takes them.
 
     Args:
         needs: What each node needs.

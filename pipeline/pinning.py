@@ -26,7 +26,7 @@ STAGE = "download"
 
 
 def pinned(cluster: Cluster, *, allow_dirty: bool, allow_tag: bool, from_source: bool) -> Cluster:
-    """The cluster's settings with the version of the data, once code, data and image are known to be fixed.
+    """Return the cluster's settings with the version of the data, once code, data and image are known to be fixed.
 
     Args:
         cluster: What pods need.
@@ -62,7 +62,7 @@ def pinned(cluster: Cluster, *, allow_dirty: bool, allow_tag: bool, from_source:
 
 
 def _version() -> str:
-    """The hash of the data in dvc.lock, if that belongs to the settings of now."""
+    """Return the hash of the data in dvc.lock, if that belongs to the settings of now."""
     lock = Path("dvc.lock")
     stage: dict[str, Any] = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.is_file() else {}
     if STAGE not in stage:
@@ -80,7 +80,7 @@ def _version() -> str:
 
 
 def _remote() -> str:
-    """The address of DVC's default remote."""
+    """Return the address of DVC's default remote."""
     config = configparser.ConfigParser()
     config.read([".dvc/config", ".dvc/config.local"])
     name = config.get("core", "remote", fallback="")

@@ -17,7 +17,7 @@ COLUMNS = ("when (UTC)", "what", "from", "to", "who", "gate", "why")
 
 
 def promote(name: str, version: str | None, *, why: str, force: bool) -> list[str]:
-    """Makes a version, or the challenger, the champion; gives the lines to print.
+    """Make a version, or the challenger, the champion; gives the lines to print.
 
     Raises:
         StepError: There is no such version, or the gate has not passed it and `force` is not set.
@@ -45,7 +45,7 @@ def promote(name: str, version: str | None, *, why: str, force: bool) -> list[st
 
 
 def rollback(name: str, *, why: str) -> list[str]:
-    """Goes back to the previous champion; gives the lines to print.
+    """Go back to the previous champion; gives the lines to print.
 
     Raises:
         StepError: There is none.
@@ -57,7 +57,7 @@ def rollback(name: str, *, why: str) -> list[str]:
 
 
 def history(name: str) -> list[str]:
-    """All moves of the champion, as the lines of a table."""
+    """Return all moves of the champion, as the lines of a table."""
     try:
         moves = promotion.trail(_store(name), name)
     except TrackingError as error:
@@ -66,7 +66,7 @@ def history(name: str) -> list[str]:
 
 
 def audit(names: Sequence[str]) -> tuple[list[str], bool]:
-    """Looks for promotions that skipped the gate or were made elsewhere, and records the latter.
+    """Look for promotions that skipped the gate or were made elsewhere, and records the latter.
 
     Args:
         names: Registered models; none looks at all.
@@ -119,7 +119,7 @@ def _skipped(move: Move) -> str:
 
 
 def _introduced(name: str, version: ModelVersion) -> str:
-    """Which version the challenger is, and why it is."""
+    """Return which version the challenger is, and why it is."""
     key = version.tags.get("model.key", name)
     found = version.tags.get(promotion.FOUND_TAG)
     against = version.tags.get(promotion.AGAINST_TAG, promotion.NONE)
@@ -148,7 +148,7 @@ def _table(moves: Sequence[Move]) -> list[str]:
 
 
 def _store(name: str) -> Store:
-    """The store, once it is known to have the registered model."""
+    """Return the store, once it is known to have the registered model."""
     store = existing_store()
     if store.registered(name) is None:
         raise StepError(f"{name}: no such registered model; `register` makes it, with the name register.model_name")

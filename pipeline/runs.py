@@ -114,7 +114,7 @@ class Node:
 
 
 def read(kubeflow: Kubeflow, run_id: str) -> Run:
-    """A run as it is now.
+    """Return a run as it is now.
 
     Raises:
         StepError: There is no such run, or the cluster does not answer.
@@ -130,14 +130,14 @@ def read(kubeflow: Kubeflow, run_id: str) -> Run:
 
 
 def listed(kubeflow: Kubeflow, count: int = 10) -> list[Run]:
-    """The latest runs, without their tasks."""
+    """Return the latest runs, without their tasks."""
     place = f"&namespace={quote(kubeflow.namespace)}" if kubeflow.namespace else ""
     answer = kubeflow.get(f"/apis/v2beta1/runs?page_size={count}&sort_by=created_at%20desc{place}")
     return [_run(described, ()) for described in answer.get("runs") or []]
 
 
 def parse(described: Mapping[str, Any], workflow: Mapping[str, Any] | None = None) -> Run:
-    """A run from the API's answers.
+    """Return a run from the API's answers.
 
     Args:
         described: `GET /apis/v2beta1/runs/ID`.
@@ -165,7 +165,7 @@ def _run(described: Mapping[str, Any], tasks: tuple[Task, ...], reason: str = ""
 
 
 def _canceled(described: Mapping[str, Any]) -> bool:
-    """Whether a person stopped it: Kubeflow 2.17 calls it failed then."""
+    """Tell whether a person stopped it: Kubeflow 2.17 calls it failed then."""
     past = {moment.get("state") for moment in described.get("state_history") or ()}
     return "CANCELING" in past and described.get("state") in ("FAILED", "CANCELED")
 
@@ -186,7 +186,7 @@ class Pipeline:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Pipeline:
-        """That of a run; of one that names its pipeline by reference alone it says nothing."""
+        """Return that of a run; of one that names its pipeline by reference alone it says nothing."""
         sent = described.get("pipeline_spec") or {}
         spec = sent.get("pipeline_spec", sent)
         platform = (sent.get("platform_spec") or {}).get("platforms", {}).get("kubernetes", {})
@@ -215,7 +215,7 @@ class Pipeline:
 
 
 def _template(task: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
-    """The name that Kubeflow's compiler gives a task's template (argocompiler/container.go, 2.17.0)."""
+    """Return the name that Kubeflow's compiler gives a task's template (argocompiler/container.go, 2.17.0)."""
     name = "retry-system-container-impl" if "retryPolicy" in task else "system-container-impl"
     if "podMetadata" in pod:
         counts = [str(len(pod["podMetadata"].get(kind) or {})) for kind in ("annotations", "labels")]
@@ -255,7 +255,7 @@ def _tasks(workflow: str, nodes: Mapping[str, Node], pipeline: Pipeline, cancele
 
 
 def _attempts(workflow: str, path: str, nodes: Mapping[str, Node], template: str) -> Iterator[Attempt]:
-    """The pods of a task: `…X.executor`, or `…X(0).executor(1)` where each may be tried again."""
+    """Yield the pods of a task: `…X.executor`, or `…X(0).executor(1)` where each may be tried again."""
     pods = [
         node
         for name, node in nodes.items()
@@ -286,7 +286,7 @@ def _state(node: Node, attempts: Sequence[Attempt], canceled: bool) -> str:
 
 
 def _of_workflow(workflow: Mapping[str, Any]) -> tuple[str, dict[str, Node]]:
-    """The workflow's name, and its nodes by their full names."""
+    """Return the workflow's name, and its nodes by their full names."""
     nodes = {}
     for one in workflow["status"].get("nodes", {}).values():
         phase = str(one.get("phase", "")).upper()
@@ -296,7 +296,7 @@ def _of_workflow(workflow: Mapping[str, Any]) -> tuple[str, dict[str, Node]]:
 
 
 def _of_details(details: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, Node]]:
-    """The same from the API's details of a run, which do not say what a node's full name is."""
+    """Return the same from the API's details of a run, which do not say what a node's full name is."""
     told: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for detail in details:
         if detail.get("display_name"):
@@ -322,7 +322,7 @@ def _of_details(details: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, No
 
 
 def _full_names(workflow: str, displays: Collection[str], ids: set[str]) -> list[str]:
-    """The full names of the nodes with these last names: those whose hashes are among the ids."""
+    """Return the full names of the nodes with these last names: those whose hashes are among the ids."""
     found = [workflow]
     for full in found:
         own, start = _last(full), _hash(f"{full}.")
@@ -369,13 +369,13 @@ def _below(detail: Mapping[str, Any]) -> set[str]:
 
 
 def _last(name: str) -> str:
-    """The last name of a node: `exit-handler-1.onExit` has a point of its own."""
+    """Return the last name of a node: `exit-handler-1.onExit` has a point of its own."""
     found = re.search(r"(?:^|\.)([^.]+(?:\.onExit)?(?:\(\d+\))?)$", name)
     return found[1] if found else name
 
 
 def _above(name: str) -> str:
-    """The full name of the node that holds a node, or tries it again."""
+    """Return the full name of the node that holds a node, or tries it again."""
     again = re.fullmatch(r"(.*)\(\d+\)", name)
     return again[1] if again else name.removesuffix(f".{_last(name)}")
 
@@ -393,7 +393,7 @@ def _hash(text: str, start: int = 0x811C9DC5) -> int:
 
 
 def _words(message: str) -> str:
-    """What Argo says, shortly."""
+    """Return what Argo says, shortly."""
     message = message.removeprefix("main: ").removeprefix("Unschedulable: ")
     if "OOMKilled" in message:
         return "out of memory (OOMKilled)"
@@ -401,7 +401,7 @@ def _words(message: str) -> str:
 
 
 def _moment(text: object) -> datetime | None:
-    """A time of the API, None for those by which it says that there is none."""
+    """Return a time of the API, None for those by which it says that there is none."""
     if not text:
         return None
     moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))

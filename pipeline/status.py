@@ -19,7 +19,7 @@ COLORS = {"succeeded": 32, "cached": 32, "failed": 31, "canceled": 31, "running"
 
 
 def show(kubeflow: Kubeflow, run_id: str | None, *, as_json: bool = False) -> None:
-    """Prints a run's tasks, or the latest runs where none is named."""
+    """Print a run's tasks, or the latest runs where none is named."""
     kubeflow.probe()
     if run_id is not None:
         run = runs.read(kubeflow, run_id)
@@ -35,7 +35,7 @@ def show(kubeflow: Kubeflow, run_id: str | None, *, as_json: bool = False) -> No
 
 
 def watch(kubeflow: Kubeflow, run_id: str) -> None:
-    """Follows a run to its end: a live table in a terminal, a line for each change elsewhere.
+    """Follow a run to its end: a live table in a terminal, a line for each change elsewhere.
 
     Raises:
         StepError: The run did not succeed; names the tasks that failed, after their last lines.
@@ -64,7 +64,7 @@ def watch(kubeflow: Kubeflow, run_id: str) -> None:
 
 
 def described(run: Run, page: str, *, color: bool = False) -> str:
-    """A run as a table of its tasks."""
+    """Return a run as a table of its tasks."""
     rows = [("task", "state", "attempt", "time", "")]
     rows += [(t.name, t.state, str(len(t.attempts) or ""), _time(t.elapsed), t.reason) for t in run.tasks]
     lines = _columns(rows)
@@ -80,7 +80,7 @@ def described(run: Run, page: str, *, color: bool = False) -> str:
 
 
 def _end(kubeflow: Kubeflow, run: Run) -> str:
-    """Prints the last lines of the tasks that failed; gives the sentence that ends the watching."""
+    """Print the last lines of the tasks that failed; gives the sentence that ends the watching."""
     failed = [task for task in run.tasks if task.state == "failed"]
     for task in failed:
         lines = logs.last_words(kubeflow, run, task)
@@ -112,7 +112,7 @@ def _listed(run: Run) -> tuple[str, str, str, str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the cells below each other; nothing is cut, however narrow the window is."""
+    """Return lines with the cells below each other; nothing is cut, however narrow the window is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -122,7 +122,7 @@ def _time(elapsed: timedelta | None) -> str:
 
 
 def _json(run: Run) -> str:
-    """The run with its tasks and attempts, for programs."""
+    """Return the run with its tasks and attempts, for programs."""
     content = asdict(run)
     for task, described_ in zip(run.tasks, content["tasks"], strict=True):
         described_["seconds"] = round(task.elapsed.total_seconds()) if task.elapsed else None

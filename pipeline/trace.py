@@ -24,7 +24,7 @@ SECTIONS = ("model", "train", "evaluate", "data")
 
 
 def describe(address: str) -> str:
-    """The lineage of a registered version, on one screen.
+    """Return the lineage of a registered version, on one screen.
 
     Args:
         address: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
@@ -67,7 +67,7 @@ def describe(address: str) -> str:
 
 
 def write_params(address: str, out: Path) -> None:
-    """Writes settings with which the steps make the version's model again.
+    """Write settings with which the steps make the version's model again.
 
     Args:
         address: `models:/NAME@ALIAS` or `models:/NAME/NUMBER`.
@@ -98,7 +98,7 @@ def write_params(address: str, out: Path) -> None:
 
 
 def _validation(store: Store, run_id: str) -> str:
-    """What the validation of its data said."""
+    """Return what the validation of its data said."""
     if not store.has_files(run_id, "validation", ["validation.json"]):
         return "the run has no validation"
     report = json.loads(_text(store, run_id, "validation/validation.json"))
@@ -142,7 +142,7 @@ def _dirty(tags: Mapping[str, str]) -> str:
 
 
 def _settings(params: Mapping[str, str]) -> list[str]:
-    """The settings by section; what is not set is left out."""
+    """Return the settings by section; what is not set is left out."""
     lines = []
     for section in SECTIONS:
         values = [

@@ -15,7 +15,7 @@ class Words:
         self._skips = False
 
     def has(self, line: str) -> bool:
-        """Whether the line is the task's own."""
+        """Tell whether the line is the task's own."""
         if self._skips:  # the JSON of the task's input, over many lines
             self._skips = line != "}"
             return False

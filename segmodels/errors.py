@@ -20,32 +20,32 @@ class UnknownModelError(UserError, ValueError):
 
 
 def sentence(error: BaseException) -> str:
-    """The sentence of an error: of the system's errors the file and the reason."""
+    """Return the sentence of an error: of the system's errors the file and the reason."""
     if isinstance(error, OSError) and error.filename:
         return f"{printable(error.filename)}: {error.strerror}"
     return printable(error)
 
 
 def brief(error: BaseException) -> str:
-    """The kind of an error and the beginning of what it says, for the brackets of a sentence."""
+    """Return the kind of an error and the beginning of what it says, for the brackets of a sentence."""
     text = printable(error).splitlines()
     return f"{type(error).__name__}: {text[0][:SHOWN]}" if text else type(error).__name__
 
 
 def printable(text: object) -> str:
-    """Text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as `\\xff`."""
+    """Return text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as `\\xff`."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def printable_output() -> None:
-    """Has this process print any text, also names of files that are no UTF-8 and what its terminal cannot show."""
+    """Have this process print any text, also names of files that are no UTF-8 and what its terminal cannot show."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def shown(value: Any) -> str:
-    """A value for a message, in at most a line: a mapping or a list by its size alone.
+    """Return a value for a message, in at most a line: a mapping or a list by its size alone.
 
     The text of a nested value can be exponentially longer than the file it came from (YAML's aliases).
     """

@@ -41,7 +41,7 @@ class ContentError(UserError, ValueError):
 
 
 def name(given: Any, what: str) -> str:
-    """A name from outside that is safe as one part of a path: as it is.
+    """Return a name from outside that is safe as one part of a path: as it is.
 
     Args:
         given: The name.
@@ -56,7 +56,7 @@ def name(given: Any, what: str) -> str:
 
 
 def relative(given: Any, what: str) -> PurePosixPath:
-    """A path from outside that stays below the folder it is joined to: as it is, without `.` parts.
+    """Return a path from outside that stays below the folder it is joined to: as it is, without `.` parts.
 
     Raises:
         NameRefusedError: It is absolute, points out of its folder, or one of its parts is no name.
@@ -67,7 +67,7 @@ def relative(given: Any, what: str) -> PurePosixPath:
 
 
 def refused_path(given: Any) -> str:
-    """Why a path from outside must not be joined to a folder; empty where it may."""
+    """Return why a path from outside must not be joined to a folder; empty where it may."""
     if not isinstance(given, str) or not given:
         return "is no path"
     path = PurePosixPath(given)
@@ -81,7 +81,7 @@ def refused_path(given: Any) -> str:
 
 
 def utf8(path: Path) -> Path:
-    """A path that a person gave, or that was found, whose name is UTF-8: as it is.
+    """Return a path that a person gave, or that was found, whose name is UTF-8: as it is.
 
     Raises:
         NameRefusedError: Its name has bytes that are no UTF-8, which no JSON, table or page could hold.
@@ -94,7 +94,7 @@ def utf8(path: Path) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a file's content; blocks are shared where the file system can (reflink), the file itself never is.
+    """Copy a file's content; blocks are shared where the file system can (reflink), the file itself never is.
 
     A hard link would hand the owner's file to whoever manages the target: DVC makes what it caches read-only.
     """
@@ -185,7 +185,7 @@ def folder_md5(folder: Path | str) -> str:
 
 
 def file_md5(path: Path) -> str:
-    """The md5 of a file's bytes."""
+    """Return the md5 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -197,7 +197,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_text(path: Path, limit: int = MAX_JSON) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
         ContentError: It is no UTF-8, or has more than `limit` bytes.
@@ -215,7 +215,7 @@ def read_text(path: Path, limit: int = MAX_JSON) -> str:
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         ContentError: It is no JSON, too large or too deep.
@@ -225,7 +225,7 @@ def read_json(path: Path, limit: int = MAX_JSON) -> Any:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """The value of JSON text; `what` begins the message.
+    """Return the value of JSON text; `what` begins the message.
 
     Raises:
         ContentError: It is no JSON, or too deep.
@@ -242,7 +242,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
 
 def read_yaml(path: Path, limit: int = MAX_YAML) -> Any:
-    """The content of a YAML file.
+    """Return the content of a YAML file.
 
     Aliases are allowed as long as the document with all of them written out stays small.
 
@@ -264,7 +264,7 @@ def read_yaml(path: Path, limit: int = MAX_YAML) -> Any:
 
 
 def _unsafe(given: Any, *, hidden: bool = False) -> str:
-    """Why a name must not become a part of a path; empty where it may."""
+    """Return why a name must not become a part of a path; empty where it may."""
     if not isinstance(given, str):
         return "is no text"
     if not given.strip() or given in (".", ".."):
@@ -295,7 +295,7 @@ def _remove(path: Path) -> None:
 
 
 def _deep(value: Any) -> bool:
-    """Whether lists and mappings are nested deeper than any that this project writes."""
+    """Tell whether lists and mappings are nested deeper than any that this project writes."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -310,7 +310,7 @@ def _deep(value: Any) -> bool:
 
 
 def _multiplies(text: str) -> str:
-    """Why a YAML document is more than it seems; empty where it is not. Reads its events, builds nothing."""
+    """Return why a YAML document is more than it seems; empty where it is not. Reads its events, builds nothing."""
     import yaml
 
     sizes: dict[str | None, int] = {}

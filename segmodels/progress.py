@@ -38,12 +38,12 @@ class Heartbeat:
         self.stop()
 
     def around(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, with lines while they are worked on."""
+        """Yield the items, with lines while they are worked on."""
         with self:
             yield from items
 
     def start(self) -> None:
-        """Begins; does nothing in a terminal."""
+        """Begin; does nothing in a terminal."""
         self._last = time.monotonic()
         if not (self.stream or sys.stdout).isatty():
             self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
@@ -57,7 +57,7 @@ class Heartbeat:
         self._last = time.monotonic()
 
     def stop(self) -> None:
-        """Ends; no line comes afterwards."""
+        """End; no line comes afterwards."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -134,7 +134,7 @@ class Progress:
             self.heartbeat.spoken()
 
     def close(self) -> None:
-        """Ends the bar and the lines."""
+        """End the bar and the lines."""
         if self.bar is not None:
             self.bar.stop()
         if self.heartbeat is not None:

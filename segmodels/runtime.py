@@ -56,7 +56,7 @@ def set_up_process(share: int = 1) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep what is freed, for processes that train or predict; whether it will.
+    """Have glibc keep what is freed, for processes that train or predict; whether it will.
 
     By default large blocks go back to the system as soon as they are freed, and each activation begins with page faults
     and zeroing: on two cores a fifth of a training step, a third of a prediction. The process then holds the most that
@@ -72,7 +72,7 @@ def keep_freed_memory() -> bool:
 
 
 def collect_less() -> None:
-    """Has Python look for cycles among its objects less often, and not at all when it ends.
+    """Have Python look for cycles among its objects less often, and not at all when it ends.
 
     Importing what trains makes half a million objects that all stay. To go through them again and again, and once more
     when the process ends, takes a quarter to a third of the time of a process that only does that.
@@ -267,7 +267,7 @@ def _open(path: Path) -> int:
 
 
 def _quotas(cgroups: Path, process: Path) -> Iterator[float]:
-    """The quotas, in cores, of this process's groups and of those that hold them."""
+    """Yield the quotas, in cores, of this process's groups and of those that hold them."""
     try:
         lines = process.read_text().splitlines()
     except OSError:

@@ -14,7 +14,13 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_architectures_is_the_registrys() -> None:
-    table = (ROOT / "docs/architectures.md").read_text().split("<!-- segmodels list --markdown -->")[1].split("<!-- end -->")[0].strip()
+    table = (
+        (ROOT / "docs/architectures.md")
+        .read_text()
+        .split("<!-- segmodels list --markdown -->")[1]
+        .split("<!-- end -->")[0]
+        .strip()
+    )
     command = [sys.executable, "-m", "segmodels.cli", "list", "--markdown"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
     assert table == printed

@@ -62,7 +62,7 @@ class Member:
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
-    """Unpacks a zip, tar, tar.gz, tar.bz2 or tar.xz (told by its content) into the new folder.
+    """Unpack a zip, tar, tar.gz, tar.bz2 or tar.xz (told by its content) into the new folder.
 
     Args:
         archive: The file.
@@ -130,7 +130,7 @@ def _write(judge: _Judge, member: Member, target: Path, advance: Callable[[int],
 
 
 def _make_links(judge: _Judge, links: dict[PurePosixPath, PurePosixPath], folder: Path) -> None:
-    """Makes each link a hard link to the file at the end of its chain."""
+    """Make each link a hard link to the file at the end of its chain."""
     ends: dict[PurePosixPath, PurePosixPath] = {}
     for name, target in links.items():
         # Each link is followed once, however long the chain that ends in it.
@@ -165,7 +165,7 @@ class _Judge:
         return StepError(f"{self.archive}: refused, nothing was unpacked: member {shown!a} {why}")
 
     def name(self, member: Member) -> PurePosixPath | None:
-        """The safe path of a member; None for the archive's top itself."""
+        """Return the safe path of a member; None for the archive's top itself."""
         name = self._relative(member.name)
         self._size(member)
         if name == PurePosixPath("."):
@@ -181,7 +181,7 @@ class _Judge:
         return name
 
     def link(self, member: Member, name: PurePosixPath) -> PurePosixPath:
-        """What a link means, inside the archive."""
+        """Return what a link means, inside the archive."""
         assert member.link is not None
         target = member.link.replace("\\", "/")
         if target.startswith("/"):
@@ -196,7 +196,7 @@ class _Judge:
         return PurePosixPath(*path)
 
     def linked(self, name: PurePosixPath, size: int) -> None:
-        """Counts a link as the file it means: whoever reads both reads twice as much."""
+        """Count a link as the file it means: whoever reads both reads twice as much."""
         self.total += size
         self._limit(str(name))
 

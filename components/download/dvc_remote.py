@@ -42,7 +42,7 @@ class Remote:
 
     @classmethod
     def at(cls, url: str, *, retries: int = 7, backoff: float = 0.5) -> Remote:
-        """The remote behind an address.
+        """Return the remote behind an address.
 
         Raises:
             StepError: The address is neither S3's nor a folder's.
@@ -53,12 +53,12 @@ class Remote:
 
 
 def object_name(md5: str) -> str:
-    """Where a remote keeps what has this hash."""
+    """Return where a remote keeps what has this hash."""
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def manifest(remote: Remote, md5: str, cache: Path) -> list[dict[str, str]]:
-    """The files of a folder version, `{"md5", "relpath"}` each.
+    """Return the files of a folder version, `{"md5", "relpath"}` each.
 
     Args:
         remote: Where it lies.
@@ -85,14 +85,14 @@ def manifest(remote: Remote, md5: str, cache: Path) -> list[dict[str, str]]:
 
 
 def unpushed(remote: Remote, md5: str, cache: Path) -> list[str]:
-    """The objects of a folder version that the remote lacks; the manifest alone where that is missing."""
+    """Return the objects of a folder version that the remote lacks; the manifest alone where that is missing."""
     if remote.missing([object_name(md5)]):
         return [object_name(md5)]
     return remote.missing(sorted({object_name(entry["md5"]) for entry in manifest(remote, md5, cache)}))
 
 
 def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
-    """Writes the folder `out` in exactly that version; what was there is replaced only when all of it is here.
+    """Write the folder `out` in exactly that version; what was there is replaced only when all of it is here.
 
     Raises:
         StepError: An object is missing, damaged or not to be had.
@@ -120,13 +120,13 @@ def fetch(remote: Remote, md5: str, out: Path, cache: Path) -> None:
 
 
 def _hash(given: object, where: str) -> None:
-    """A hash becomes the name of a file in the cache, so it is one."""
+    """Refuse what is no hash: it becomes the name of a file in the cache."""
     if not (isinstance(given, str) and re.fullmatch(r"[0-9a-f]{32}", given)):
         raise StepError(f"{where} {shown(given)} is no md5")
 
 
 def _bring(remote: Remote, md5: str, target: Path) -> None:
-    """Makes the object lie at the target; one that is there already is believed only with its hash."""
+    """Make the object lie at the target; one that is there already is believed only with its hash."""
     wanted = md5.removesuffix(SUFFIX)
     if target.is_file() and file_md5(target) == wanted:
         return

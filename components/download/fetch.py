@@ -35,7 +35,7 @@ class Fetched:
 
 
 def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff: float = 0.5) -> Fetched:
-    """Makes a source lie on this machine.
+    """Make a source lie on this machine.
 
     Args:
         source: A folder, an archive, or an http(s), file or s3 address.
@@ -139,7 +139,7 @@ def _download(
     retries: int,
     backoff: float,
 ) -> str:
-    """Brings the file to `target`; one with another checksum is put aside, and used when that was the right one."""
+    """Bring the file to `target`; one with another checksum is put aside, and used when that was the right one."""
     aside = target.with_name(target.name + ".mismatch")
     if sha256:
         for known in (target, aside):
@@ -162,7 +162,7 @@ def _download(
 
 
 def patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -> T:
-    """What `ask` gives, asked again while the line is bad.
+    """Return what `ask` gives, asked again while the line is bad.
 
     Raises:
         StepError: There was no answer.
@@ -182,7 +182,7 @@ def _mismatch(label: str, wanted: str, found: str) -> str:
 
 
 def _place(cache: Path, url: str) -> Path:
-    """A file name of the address's own, readable and without what a file name must not have."""
+    """Return a file name of the address's own, readable and without what a file name must not have."""
     name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-80:].lstrip(".")
     return cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name or 'download'}"
 
@@ -194,6 +194,6 @@ def _below(url: str, name: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256, in hexadecimal digits."""
+    """Return the file's sha256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,7 @@ ADVICE = {
 
 
 def opener(url: str, timeout: tuple[float, float] = TIMEOUT) -> Opener:
-    """Asks an http(s) server for a file, or for the rest of it."""
+    """Ask an http(s) server for a file, or for the rest of it."""
     session = requests.Session()
 
     def ask(offset: int, version: str | None, whole: bool) -> Body:
@@ -48,7 +48,7 @@ def opener(url: str, timeout: tuple[float, float] = TIMEOUT) -> Opener:
 
 
 def shown(url: str) -> str:
-    """The address without passwords and signatures, as it is printed and recorded."""
+    """Return the address without passwords and signatures, as it is printed and recorded."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not SECRETS.search(k)]
@@ -88,7 +88,7 @@ def _trouble(url: str, error: requests.RequestException) -> LineError | StepErro
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, without addresses in memory and the like."""
+    """Return the innermost cause, without addresses in memory and the like."""
     text = str(error)
     for known, plain in (
         ("NameResolutionError", "the name cannot be resolved: no network?"),
@@ -124,7 +124,7 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _version(response: requests.Response) -> str | None:
-    """A strong ETag, else the date; a weak ETag does not promise equal bytes."""
+    """Return a strong ETag, else the date; a weak ETag does not promise equal bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 

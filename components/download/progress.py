@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(label: str, total: int | None, done: int = 0, *, samples: bool = False) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told of every further piece.
+    """Give a function that is told of every further piece.
 
     Args:
         label: What is going on, e.g. a file's name.

@@ -16,7 +16,7 @@ BUSY = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavail
 
 
 def opener(s3: Any, bucket: str, key: str) -> Opener:
-    """Asks for an object, or for the rest of it."""
+    """Ask for an object, or for the rest of it."""
 
     def ask(offset: int, version: str | None, whole: bool) -> Body:
         wanted = {"IfNoneMatch": version} if whole and version else {}
@@ -38,7 +38,7 @@ def opener(s3: Any, bucket: str, key: str) -> Opener:
 
 
 def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    """Key and size of everything below a prefix; of `prefix` itself where it is an object.
+    """Return key and size of everything below a prefix; of `prefix` itself where it is an object.
 
     Raises:
         StepError: The bucket is not to be had.
@@ -79,7 +79,7 @@ def _status(error: ClientError | BotoCoreError) -> int:
 
 
 def trouble(error: ClientError | BotoCoreError, shown: str) -> Exception:
-    """What an error of the client means."""
+    """Return what an error of the client means."""
     if isinstance(error, HTTPClientError | NotConnected):
         # One that was closed before the answer says nothing of where it led.
         endpoint = (getattr(error, "kwargs", None) or {}).get("endpoint_url")

@@ -31,7 +31,7 @@ class DownloadResult:
 
 
 def run(params: Params, *, out: Path, remote: str = "", md5: str = "") -> DownloadResult:
-    """Writes the dataset folder `out` from `params.data`; what was there is replaced only when all went well.
+    """Write the dataset folder `out` from `params.data`; what was there is replaced only when all went well.
 
     Args:
         params: `data` and, for the generator and for splits that are dealt, `seed`.
@@ -119,5 +119,5 @@ def _to_dataset(root: Path, data: Data, seed: int, source: dict[str, object], ou
 
 
 def _name(source: str) -> str:
-    """The dataset's name where its format has none: the last part of the source, without endings."""
+    """Return the dataset's name where its format has none: the last part of the source, without endings."""
     return Path(source.split("?")[0].rstrip("/")).resolve().name.partition(".")[0] or "dataset"

@@ -78,7 +78,7 @@ def transfer(
     verified: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Brings a file to `target`, or leaves it there where the server says that it is still the same.
+    """Bring a file to `target`, or leaves it there where the server says that it is still the same.
 
     Args:
         opener: Asks the server.

@@ -20,7 +20,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
 ) -> None:
-    """Evaluates one trained architecture."""
+    """Evaluate one trained architecture."""
     import json
     from pathlib import Path
 

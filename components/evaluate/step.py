@@ -11,7 +11,7 @@ from segmodels.evaluation.evaluate import Quality, evaluate
 
 
 def run(params: Params, key: str, *, data: Path, trained: Path, out: Path) -> Quality:
-    """Evaluates the model folder of `models.<key>`.
+    """Evaluate the model folder of `models.<key>`.
 
     Args:
         params: All settings.

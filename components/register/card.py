@@ -55,7 +55,7 @@ class Card:
     confidence: float
 
     def description(self) -> str:
-        """The card as MLflow's UI shows it: with pictures, no longer than a description may be."""
+        """Return the card as MLflow's UI shows it: with pictures, no longer than a description may be."""
         for classes in (None, *FEWER_CLASSES):
             text = _spaced(self.markdown(pictures=True, classes=classes))
             if len(text) <= LONGEST:
@@ -63,7 +63,7 @@ class Card:
         return text[: LONGEST - 1] + "…"
 
     def markdown(self, *, pictures: bool = False, classes: int | None = None) -> str:
-        """The card.
+        """Return the card.
 
         Args:
             pictures: With the run's pictures, by addresses relative to MLflow's UI.
@@ -234,13 +234,13 @@ class Card:
 
 
 def _spaced(text: str) -> str:
-    """Tables whose columns and ends keep apart: MLflow's UI gives them no margin."""
+    """Return tables whose columns and ends keep apart: MLflow's UI gives them no margin."""
     lines = [line.replace(" |", "&emsp;|") if line.startswith("| ") else line for line in text.split("\n")]
     return "\n".join(lines).replace("|\n\n### ", "|\n\n&nbsp;\n\n### ")
 
 
 def _worst(per_class: Mapping[str, float | None]) -> list[str]:
-    """The classes that were measured, the lowest IoU first."""
+    """Return the classes that were measured, the lowest IoU first."""
     known = {name: iou for name, iou in per_class.items() if iou is not None}
     return sorted(known, key=lambda name: known[name])
 
@@ -267,5 +267,5 @@ def _capital(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Names and sentences without what Markdown or HTML would take for their own."""
+    """Return names and sentences without what Markdown or HTML would take for their own."""
     return html.escape(text, quote=False).replace("|", "&#124;").replace("@", "&#64;").replace("\n", " ")

@@ -20,7 +20,7 @@ def register(
     evaluation_each: dsl.Input[dsl.Artifact],
     registered: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Records all models in MLflow and registers those that pass the gate."""
+    """Record all models in MLflow and registers those that pass the gate."""
     arguments = locals()
     from pathlib import Path
 
@@ -42,5 +42,5 @@ def register(
 
 
 def component(keys: Iterable[str]) -> Any:
-    """The component that takes the models of these keys."""
+    """Return the component that takes the models of these keys."""
     return dsl.component(for_each(register, keys), base_image=IMAGE, install_kfp_package=False)

@@ -80,7 +80,7 @@ def decide(
     champion: Champion | None,
     comparison: Comparison | None = None,
 ) -> Decision:
-    """Holds a model against the floors and the champion.
+    """Hold a model against the floors and the champion.
 
     Args:
         settings: The rules.
@@ -113,7 +113,7 @@ def against(settings: Register, new: Sequence[Measured], champion: Measured) -> 
 
 
 def below_floors(settings: Register, metrics: Mapping[str, Any]) -> str:
-    """Why a model gets no version; empty where it may have one."""
+    """Return why a model gets no version; empty where it may have one."""
     miou = metrics["miou"]
     if miou is None or miou < settings.min_miou:
         shown = "undefined" if miou is None else percent(miou)
@@ -126,12 +126,12 @@ def below_floors(settings: Register, metrics: Mapping[str, Any]) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in per cent; `-` where there is none."""
+    """Return a fraction in per cent; `-` where there is none."""
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def points(fraction: float) -> str:
-    """A difference in points of per cent, with its sign."""
+    """Return a difference in points of per cent, with its sign."""
     return f"{100 * fraction:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
 
 
@@ -154,7 +154,7 @@ def measured_on(comparison: Comparison) -> str:
 
 
 def comparable_times(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Whether two milliseconds were taken on the same kind of device with as many threads, of whole predictions.
+    """Tell whether two milliseconds were taken on the same kind of device with as many threads, of whole predictions.
 
     Evaluations of earlier releases timed one pass of the network, whatever else a prediction took; they say no
     `prediction`.
@@ -177,7 +177,7 @@ def _gain(settings: Register, comparison: Comparison, champion: Champion) -> lis
 
 
 def _losses(settings: Register, comparison: Comparison) -> list[str]:
-    """A limit holds for the difference itself: that a loss may be noise is no reason to ship it."""
+    """List losses beyond the limits, by the differences themselves: that one may be noise is no reason to ship it."""
     found = []
     lost = {name: d for name, d in comparison.classes.items() if d.value < -settings.max_class_loss}
     if lost:

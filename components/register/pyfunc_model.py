@@ -73,7 +73,7 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
 
 
 def _column(model_input: Any) -> list[Any]:
-    """The values of the column `image`."""
+    """Return the values of the column `image`."""
     if isinstance(model_input, np.ndarray):  # an array of strings
         return list(model_input.ravel())
     if isinstance(model_input, Mapping):
@@ -92,7 +92,7 @@ def _column(model_input: Any) -> list[Any]:
 
 
 def _decode(text: Any, row: int) -> np.ndarray:
-    """An encoded image, RGB uint8 `[H, W, 3]`, turned upright as its EXIF says."""
+    """Return an encoded image, RGB uint8 `[H, W, 3]`, turned upright as its EXIF says."""
     try:
         if isinstance(text, str) and text.startswith("data:"):
             text = text.partition(",")[2]

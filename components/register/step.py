@@ -107,7 +107,7 @@ def run(
     out: Path,
     lineage: Lineage,
 ) -> RegisterResult:
-    """Records every model in MLflow; a second call changes nothing.
+    """Record every model in MLflow; a second call changes nothing.
 
     Args:
         params: The settings; `register` holds experiment, model name and gate.
@@ -135,7 +135,7 @@ def run(
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `a.b.c` -> value; a list stays one value, an address loses its password."""
+    """Return nested settings as `a.b.c` -> value; a list stays one value, an address loses its password."""
     if isinstance(value, Mapping) and value:
         return {k: v for name, item in value.items() for k, v in flatten(item, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): tracking.public_uri(value) if isinstance(value, str) else value}
@@ -196,7 +196,7 @@ def _register(
 
 
 def _champion(store: tracking.Store, params: Params, data: Path, lineage: Lineage) -> Champion | None:
-    """The champion with its figures on this data, if there is one."""
+    """Return the champion with its figures on this data, if there is one."""
     name = params.register_.model_name
     number = store.alias(name, promotion.CHAMPION)
     if number is None:
@@ -229,7 +229,7 @@ def _complete(
 
 
 def _kept(store: tracking.Store, model: Trained, run: tracking.Run, found: ModelVersion) -> Version:
-    """A version that is or was in production, as it was decided on then."""
+    """Return a version that is or was in production, as it was decided on then."""
     with tempfile.TemporaryDirectory() as place:
         card = store.download_file(run.id, CARD_FILE, Path(place)).read_text()
     reason = found.tags[promotion.GATE_TAG]
@@ -237,7 +237,7 @@ def _kept(store: tracking.Store, model: Trained, run: tracking.Run, found: Model
 
 
 def _gate_tags(settings: Register, decision: Decision) -> dict[str, str]:
-    """What a version says about the gate."""
+    """Return what a version says about the gate."""
     tags = {
         promotion.GATE_TAG: decision.reason,
         promotion.AGAINST_TAG: decision.champion.version if decision.champion else promotion.NONE,
@@ -250,7 +250,7 @@ def _gate_tags(settings: Register, decision: Decision) -> dict[str, str]:
 def _choose(
     store: tracking.Store, settings: Register, trained: list[Trained], versions: list[Version], data_md5: str
 ) -> RegisterResult:
-    """Points `challenger` to the best version that passed, and `champion` too where the settings promote by themselves.
+    """Point `challenger` to the best version that passed, and `champion` too where the settings promote by themselves.
 
     A challenger of an earlier registration keeps the alias where it is as good on the same data; one of these models
     that does not pass any more loses it, and so does one that was promoted.
@@ -300,7 +300,7 @@ def _defended(store: tracking.Store, name: str, holder: str, miou: float, data_m
 
 
 def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> ModelVersion:
-    """A registered version of the model."""
+    """Return a registered version of the model."""
     try:
         source = _log_model(store, params, run, model)
         tags = {tag: value for tag, value in run.tags.items() if not tag.startswith("mlflow.")}
@@ -316,7 +316,7 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
 
 
 def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> str:
-    """The model as what is served, once for a run; gives its address."""
+    """Return the model as what is served, once for a run; gives its address."""
     return store.log_model(
         run,
         name="model",
@@ -338,14 +338,14 @@ def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: 
 
 
 def _results(model: Trained) -> dict[str, float]:
-    """The final metrics: quality as `miou`, `iou/<class>`, …; cost as `parameters`, `ms_per_image`, …"""
+    """Return the final metrics: quality as `miou`, `iou/<class>`, …; cost as `parameters`, `ms_per_image`, …"""
     numbers = {**model.metrics, **model.speed, **{f"train_{k}": v for k, v in model.train_speed.items()}}
     flat = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return finite({**flat, **{f"iou/{name}": iou for name, iou in model.metrics["per_class"].items()}})
 
 
 def _files(model: Trained, validation: Path) -> dict[Path, str]:
-    """The files of a run and the folders they go to."""
+    """Return the files of a run and the folders they go to."""
     files = {model.evaluation / name: "evaluation" for name in ("metrics.json", "speed.json")}
     files |= {model.evaluation / name: "evaluation" for name in (PER_IMAGE_FILE, "profile.json")}
     files |= {model.evaluation / name: "evaluation" for name in ("per_class.csv", "confusion.csv")}

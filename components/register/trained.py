@@ -37,7 +37,7 @@ class Trained:
 
 
 def read_model(key: str, model: Path, evaluation: Path) -> Trained:
-    """Reads what `train` and `evaluate` wrote for a model.
+    """Read what `train` and `evaluate` wrote for a model.
 
     Raises:
         StepError: A file is missing or unreadable.

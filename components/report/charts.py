@@ -29,13 +29,13 @@ class Scale:
 
 
 def series_style(index: int) -> str:
-    """The stroke of the series `index`: a colour, and a dash pattern once the colours are used up."""
+    """Return the stroke of the series `index`: a colour, and a dash pattern once the colours are used up."""
     dash = DASHES[index // COLORS % len(DASHES)]
     return f"stroke:var(--s{index % COLORS})" + (f";stroke-dasharray:{dash.replace(' ', ',')}" if dash else "")
 
 
 def curves(series: Mapping[str, Mapping[int, float]], *, title: str, percent: bool, x_label: str = "epoch") -> str:
-    """A line for each series, epoch -> value.
+    """Return a line for each series, epoch -> value.
 
     Args:
         series: Name -> values; the order gives the colours. Empty series are left out of the picture.
@@ -68,7 +68,7 @@ def curves(series: Mapping[str, Mapping[int, float]], *, title: str, percent: bo
 
 
 def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: str, width: int = WIDTH) -> str:
-    """Named points (name, x > 0, fraction), and the line of those that none beats in both."""
+    """Return named points (name, x > 0, fraction), and the line of those that none beats in both."""
     if not points:
         return ""
     xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
@@ -108,7 +108,7 @@ def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: 
 
 
 def pareto(points: Sequence[tuple[str, float, float]]) -> list[int]:
-    """The points that no other beats in both: smaller x and larger y; by x."""
+    """Return the points that no other beats in both: smaller x and larger y; by x."""
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][1], -points[i][2])):
         if not front or points[i][2] > points[front[-1]][2]:
@@ -117,7 +117,7 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[int]:
 
 
 def _free_row(wanted: float, start: float, end: float, placed: Sequence[tuple[float, float, float]]) -> float:
-    """The height nearest to `wanted` at which a name from `start` to `end` covers no other."""
+    """Return the height nearest to `wanted` at which a name from `start` to `end` covers no other."""
     rows = [wanted + sign * 13 * i for i in range(HEIGHT // 13) for sign in (1, -1)]
     for row in rows:
         inside = TOP < row < HEIGHT - BOTTOM

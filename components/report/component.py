@@ -22,7 +22,7 @@ def report(
     page: dsl.Output[dsl.HTML],
     leaderboard: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Writes the report and the leader board."""
+    """Write the report and the leader board."""
     arguments = locals()
     import shutil
     import tempfile
@@ -47,5 +47,5 @@ def report(
 
 
 def component(keys: Iterable[str]) -> Any:
-    """The component that takes the models of these keys."""
+    """Return the component that takes the models of these keys."""
     return dsl.component(for_each(report, keys), base_image=IMAGE, install_kfp_package=False)

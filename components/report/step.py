@@ -83,7 +83,7 @@ class Row:
         return [name for name in ("champion", "challenger") if getattr(self, name)]
 
     def curve(self, column: str) -> dict[int, float]:
-        """A column of the history by epoch, without the epochs that have no value."""
+        """Return a column of the history by epoch, without the epochs that have no value."""
         return {int(row["epoch"]): float(row[column]) for row in self.history if row.get(column)}
 
 
@@ -97,7 +97,7 @@ def run(
     registered: Path | None,
     out: Path,
 ) -> ReportResult:
-    """Writes the report; the same inputs give the same bytes on the same day (or with SOURCE_DATE_EPOCH).
+    """Write the report; the same inputs give the same bytes on the same day (or with SOURCE_DATE_EPOCH).
 
     Args:
         params: The settings.
@@ -142,7 +142,7 @@ def run(
 
 
 def leaderboard(rows: list[Row], info: DatasetInfo) -> str:
-    """The leader board as Markdown, one table."""
+    """Return the leader board as Markdown, one table."""
     head = ["", "architecture", "mIoU", "pixel acc.", "boundary F1", "ECE"]
     head += [*info.class_names, "parameters", "GFLOPs", "ms/image", "version"]
     lines = [_table_row(head), _table_row(["---:", "---", *["---:"] * (len(head) - 3), "---"])]
@@ -165,7 +165,7 @@ def leaderboard(rows: list[Row], info: DatasetInfo) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction as a number in per cent, `-` where there is none."""
+    """Return a fraction as a number in per cent, `-` where there is none."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
@@ -196,7 +196,7 @@ def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -
 
 
 def _columns(rows: list[Row]) -> dict[str, Any]:
-    """The best value of each column, to set it in bold."""
+    """Return the best value of each column, to set it in bold."""
     quality = ("miou", "pixel_accuracy", "boundary_f1")
     best = {name: max((r.metrics[name] for r in rows if r.metrics[name] is not None), default=None) for name in quality}
     best["ece"] = min((r.metrics["ece"] for r in rows if r.metrics["ece"] is not None), default=None)
@@ -225,7 +225,7 @@ def _figures(rows: list[Row]) -> dict[str, str]:
 def _comparison(
     data: Path, info: DatasetInfo, rows: list[Row], evaluations: Mapping[str, Path]
 ) -> list[dict[str, Any]]:
-    """The same images through every model: image, truth, and each prediction with its pixel accuracy."""
+    """Return the same images through every model: image, truth, and each prediction with its pixel accuracy."""
     split = str(rows[0].metrics["split"])
     known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split)}
     shared = [{p.stem for p in (evaluations[row.key] / "predictions").glob("*.png")} for row in rows]
@@ -266,14 +266,14 @@ def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
 
 
 def _date() -> str:
-    """Today, in UTC; SOURCE_DATE_EPOCH is what makes builds reproducible elsewhere, too."""
+    """Return today, in UTC; SOURCE_DATE_EPOCH is what makes builds reproducible elsewhere, too."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(seconds), UTC) if seconds.isdigit() else datetime.now(UTC)
     return moment.date().isoformat()
 
 
 def _settings(params: Params, rows: list[Row], models: Mapping[str, Path]) -> dict[str, Any]:
-    """How the models were trained: settings that all share, and a table of those that differ, as text."""
+    """Return how the models were trained: settings that all share, and a table of those that differ, as text."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:
         described = read_json(models[row.key] / "model.json", "train")
@@ -297,7 +297,7 @@ def _settings(params: Params, rows: list[Row], models: Mapping[str, Path]) -> di
 
 
 def _plain(value: Any) -> str:
-    """A setting as one writes it on the command line; nothing for what is not set."""
+    """Return a setting as one writes it on the command line; nothing for what is not set."""
     if value is None or value in ({}, [], ""):
         return ""
     if isinstance(value, str):
@@ -321,7 +321,7 @@ def _confusions(rows: list[Row], info: DatasetInfo, evaluations: Mapping[str, Pa
 
 
 def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
-    """What all versions were made from; several values where they differ."""
+    """Return what all versions were made from; several values where they differ."""
     of_models = list(register.get("lineage", {}).values())
     facts = {}
     for tag, label in LINEAGE.items():
@@ -350,13 +350,13 @@ def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register:
 
 
 def _relative(path: Path) -> str:
-    """A path as one types it in the working directory."""
+    """Return a path as one types it in the working directory."""
     path = path.absolute()
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()
 
 
 def _tile_width(tiles: int) -> int:
-    """Pixels of a picture in the comparison: fewer where there are many, so that the page stays small."""
+    """Return pixels of a picture in the comparison: fewer where there are many, so that the page stays small."""
     return max(160, min(360, 3600 // tiles))
 
 
@@ -385,7 +385,7 @@ def _embed(picture: Image.Image, **settings: Any) -> str:
 
 
 def _html(markdown: str) -> Markup:
-    """A model card as HTML, its headings below the page's; HTML in the card is shown, not taken."""
+    """Return a model card as HTML, its headings below the page's; HTML in the card is shown, not taken."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 

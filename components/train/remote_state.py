@@ -44,7 +44,7 @@ class RemoteState:
         self._wanted, self._ended = threading.Event(), threading.Event()
 
     def fetch(self) -> bool:
-        """Brings the state here where this folder has none; says whether it did.
+        """Bring the state here where this folder has none; says whether it did.
 
         Raises:
             StepError: The store is not to be had: training anew would lose what lies there.
@@ -71,7 +71,7 @@ class RemoteState:
         return brought
 
     def push(self) -> bool:
-        """Stores the state that the folder has now; says whether the store has it."""
+        """Store the state that the folder has now; says whether the store has it."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -104,11 +104,11 @@ class RemoteState:
         self._remove()
 
     def notify(self) -> None:
-        """The folder has a new state."""
+        """Note that the folder has a new state."""
         self._wanted.set()
 
     def _remove(self) -> None:
-        """Removes the training from the store; what cannot be removed stays and does no harm."""
+        """Remove the training from the store; what cannot be removed stays and does no harm."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         with contextlib.suppress(ClientError, BotoCoreError):
@@ -122,7 +122,7 @@ class RemoteState:
         thread.join()
 
     def _brought(self) -> bool | None:
-        """Brings the latest state; False where there is none, None where it was replaced meanwhile."""
+        """Bring the latest state; False where there is none, None where it was replaced meanwhile."""
         from botocore.exceptions import ClientError
 
         found = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
@@ -156,7 +156,7 @@ class RemoteState:
                 self.push()
 
     def _pushed(self) -> bool:
-        """Stores best weights, then the state; False where training replaced the state meanwhile."""
+        """Store best weights, then the state; False where training replaced the state meanwhile."""
         path = self.folder / STATE
         try:
             with path.open("rb") as state:
@@ -189,7 +189,7 @@ class RemoteState:
             self._sent[name] = version
 
     def _objects(self) -> list[dict[str, Any]]:
-        """What all pods have stored of this training."""
+        """Return what all pods have stored of this training."""
         prefix = f"{self._prefix}/".lstrip("/")
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
         return [entry for page in pages for entry in page.get("Contents", ())]

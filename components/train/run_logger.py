@@ -35,7 +35,7 @@ class RunLogger:
         self._away = False
 
     def log(self, metrics: Mapping[str, float | None], step: int) -> None:
-        """Logs the metrics of an epoch.
+        """Log the metrics of an epoch.
 
         Args:
             metrics: Name -> value; what is None or not finite is left out.

@@ -40,7 +40,7 @@ def run(
     counts: ClassCounts | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Trained:
-    """Trains `models.<key>` on the dataset folder.
+    """Train `models.<key>` on the dataset folder.
 
     Args:
         params: All settings.
@@ -97,7 +97,7 @@ def run(
 def run_tracked(
     params: Params, key: str, *, data: Path, out: Path, validation: Path | None = None, live: bool = True
 ) -> Trained:
-    """Trains `models.<key>` with its lineage collected here and, where `live`, its curves live in MLflow.
+    """Train `models.<key>` with its lineage collected here and, where `live`, its curves live in MLflow.
 
     Raises:
         StepError: Training cannot go on, or has been told to stop.
@@ -113,7 +113,7 @@ def run_tracked(
 
 
 def counted(validation: Path, data_md5: str) -> ClassCounts | None:
-    """What `validate` counted in the training split of this version of the data; None where it saw another one."""
+    """Return what `validate` counted in the training split of this data; None where it saw another version."""
     try:
         report = json.loads((validation / "validation.json").read_text())
         if report["data_md5"] != data_md5:
@@ -125,7 +125,7 @@ def counted(validation: Path, data_md5: str) -> ClassCounts | None:
 
 
 def _launcher(lineage: Lineage) -> Launcher | None:
-    """Starts the processes on several nodes, where the pipeline wants that; None where this one trains."""
+    """Start the processes on several nodes, where the pipeline wants that; None where this one trains."""
     wanted = os.environ.get(NODES)
     if not wanted:
         return None
@@ -136,7 +136,7 @@ def _launcher(lineage: Lineage) -> Launcher | None:
 
 @contextlib.contextmanager
 def _stored(state: Path, name: str) -> Iterator[Callable[[], None]]:
-    """Keeps the resume state in the object store, too, where the environment names a place (`SEGMODELS_STATE`)."""
+    """Keep the resume state in the object store, too, where the environment names a place (`SEGMODELS_STATE`)."""
     url = os.environ.get(STATE_URL)
     if not url or NODES in os.environ:  # several nodes have theirs on a volume
         yield lambda: None
@@ -150,7 +150,7 @@ def _stored(state: Path, name: str) -> Iterator[Callable[[], None]]:
 
 
 def _signature(params: Params, key: str, weights: str | None, lineage: Lineage) -> str:
-    """Changes with the settings, the data and the weights that training begins with."""
+    """Change with the settings, the data and the weights that training begins with."""
     parts = {"params": params_hash(params, key), "data": lineage.data_md5, "weights": None}
     if weights:
         path = Path(weights)

@@ -88,7 +88,7 @@ class TrainJobLauncher:
         self._namespace = namespace or NAMESPACE.read_text().strip()
 
     def __call__(self, job: Job, on_row: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
-        """Trains; the arguments and the result are those of `segmodels.training.launch.run`.
+        """Train; the arguments and the result are those of `segmodels.training.launch.run`.
 
         Raises:
             TrainingError: Training cannot go on, or its nodes died again and again.
@@ -123,7 +123,7 @@ class TrainJobLauncher:
         return {**outcome, "folder": job.out}
 
     def _data(self, folder: Path) -> Path:
-        """The dataset on the volume that all nodes have, copied there once for each version."""
+        """Return the dataset on the volume that all nodes have, copied there once for each version."""
         shared = cache_folder() / "datasets" / self.data_md5
         if not shared.is_dir():
             part = shared.with_name(f"{shared.name}.{os.getpid()}.part")
@@ -135,7 +135,7 @@ class TrainJobLauncher:
         return shared
 
     def _clear(self, name: str) -> None:
-        """Removes what an earlier attempt of this training has left, and waits until its pods are gone.
+        """Remove what an earlier attempt of this training has left, and waits until its pods are gone.
 
         Raises:
             StepError: They do not go.
@@ -172,7 +172,7 @@ class TrainJobLauncher:
             time.sleep(POLL_SECONDS)
 
     def _uid(self, plural: str, name: str) -> str | None:
-        """The identity of an object, or None where there is none of that name."""
+        """Return the identity of an object, or None where there is none of that name."""
         from kubernetes.client import CustomObjectsApi
         from kubernetes.client.exceptions import ApiException
 
@@ -187,7 +187,7 @@ class TrainJobLauncher:
 
     @contextmanager
     def _running(self, name: str, job: Path) -> Iterator[tuple[str, list[int]]]:
-        """The TrainJob while the body runs; it is removed with its pods also when this process is told to stop.
+        """Have the TrainJob while the body runs; it is removed with its pods also when this process is told to stop.
 
         Gives its identity, and a list that has the signals by which this process was told to stop.
         """
@@ -218,7 +218,7 @@ class TrainJobLauncher:
                     self._remove(plural, name, uids[plural])
 
     def _remove(self, plural: str, name: str, uid: str | None = None) -> None:
-        """Removes an object and what it has made, if it is still there; where `uid` is given, no other of that name."""
+        """Remove an object and what it has made, if it is still there; where `uid` is given, no other of that name."""
         from kubernetes.client import CustomObjectsApi, V1DeleteOptions, V1Preconditions
 
         # Not in the foreground: the TrainJob would wait for its pods with a finalizer, which nothing can take away
@@ -235,7 +235,7 @@ class TrainJobLauncher:
     def _follow(
         self, name: str, exchange: Path, on_row: Callable[[Mapping[str, Any]], None], uid: str, stopped: list[int]
     ) -> int:
-        """Waits for the job's end; tells rows and the first node's log. Gives 0, or 1 where it failed."""
+        """Wait for the job's end; tells rows and the first node's log. Gives 0, or 1 where it failed."""
         from kubernetes.client import CustomObjectsApi
 
         api = CustomObjectsApi(self._api)
@@ -276,7 +276,7 @@ class TrainJobLauncher:
             time.sleep(POLL_SECONDS)
 
     def runtime(self, name: str, job: Path) -> dict[str, Any]:
-        """The TrainingRuntime: how the pods of the TrainJob look."""
+        """Return the TrainingRuntime: how the pods of the TrainJob look."""
         container = {
             "name": "node",
             # Trainer gives torchrun the number of nodes, the rank and the first node's address by its environment.
@@ -313,7 +313,7 @@ class TrainJobLauncher:
         }
 
     def trainjob(self, name: str) -> dict[str, Any]:
-        """The TrainJob: one run of the runtime of the same name."""
+        """Return the TrainJob: one run of the runtime of the same name."""
         return {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "TrainJob",
@@ -351,7 +351,7 @@ class _Log:
 
 
 def _finished(job: Job, exchange: Path) -> bool:
-    """Whether an attempt whose step was gone by then has trained this very job to its end."""
+    """Tell whether an attempt whose step was gone by then has trained this very job to its end."""
     try:
         same = json.loads((exchange / "job.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(job)))
         said = json.loads((exchange / "outcome.json").read_text())
@@ -374,7 +374,7 @@ def _in_cluster() -> Any:
 
 
 def _name(job: Job) -> str:
-    """A name that Kubernetes takes, the same for the same training."""
+    """Return a name that Kubernetes takes, the same for the same training."""
     digest = hashlib.sha256(job.state.encode()).hexdigest()[:6]
     key = "".join(c if c.isalnum() else "-" for c in (job.name or job.architecture).lower()).strip("-")
     return f"train-{key[:30]}-{digest}"

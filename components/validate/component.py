@@ -17,7 +17,7 @@ def validate(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Checks the dataset and describes it; the run ends here where the data has errors."""
+    """Check the dataset and describes it; the run ends here where the data has errors."""
     import shutil
     from pathlib import Path
 

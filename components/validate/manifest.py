@@ -12,7 +12,7 @@ SIZES = ("width", "height", "label_width", "label_height")
 
 
 def build(rows: Sequence[Row], classes: int) -> pd.DataFrame:
-    """The rows of a scan as a table with the same columns."""
+    """Return the rows of a scan as a table with the same columns."""
     known = columns(classes)
     whole = {*SIZES, *(c for c in known if c.startswith("class_"))}
     kinds = {c: "Int64" if c in whole else "object" for c in known}

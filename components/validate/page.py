@@ -38,7 +38,7 @@ def render(
     *,
     overlays: int,
 ) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         info: The dataset's description.
@@ -114,7 +114,7 @@ def _sizes(manifest: pd.DataFrame) -> str:
 
 
 def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int) -> list[dict[str, Any]]:
-    """Samples spread evenly over each split, image and overlay; only those that can be drawn."""
+    """Return samples spread evenly over each split, image and overlay; only those that can be drawn."""
     same_size = (manifest["width"] == manifest["label_width"]) & (manifest["height"] == manifest["label_height"])
     good = manifest[manifest["readable"] & same_size.fillna(False)]
     by_split = [rows for split in SPLITS if len(rows := good[good["split"] == split])]

@@ -37,7 +37,7 @@ class ValidationResult:
 
 
 def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
-    """Writes the manifest and the report to `out`, then stops where the data has errors.
+    """Write the manifest and the report to `out`, then stops where the data has errors.
 
     Args:
         params: `validate` has the limits.
@@ -72,7 +72,7 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 def _report(
     outcomes: list[checks.Outcome], manifest: pd.DataFrame, classes: list[dict[str, Any]], info: DatasetInfo
 ) -> dict[str, Any]:
-    """The content of `validation.json`."""
+    """Return the content of `validation.json`."""
     failed = [o for o in outcomes if not o.passed]
     splits = [split for split in SPLITS if (manifest["split"] == split).any()]
     void = {split: manifest.loc[manifest["split"] == split, "void_fraction"].mean() for split in splits}
@@ -94,7 +94,7 @@ def _counts(manifest: pd.DataFrame, split: str, classes: int) -> ClassCounts:
 
 
 def _number(value: Any) -> float:
-    """A plain float; 0 for what pandas has no value for."""
+    """Return a plain float; 0 for what pandas has no value for."""
     import pandas as pd
 
     return 0.0 if pd.isna(value) else float(value)

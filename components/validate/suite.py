@@ -18,7 +18,7 @@ from segmodels.data.scan import Row
 
 
 def judge(tables: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:
-    """Runs every rule and returns its outcome, in order.
+    """Run every rule and return its outcome, in order.
 
     Args:
         tables: As `segmodels.data.checks.tables` makes them.
@@ -66,7 +66,7 @@ def _expectation(rule: Rule) -> Any:
 
 
 def _frame(rows: Sequence[Row], mine: Sequence[Rule]) -> pd.DataFrame:
-    """What the rules look at, with a missing number as pandas has it."""
+    """Return what the rules look at, with a missing number as pandas has it."""
     frame = pd.DataFrame({"row": range(len(rows))})
     for rule in mine:
         for column in rule.columns:

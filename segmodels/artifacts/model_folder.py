@@ -66,7 +66,7 @@ class ModelConfig:
         return [c.color for c in self.classes]
 
     def build(self, weights: Path | None = None) -> nn.Module:
-        """The model with fresh weights, or with those of a file."""
+        """Return the model with fresh weights, or with those of a file."""
         return create_model(
             self.architecture,
             len(self.classes),
@@ -79,7 +79,7 @@ class ModelConfig:
 def save_model(
     folder: Path | str, config: ModelConfig, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Writes a model folder; `weights` is a state dict."""
+    """Write a model folder; `weights` is a state dict."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -93,7 +93,7 @@ def save_model(
 
 
 def read_config(folder: Path | str) -> ModelConfig:
-    """Reads `model.json`.
+    """Read `model.json`.
 
     Raises:
         CheckpointError: The folder is no model folder.
@@ -132,7 +132,7 @@ def _as_trained(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:
-    """The model of a folder, in evaluation mode, and its description.
+    """Return the model of a folder, in evaluation mode, and its description.
 
     Raises:
         CheckpointError: A file is missing, damaged, or does not fit the architecture.

@@ -72,24 +72,24 @@ class Source(Protocol):
     """What a target is at the moment, and how to get it."""
 
     def latest(self) -> Version:
-        """The version that the target means now; asks, and downloads nothing.
+        """Return the version that the target means now; asks, and downloads nothing.
 
         Raises:
             SourceError: There is no answer now.
         """
 
     def fetch(self, version: Version) -> Fetched:
-        """Brings a version to this machine.
+        """Bring a version to this machine.
 
         Raises:
             SourceError: It cannot be had, or is not what the registry says.
         """
 
     def remember(self, version: Version) -> None:
-        """Notes that the version serves, for a start at which nobody answers."""
+        """Note that the version serves, for a start at which nobody answers."""
 
     def remembered(self) -> Version | None:
-        """The version that was noted last, where `fetch` needs nobody else for it."""
+        """Return the version that was noted last, where `fetch` needs nobody else for it."""
 
 
 class FolderSource:
@@ -135,7 +135,7 @@ class FolderSource:
 
 
 def open_source(target: str, cache: Path | None = None, *, profile: Path | None = None) -> Source:
-    """What is behind a target.
+    """Return what is behind a target.
 
     Args:
         target: A model folder, or an address whose scheme an installed package knows.
@@ -158,7 +158,7 @@ def open_source(target: str, cache: Path | None = None, *, profile: Path | None 
 
 
 def fetched(target: str) -> Fetched:
-    """The model folder behind a target, downloaded where it has to be, and what it is to be used with.
+    """Return the model folder behind a target, downloaded where it has to be, and what it is to be used with.
 
     Raises:
         AddressError: The address is not one.

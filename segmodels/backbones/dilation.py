@@ -14,7 +14,7 @@ from torch import nn
 
 
 def dilate(body: nn.Module, strides: tuple[int, ...], output_stride: int, in_channels: int = 3) -> tuple[int, ...]:
-    """Changes a network of stages that follow each other, in place.
+    """Change a network of stages that follow each other, in place.
 
     Args:
         body: Its children run one after the other; a child may have branches.
@@ -34,7 +34,7 @@ def dilate(body: nn.Module, strides: tuple[int, ...], output_stride: int, in_cha
 
 
 def _strides(body: nn.Module, in_channels: int) -> list[tuple[nn.Module, int]]:
-    """Each child of the network and the stride of what it gives, seen on an image."""
+    """Return each child of the network and the stride of what it gives, seen on an image."""
     side, seen = 256, []
     hooks = [
         child.register_forward_hook(lambda m, _, out: seen.append((m, round(side / out.shape[-1]))))
@@ -91,7 +91,7 @@ class OutputStride:
                 self.settings[name] = (_geometry(ours), _geometry(theirs[name]))
 
     def apply(self, model: nn.Module, training: bool) -> None:
-        """Gives the network the dilations of training or of evaluation."""
+        """Give the network the dilations of training or of evaluation."""
         for name, settings in self.settings.items():
             for key, value in settings[0 if training else 1].items():
                 setattr(model.get_submodule(name), key, value)
@@ -101,7 +101,7 @@ class OutputStride:
 
 
 def set_multi_grid(stage: nn.Module, factors: Sequence[int], rate: int) -> None:
-    """Dilates the units of a ResNet's last stage by `rate` times their factor (DeepLab v3, section 3.1.2).
+    """Dilate the units of a ResNet's last stage by `rate` times their factor (DeepLab v3, section 3.1.2).
 
     Args:
         stage: Its children are the units.
@@ -147,6 +147,6 @@ def stride_first(body: nn.Module) -> None:
 
 
 def _geometry(layer: nn.Module) -> dict[str, Any]:
-    """What of a convolution or a pool depends on the stride."""
+    """Return what of a convolution or a pool depends on the stride."""
     keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     return {key: getattr(layer, key) for key in keys if hasattr(layer, key)}

@@ -43,7 +43,7 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
 
     def last(self, stride: int) -> int:
-        """Index of the deepest map whose stride is at most `stride`.
+        """Return index of the deepest map whose stride is at most `stride`.
 
         Raises:
             UnknownModelError: All its maps are coarser.
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         return max(found)
 
     def keep(self, *indices: int) -> None:
-        """Says which maps are looked at; the others may be empty, so that deeper layers have their memory.
+        """Say which maps are looked at; the others may be empty, so that deeper layers have their memory.
 
         Args:
             *indices: Of the maps; negative ones count from the last.
@@ -161,7 +161,7 @@ class Plain(Backbone):
 
 
 def create_backbone(name: str, *, output_stride: int = 32, in_channels: int = 3, **options: Any) -> Backbone:
-    """Builds an encoder.
+    """Build an encoder.
 
     Args:
         name: timm's or torchvision's name: `resnet50`, `vgg16_bn`, `densenet121`, `res2net50_26w_4s`, `resnest50d`,
@@ -218,7 +218,7 @@ def _one_size(name: str) -> UnknownModelError:
 
 
 def _takes_any_size(name: str, given: dict[str, Any]) -> bool:
-    """Whether a network gives maps of an image that is not of the size which it was trained with."""
+    """Tell whether a network gives maps of an image that is not of the size which it was trained with."""
     import timm
 
     described = timm.get_pretrained_cfg(name)

@@ -19,12 +19,12 @@ _NORMED = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 
 
 def scaled(width: float, channels: int) -> int:
-    """Channels of a network whose every layer is `width` times as wide as the paper's; at least one."""
+    """Return channels of a network whose every layer is `width` times as wide as the paper's; at least one."""
     return max(1, round(width * channels))
 
 
 def vgg16_stages(width: float = 1.0) -> list[list[int]]:
-    """Output channels of each convolution of each stage."""
+    """Return output channels of each convolution of each stage."""
     return [[scaled(width, c) for c in stage] for stage in VGG16_STAGES]
 
 

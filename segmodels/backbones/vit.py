@@ -51,7 +51,7 @@ class ViT(nn.Module):
             self.body.cls_token.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps `[N, channels, ceil(H / stride), ceil(W / stride)]` after each of the layers."""
+        """Return maps `[N, channels, ceil(H / stride), ceil(W / stride)]` after each of the layers."""
         x = self.body.patch_embed.proj(pad_to_multiple(images, self.stride))
         size = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
@@ -68,7 +68,7 @@ class ViT(nn.Module):
         return maps
 
     def resized(self, table: Tensor) -> Tensor:
-        """A table of positions that was made for another image size, for this one's."""
+        """Return a table of positions that was made for another image size, for this one's."""
         side = math.isqrt(table.shape[1] - self.tokens)
         return _interpolated(table, self.tokens, side, (self.grid, self.grid))
 
@@ -80,7 +80,7 @@ class ViT(nn.Module):
 
 
 def _interpolated(table: Tensor, tokens: int, side: int, size: tuple[int, int]) -> Tensor:
-    """A table `[1, tokens + side * side, C]` at another size; the first `tokens` have no place and stay."""
+    """Return a table `[1, tokens + side * side, C]` at another size; the first `tokens` have no place and stay."""
     own, grid = table[:, :tokens], table[:, tokens:]
     grid = grid.transpose(1, 2).unflatten(2, (side, side))
     grid = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)

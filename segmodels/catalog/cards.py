@@ -161,7 +161,7 @@ def _print_content(card: Mapping[str, Any]) -> None:
 
 
 def _by_source(card: Mapping[str, Any]) -> str:
-    """The recipe's settings, those of one source together, and below each group where it is written."""
+    """Return the recipe's settings, those of one source together, and below each group where it is written."""
     groups: dict[str, list[str]] = {}
     for key, value in flat(card["recipe"], card["testing"]).items():
         source = card["recipe_sources"].get(key, "ours")
@@ -186,7 +186,7 @@ def _rounded(milliseconds: float | None) -> str:
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A row a line: the second column gets what the others leave, and is cut off there."""
+    """Print a row a line: the second column gets what the others leave, and is cut off there."""
     console, gap = _console(), 2
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     widths[1] = max(10, min(widths[1], console.width - sum(widths) + widths[1] - gap * len(widths)))

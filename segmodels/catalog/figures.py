@@ -45,13 +45,13 @@ class Entry:
 
 
 def read(file: Path = FILE) -> dict[str, Entry]:
-    """Name -> entry, in the file's order."""
+    """Return name -> entry, in the file's order."""
     with open(file, newline="", encoding="utf-8") as lines:
         return {row["name"]: _entry(row) for row in csv.DictReader(lines)}
 
 
 def write(entries: Iterable[Entry], file: Path = FILE) -> None:
-    """Writes the file, sorted by name, completely or not at all."""
+    """Write the file, sorted by name, completely or not at all."""
     with replaced(file) as part, open(part, "w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, [field.name for field in fields(Entry)], lineterminator="\n")
         writer.writeheader()

@@ -28,7 +28,9 @@ TABLE = Path(__file__).with_name("recipes.csv")
 
 
 def flat(recipe: Mapping[str, Any], testing: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as one value a setting: `lr`, `augment.crop`, `stages.2.lr`, `testing.scales`; stages count from 1."""
+    """Return a recipe as one value a setting: `lr`, `augment.crop`, `stages.2.lr`, `testing.scales`; stages count from
+    1.
+    """
     return dict(_flat(recipe, "")) | dict(_flat(testing, "testing."))
 
 

@@ -94,7 +94,7 @@ _REGISTERS = re.compile(r"""^@register\(\s*["']([^"']+)["']""", re.MULTILINE)
 
 
 def register(name: str, *, defaults: Mapping[str, Any] | None = None, **info: Any) -> Callable[[Any], Any]:
-    """Decorator that puts a builder into the registry under `name`; may be stacked for several names."""
+    """Put a builder into the registry under `name`; a decorator, which may be stacked for several names."""
 
     def add(builder: Any) -> Any:
         if name in _MODELS:
@@ -106,12 +106,12 @@ def register(name: str, *, defaults: Mapping[str, Any] | None = None, **info: An
 
 
 def list_models() -> list[str]:
-    """The names of all architectures, sorted; none of them is imported."""
+    """Return the names of all architectures, sorted; none of them is imported."""
     return sorted(_files().keys() | _MODELS.keys())
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that no architecture has; imports nothing.
+    """Refuse a name that no architecture has; imports nothing.
 
     Raises:
         UnknownModelError: There is no such architecture.
@@ -121,7 +121,7 @@ def check_name(name: str) -> None:
 
 
 def model_info(name: str) -> ModelInfo:
-    """The card of an architecture.
+    """Return the card of an architecture.
 
     Raises:
         UnknownModelError: There is no such architecture.
@@ -179,7 +179,7 @@ def create_model(
 
 
 def count_parameters(model: nn.Module, *, training: bool = False) -> int:
-    """Weights, fixed bilinear kernels among them; running statistics are not counted.
+    """Return weights, fixed bilinear kernels among them; running statistics are not counted.
 
     Args:
         model: An architecture.
@@ -190,7 +190,7 @@ def count_parameters(model: nn.Module, *, training: bool = False) -> int:
 
 
 def full_size(name: str, num_classes: int, **options: Any) -> SegmentationModel:
-    """The architecture on the meta device: its exact shapes and counts without its memory."""
+    """Return the architecture on the meta device: its exact shapes and counts without its memory."""
     from segmodels.layers.uninitialised import on_meta
 
     with on_meta():
@@ -199,7 +199,7 @@ def full_size(name: str, num_classes: int, **options: Any) -> SegmentationModel:
 
 @functools.cache
 def _files() -> dict[str, str]:
-    """Name -> module of every architecture, as the files of `segmodels.models` say; nothing is imported."""
+    """Return name -> module of every architecture, as the files of `segmodels.models` say; nothing is imported."""
     found = {}
     for path in sorted(Path(__file__).parents[1].joinpath("models").glob("*.py")):
         for name in _REGISTERS.findall(path.read_text(encoding="utf-8")):

@@ -33,7 +33,7 @@ class WeightsError(UserError, ValueError):
 
 
 def load_weights(model: nn.Module, source: Path | str) -> set[str]:
-    """Fills a model with weights; what has another name or shape stays as it is.
+    """Fill a model with weights; what has another name or shape stays as it is.
 
     Args:
         model: An architecture.
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, source: Path | str) -> set[str]:
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a checkpoint that holds tensors alone.
+    """Return the tensors of a safetensors file or of a checkpoint that holds tensors alone.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or loading it would run code.
@@ -88,7 +88,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 
 def locate(source: str | Path, model: nn.Module) -> Path | dict[str, Tensor]:
-    """The file behind a name, downloaded where it is an address.
+    """Return the file behind a name, downloaded where it is an address.
 
     Args:
         source: A file, a model folder, an http(s) address of a safetensors file or a tensor-only checkpoint,
@@ -118,7 +118,7 @@ def locate(source: str | Path, model: nn.Module) -> Path | dict[str, Tensor]:
 
 
 def download(address: str, folder: Path | None = None) -> Path:
-    """A file from an http(s) address, kept in the cache folder.
+    """Return a file from an http(s) address, kept in the cache folder.
 
     A name that ends in `-<hash>` as torch's do is checked against the file's sha256.
 
@@ -146,7 +146,7 @@ def download(address: str, folder: Path | None = None) -> Path:
 
 
 def _fetch(address: str, path: Path) -> str:
-    """Writes what is at an address into a file; its sha256."""
+    """Write what is at an address into a file; its sha256."""
     digest = hashlib.sha256()
     with (
         urlopen(Request(address, headers={"User-Agent": "segmodels"}), timeout=60) as response,

@@ -39,7 +39,7 @@ Options = Annotated[
 
 
 def crf_settings(given: str) -> CRFSettings:
-    """Settings from a file of `tune-crf`, or the defaults."""
+    """Return settings from a file of `tune-crf`, or the defaults."""
     from segmodels.settings.parse import build
     from segmodels.settings.schema import CRFSettings
 
@@ -75,7 +75,7 @@ def progress_bar() -> Any:
 
 
 def chosen_options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Keywords of the architecture from `KEY=VALUE`; an unknown one is refused with the nearest name."""
+    """Return keywords of the architecture from `KEY=VALUE`; an unknown one is refused with the nearest name."""
     from segmodels.errors import UnknownModelError, nearest
     from segmodels.settings.parse import parse
 
@@ -90,7 +90,7 @@ def chosen_options(card: ModelInfo, pairs: Sequence[str] | None) -> dict[str, An
 
 
 def meta_model(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """The architecture without memory; what its own checks refuse is the user's to mend."""
+    """Return the architecture without memory; what its own checks refuse is the user's to mend."""
     from segmodels.catalog.registry import full_size
 
     try:

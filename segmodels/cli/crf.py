@@ -23,7 +23,7 @@ def tune_crf_command(
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image's prediction.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Searches the settings of a dense CRF after a model.
+    """Search the settings of a dense CRF after a model.
 
     A coarse grid over the bilateral kernel, then a finer one around its best point, by mIoU on validation images. What
     it finds goes to a file, and as `evaluate.crf` into params.yaml. Where no setting gains, it says so and writes none.

@@ -99,7 +99,7 @@ def streets(
 
 
 def check_layout(data: Path) -> None:
-    """Refuses what is neither a dataset folder nor of a layout that is known; reads no image."""
+    """Refuse what is neither a dataset folder nor of a layout that is known; reads no image."""
     from segmodels.data.folder import INFO_FILE, DatasetInfo, samples
     from segmodels.data.formats import find
 
@@ -114,7 +114,7 @@ def check_layout(data: Path) -> None:
 
 
 def dataset_folder(data: Path, out: Path) -> Path:
-    """The dataset folder: the given one, or what its layout converts to, next to the output."""
+    """Return the dataset folder: the given one, or what its layout converts to, next to the output."""
     from segmodels.data.folder import INFO_FILE
     from segmodels.data.formats import convert
 
@@ -128,7 +128,7 @@ def dataset_folder(data: Path, out: Path) -> Path:
 
 
 def may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:
-    """Refuses to put a result in the place of something else."""
+    """Refuse to put a result in the place of something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / mark).is_file():

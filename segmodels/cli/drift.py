@@ -20,7 +20,7 @@ def drift(
     out: Annotated[list[Path], typer.Option(help="What to write: a .html, .json or .prom file; may be repeated.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Tells whether images are still like those a model was trained on, and its predictions as they were.
+    """Tell whether images are still like those a model was trained on, and its predictions as they were.
 
     Brightness, contrast, colours, sharpness, noise and size are compared with the training images', class mix and
     confidence with those on evaluated images; the report names what moved, which images to label first, and how to

@@ -28,7 +28,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantise ONNX to 8-bit integers; needs --data.")] = False,
     data: Annotated[Path | None, typer.Option(help="Dataset folder to check and calibrate on.")] = None,
 ) -> None:
-    """Writes a model as one file.
+    """Write a model as one file.
 
     It takes images, RGB uint8 [N, H, W, 3] of any size, and gives class ids, uint8 [N, H, W], and their probability;
     with --raw it takes normalised float32 batches [N, channels, H, W] and gives logits. It carries model.json (classes,

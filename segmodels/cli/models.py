@@ -16,9 +16,11 @@ from segmodels.cli.common import Options, app, chosen_options, meta_model
 def list_command(
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
     time: Annotated[bool, typer.Option("--time", help="Measure milliseconds on this machine.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, as in docs/architectures.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a Markdown table, as in docs/architectures.md.")
+    ] = False,
 ) -> None:
-    """The architectures, with parameters, GFLOPs and milliseconds.
+    """List the architectures, with parameters, GFLOPs and milliseconds.
 
     GFLOPs and milliseconds are those of one 360x480 image; a multiply-add is two operations. Those of 11 classes are
     known beforehand, and `segmodels info` tells on which machine the milliseconds were taken.
@@ -46,7 +48,7 @@ def info(
     option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The card of an architecture.
+    """Print the card of an architecture.
 
     Citation, what pins it, keywords, the exact number of parameters, GFLOPs, milliseconds, published results, known
     differences, the paper's recipe.

@@ -45,7 +45,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which an answer is given up.")] = 60.0,
     drain: Annotated[float, typer.Option(min=1, help="Seconds for what is in flight when told to end.")] = 60.0,
 ) -> None:
-    """Serves a model over HTTP.
+    """Serve a model over HTTP.
 
     POST an image to /predict; the page at / shows how that looks, /openapi.json describes the rest. The server follows
     its target: when the alias moves, or the folder's files are replaced, it loads the other version beside the one

@@ -35,7 +35,7 @@ def train(
     option: Options = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
 ) -> None:
-    """Trains an architecture on labelled images.
+    """Train an architecture on labelled images.
 
     Interrupted, the same command goes on where it stopped. DATA is a dataset folder, or any folder whose layout is
     known; that is converted first, to OUT.data.
@@ -78,7 +78,7 @@ def train(
 
 
 def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -> TrainSettings:
-    """The defaults, under the paper's recipe where asked for, under what the command line says."""
+    """Return the defaults, under the paper's recipe where asked for, under what the command line says."""
     from segmodels.catalog.recipes import from_scratch
     from segmodels.settings.parse import build, parse
     from segmodels.settings.schema import TrainSettings, merge, on_recipe, with_defaults
@@ -94,7 +94,7 @@ def _settings(card: ModelInfo, pairs: Sequence[str], given: Mapping[str, Any]) -
 def _signature(
     settings: TrainSettings, options: Mapping[str, Any], backbone: str | None, seed: int, dataset: Path
 ) -> str:
-    """Changes with the settings and the data's files, so that training goes on only with what it began with."""
+    """Change with the settings and the data's files, so that training goes on only with what it began with."""
     files = sorted((str(p.relative_to(dataset)), p.stat().st_size) for p in dataset.rglob("*") if p.is_file())
     content = [dataclasses.asdict(settings), dict(options), backbone, seed, files]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

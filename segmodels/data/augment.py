@@ -50,7 +50,7 @@ class Augmentation:
 def augment(
     image: Tensor, label: Tensor, how: Augmentation, rng: np.random.Generator, mean: Tensor, std: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One augmented, normalised sample.
+    """Return one augmented, normalised sample.
 
     Args:
         image: uint8 `[3, H, W]`.
@@ -91,7 +91,7 @@ def augment(
 
 
 def focus_box(label: Tensor, rng: np.random.Generator, *, loose: bool) -> tuple[int, int, int, int]:
-    """A window (top, left, bottom, right) around a random object of a label.
+    """Return a window (top, left, bottom, right) around a random object of a label.
 
     An object is a connected region of one class. DeconvNet (Noh et al., ICCV 2015, section 4.1) trains first on
     windows 1.2 times as large as an object, the object in the middle, then on proposals that merely overlap objects.
@@ -126,7 +126,7 @@ def focus_box(label: Tensor, rng: np.random.Generator, *, loose: bool) -> tuple[
 
 
 def joint_transforms(named: Mapping[str, Mapping[str, Any]]) -> JointTransforms | None:
-    """The transforms of `torchvision.transforms.v2` with these names and keywords, in this order; None for none."""
+    """Return the transforms of `torchvision.transforms.v2` with these names and keywords, in order; None for none."""
     return JointTransforms(named) if named else None
 
 
@@ -202,7 +202,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class ids `[H, W]` to another size; each takes the label at its centre."""
+    """Return class ids `[H, W]` to another size; each takes the label at its centre."""
     if tuple(label.shape) == tuple(size):
         return label
     rows = _centers(label.shape[0], size[0])

@@ -65,7 +65,7 @@ class Rule:
     most: float | None = None
 
     def broken(self, rows: Sequence[Row]) -> list[int]:
-        """The indices of the rows that do not meet it."""
+        """Return the indices of the rows that do not meet it."""
         if self.holds == "unique":
             keys = [tuple(row[c] for c in self.columns) for row in rows]
             held: dict[tuple[Any, ...], int] = {}
@@ -108,14 +108,14 @@ class Outcome:
 
     @classmethod
     def of(cls, rule: Rule, rows: Sequence[Row], broken: Sequence[int]) -> Outcome:
-        """The outcome of a rule that these rows do not meet."""
+        """Return the outcome of a rule that these rows do not meet."""
         bad = [rows[i] for i in broken]
         files = dict.fromkeys(file for row in bad for file in rule.files(row))
         return cls(rule.name, rule.severity, len(rows), tuple(rule.describe(row) for row in bad), tuple(files))
 
 
 def check(root: Path, limits: Limits | None = None) -> list[str]:
-    """Judges a dataset folder; gives its warnings.
+    """Judge a dataset folder; gives its warnings.
 
     Raises:
         DatasetError: It has errors; the message lists the first twenty.
@@ -129,7 +129,7 @@ def check(root: Path, limits: Limits | None = None) -> list[str]:
 
 
 def complaint(details: Sequence[str], heading: str) -> str:
-    """One sentence for one error, a list under a heading for several."""
+    """Return one sentence for one error, a list under a heading for several."""
     if len(details) == 1:
         return details[0]
     rest = f"\n  … and {len(details) - LISTED} more" if len(details) > LISTED else ""
@@ -137,12 +137,12 @@ def complaint(details: Sequence[str], heading: str) -> str:
 
 
 def judge(found: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:
-    """Applies every rule to the tables and returns its outcome, in order."""
+    """Apply every rule to the tables and return its outcome, in order."""
     return [Outcome.of(r, found[r.table], r.broken(found[r.table])) for r in rules(info, limits)]
 
 
 def tables(rows: Sequence[Row], lost: Sequence[Row], info: DatasetInfo) -> dict[str, list[dict[str, Any]]]:
-    """What `scan` and `strays` found, as the rules see it."""
+    """Return what `scan` and `strays` found, as the rules see it."""
     return {
         "samples": _samples(rows),
         "strays": [dict(row) for row in lost],
@@ -152,7 +152,7 @@ def tables(rows: Sequence[Row], lost: Sequence[Row], info: DatasetInfo) -> dict[
 
 
 def _classes(rows: Sequence[Row], info: DatasetInfo) -> list[dict[str, Any]]:
-    """A row per class: `class`, `id`, and `<split>_pixels` and `<split>_fraction` (of what is not void)."""
+    """Return a row per class: `class`, `id`, and `<split>_pixels` and `<split>_fraction` (of what is not void)."""
     found: list[dict[str, Any]] = [{"class": name, "id": i} for i, name in enumerate(info.class_names)]
     for split in SPLITS:
         mine = [row for row in rows if row["split"] == split]
@@ -233,7 +233,7 @@ def _splits(rows: Sequence[Row], info: DatasetInfo) -> list[dict[str, Any]]:
 
 
 def rules(info: DatasetInfo, limits: Limits) -> list[Rule]:
-    """Every rule of a dataset, errors before warnings."""
+    """Return every rule of a dataset, errors before warnings."""
     return [*_errors(info, limits), *_warnings(limits)]
 
 

@@ -89,7 +89,7 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, root: Path | str) -> DatasetInfo:
-        """Reads `root/dataset.json`.
+        """Read `root/dataset.json`.
 
         Raises:
             DatasetError: The file is missing or not a description of a dataset.
@@ -122,7 +122,7 @@ class DatasetInfo:
         return described
 
     def write(self, root: Path | str) -> None:
-        """Writes `root/dataset.json`."""
+        """Write `root/dataset.json`."""
         content = {key: value for key, value in asdict(self).items() if key != "sequences" or value}
         Path(root, INFO_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -148,7 +148,7 @@ def _check_described(info: DatasetInfo, path: Path) -> None:
 
 
 def samples(root: Path | str, split: str) -> list[Sample]:
-    """The samples of a split, sorted by id.
+    """Return the samples of a split, sorted by id.
 
     Raises:
         DatasetError: The split does not exist, or an image has no label.
@@ -168,7 +168,7 @@ def samples(root: Path | str, split: str) -> list[Sample]:
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """An image file as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says.
+    """Return an image file as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says.
 
     Raises:
         DatasetError: The file is not an image or is truncated.
@@ -178,7 +178,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def read_label(path: Path | str) -> np.ndarray:
-    """A label file as class ids, uint8 `[H, W]`; palette images give their indices.
+    """Return a label file as class ids, uint8 `[H, W]`; palette images give their indices.
 
     Raises:
         DatasetError: The file is unreadable or not a single-channel 8-bit image.
@@ -251,7 +251,7 @@ class DatasetWriter:
         replace(self.part, self.root)
 
     def path(self, split: str, kind: str, name: str) -> Path:
-        """Where a file of the sample goes; its folder exists afterwards."""
+        """Return where a file of the sample goes; its folder exists afterwards."""
         if split not in SPLITS:
             raise DatasetError(f"split {printable(repr(split))} is unknown; splits are {', '.join(SPLITS)}")
         file_name(kind, f"{split}: target")
@@ -263,7 +263,7 @@ class DatasetWriter:
     def add(
         self, split: str, sample_id: str, image: Path | np.ndarray, label: Path | np.ndarray, *, sequence: str = ""
     ) -> None:
-        """Adds a sample.
+        """Add a sample.
 
         Args:
             split: `train`, `val` or `test`.

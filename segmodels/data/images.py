@@ -40,7 +40,7 @@ class TooManyPixelsError(ValueError):
 def open_image(
     file: Path | str | BinaryIO, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
-    """An image file whose header was read and judged, and nothing else of it.
+    """Open an image file; its header is read and judged, and nothing else of it.
 
     Args:
         file: The file.
@@ -69,7 +69,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """An opened image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says.
+    """Return an opened image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says.
 
     Raises:
         ValueError: It has more than 8 bits a channel.
@@ -107,7 +107,7 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Waits until these pixels fit, and counts them while the body runs."""
+        """Wait until these pixels fit, and counts them while the body runs."""
         with self._changed:
             self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self.limit)
             self._held += pixels

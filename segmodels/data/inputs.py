@@ -19,7 +19,7 @@ class ImageInputError(UserError, ValueError):
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """An image as RGB, uint8 `[H, W, 3]`.
+    """Return an image as RGB, uint8 `[H, W, 3]`.
 
     Args:
         image: A path, an image of pillow, or an array `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (alpha is left

@@ -65,7 +65,7 @@ class Decoded:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image, uint8 `[3, H, W]` (channels last in memory), and label, uint8 `[H, W]`."""
+        """Return image, uint8 `[3, H, W]` (channels last in memory), and label, uint8 `[H, W]`."""
         if index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
@@ -121,7 +121,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next iteration."""
+        """Choose the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -182,7 +182,7 @@ def training_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, w
 
 
 def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A batch of samples of one size."""
+    """Return a batch of samples of one size."""
     sizes = {tuple(label.shape) for _, label in samples}
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)[:3])

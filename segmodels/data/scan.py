@@ -40,7 +40,7 @@ class Found:
 
 
 def scan(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
-    """A row for every sample of the dataset folder `root`, sorted by split and id.
+    """Return a row for every sample of the dataset folder `root`, sorted by split and id.
 
     Columns: `split`, `id`, `image`, `label` (paths relative to `root`), `image_sha256`, `label_sha256`,
     `pixels_sha256` (of the decoded image), `width`, `height`, `label_width`, `label_height`, `readable`,
@@ -55,7 +55,7 @@ def scan(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
 
 
 def find(root: Path) -> Iterator[Found]:
-    """The samples of all splits; an image without a label as well."""
+    """Yield the samples of all splits; an image without a label as well."""
     for split in SPLITS:
         for image in _images(root / split / "images"):
             label = root / split / "labels" / f"{image.stem}.png"
@@ -63,7 +63,7 @@ def find(root: Path) -> Iterator[Found]:
 
 
 def strays(root: Path) -> list[dict[str, Any]]:
-    """Files that belong to no sample: `path`, and `why`."""
+    """Return files that belong to no sample: `path`, and `why`."""
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
         folder = root / split / "images"
@@ -77,7 +77,7 @@ def strays(root: Path) -> list[dict[str, Any]]:
 
 
 def columns(classes: int) -> list[str]:
-    """The columns of a row of `scan`."""
+    """Return the columns of a row of `scan`."""
     return [*_COLUMNS, *(f"class_{i}" for i in range(classes))]
 
 
@@ -136,7 +136,7 @@ def _label_columns(root: Path, name: str, num_classes: int) -> dict[str, Any]:
 
 
 def _reading(reader: Any, data: bytes, name: str) -> np.ndarray:
-    """Decodes bytes with one of the dataset's readers, and has its error name the file."""
+    """Decode bytes with one of the dataset's readers, and has its error name the file."""
     try:
         pixels: np.ndarray = reader(io.BytesIO(data))
     except DatasetError as error:
@@ -146,7 +146,7 @@ def _reading(reader: Any, data: bytes, name: str) -> np.ndarray:
 
 
 def _check_whole(data: bytes, name: str) -> None:
-    """Finds what decoding alone forgives: a PNG cut or damaged behind its last pixel, and a JPEG without its end."""
+    """Find what decoding alone forgives: a PNG cut or damaged behind its last pixel, and a JPEG without its end."""
     try:
         with open_image(io.BytesIO(data)) as image:
             if image.format == "PNG":

@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 
 def image_sizes(paths: Iterable[Path]) -> Counter[Size]:
-    """How many images have each size, (height, width), as they are read: turned upright.
+    """Return how many images have each size, (height, width), as they are read: turned upright.
 
     Raises:
         DatasetError: A file is no image.
@@ -28,7 +28,7 @@ def image_sizes(paths: Iterable[Path]) -> Counter[Size]:
 
 
 def training_crop(sizes: Counter[Size]) -> Size | None:
-    """The crop for images of several sizes; None where they have one.
+    """Return the crop for images of several sizes; None where they have one.
 
     Its sides are those of the median image, in multiples of 32 and at most 1024: half of the images fill it, and what
     is smaller is padded with ignored pixels.

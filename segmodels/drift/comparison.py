@@ -93,7 +93,7 @@ class Drift:
 def compare(
     profile: Profile, seen: Sequence[Seen], *, alpha: float = ALPHA, resamples: int = 1000, seed: int = 0
 ) -> Drift:
-    """Compares images with a profile.
+    """Compare images with a profile.
 
     Args:
         profile: The reference.
@@ -180,7 +180,7 @@ def _numbers(profile: Profile, sample: _Sample, name: str) -> tuple[np.ndarray, 
 
 @functools.lru_cache(maxsize=64)
 def _null(key: _Key, size: int, resamples: int, seed: int) -> np.ndarray:
-    """Distances `[resamples, features]` between samples that are both drawn from the reference.
+    """Return distances `[resamples, features]` between samples that are both drawn from the reference.
 
     One has as many images as the reference, the other as many as are compared: what is compared was drawn from the
     same source as the reference itself was, and both are subject to chance.
@@ -201,12 +201,12 @@ def _null(key: _Key, size: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Each value's place among the distinct ones: distances need their order alone."""
+    """Return each value's place among the distinct ones: distances need their order alone."""
     return np.unique(values, return_inverse=True)[1]
 
 
 def _of_ranks(ranks: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
-    """The Kolmogorov-Smirnov distance of two samples, without sorting."""
+    """Return the Kolmogorov-Smirnov distance of two samples, without sorting."""
     kinds = int(ranks.max()) + 1
     first = np.bincount(ranks[one], minlength=kinds).cumsum() / len(one)
     second = np.bincount(ranks[two], minlength=kinds).cumsum() / len(two)
@@ -214,7 +214,7 @@ def _of_ranks(ranks: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _kolmogorov_smirnov(before: np.ndarray, now: np.ndarray) -> float:
-    """The largest distance of two empirical distribution functions."""
+    """Return the largest distance of two empirical distribution functions."""
     before, now = np.sort(before), np.sort(now)
     places = np.concatenate([before, now])
     first = np.searchsorted(before, places, side="right") / len(before)
@@ -265,7 +265,7 @@ def _finding(
 
 
 def _in_tenths(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of both in bins that hold a tenth of the reference each."""
+    """Return shares of both in bins that hold a tenth of the reference each."""
     edges = np.unique(np.quantile(before, np.linspace(0.1, 0.9, 9)))
     # A reference of one value has a bin of its own for it, with what lies below and above on either side.
     if before.min() == before.max():
@@ -276,7 +276,7 @@ def _in_tenths(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _psi(before: np.ndarray, now: np.ndarray, counts: tuple[int, int] | None = None) -> float:
-    """Population stability index of two distributions, less what chance adds to it; at least 0.
+    """Return the population stability index of two distributions, less what chance adds to it; at least 0.
 
     Args:
         before: Shares in the reference.
@@ -291,12 +291,12 @@ def _psi(before: np.ndarray, now: np.ndarray, counts: tuple[int, int] | None = N
 
 
 def _least(mean: np.ndarray) -> np.ndarray:
-    """The standard deviation below which numbers count as all the same."""
+    """Return the standard deviation below which numbers count as all the same."""
     return np.asarray(1e-3 + 1e-3 * np.abs(mean))
 
 
 def _order(finding: Finding) -> tuple[bool, bool, float]:
-    """What drifted first; of these single numbers, the most moved one first, since distributions name no cause."""
+    """Return what drifted first; of these single numbers, the most moved first, since distributions name no cause."""
     is_number = math.isfinite(finding.shift)
     cause = is_number and finding.name != CONFIDENCE
     return not finding.drifted, not cause, -abs(finding.shift) if is_number else -finding.psi

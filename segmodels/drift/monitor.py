@@ -35,7 +35,7 @@ class Monitor:
         self._lock = threading.Lock()
 
     def add(self, image: np.ndarray, classes: np.ndarray, confidence: np.ndarray | None = None) -> None:
-        """Takes an answered image into account.
+        """Take an answered image into account.
 
         Args:
             image: RGB uint8 `[H, W, 3]`.
@@ -58,7 +58,7 @@ class Monitor:
         return self.refresh * math.ceil(LEAST / self.refresh)
 
     def drift(self) -> Drift | None:
-        """The newest comparison; None before there are enough images."""
+        """Return the newest comparison; None before there are enough images."""
         with self._lock:
             full = len(self._last) == self._last.maxlen
             # Multiples of `refresh`, so that only few sizes of samples have to be drawn from the reference.
@@ -73,13 +73,13 @@ class Monitor:
         return drift
 
     def prometheus(self) -> str:
-        """The newest comparison in Prometheus' text format; empty before there are enough images."""
+        """Return the newest comparison in Prometheus' text format; empty before there are enough images."""
         drift = self.drift()
         return prometheus(drift) if drift is not None else ""
 
 
 def prometheus(drift: Drift, labels: Mapping[str, str] | None = None) -> str:
-    """A comparison in Prometheus' text format.
+    """Return a comparison in Prometheus' text format.
 
     Args:
         drift: The comparison.

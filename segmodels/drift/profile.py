@@ -96,7 +96,7 @@ class Profile:
     prediction: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON; the same profile gives the same bytes."""
+        """Write it as JSON; the same profile gives the same bytes."""
         content = {
             "format": FORMAT,
             "classes": list(self.classes),
@@ -114,7 +114,7 @@ class Profile:
 
     @classmethod
     def read(cls, path: Path | str) -> Profile:
-        """Reads what `write` wrote.
+        """Read what `write` wrote.
 
         Raises:
             DriftError: The file is missing or not a profile.
@@ -146,7 +146,7 @@ class Profile:
 
 
 def describe(image: np.ndarray) -> Seen:
-    """What the picture itself is like; a few milliseconds.
+    """Return what the picture itself is like; a few milliseconds.
 
     Args:
         image: RGB uint8 `[H, W, 3]`, at least 4 x 4.
@@ -184,7 +184,7 @@ def describe(image: np.ndarray) -> Seen:
 def describe_prediction(
     classes: np.ndarray, confidence: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """Class mix, mean confidence and confidence of each class, as `Seen` has them.
+    """Return class mix, mean confidence and confidence of each class, as `Seen` has them.
 
     Args:
         classes: Class ids `[H, W]`, each below `num_classes`.
@@ -199,7 +199,7 @@ def describe_prediction(
 
 
 def see(image: np.ndarray, classes: np.ndarray, confidence: np.ndarray | None, num_classes: int) -> Seen:
-    """What is kept of an image and its prediction.
+    """Return what is kept of an image and its prediction.
 
     Args:
         image: RGB uint8 `[H, W, 3]`.
@@ -221,7 +221,7 @@ def build_profile(
     predicted: Sequence[tuple[np.ndarray, float, np.ndarray]],
     prediction: Mapping[str, Any],
 ) -> Profile:
-    """A model's profile: the training images as they are, and what it makes of images that it has not seen.
+    """Return a model's profile: the training images as they are, and what it makes of images that it has not seen.
 
     Args:
         data: Dataset folder; its training images are read, `REFERENCE_IMAGES` of them at most.
@@ -249,7 +249,7 @@ def build_profile(
 
 
 def confidence_by_class(mix: np.ndarray, by_class: np.ndarray) -> np.ndarray:
-    """Mean probability over all pixels predicted as a class `[C]`, from that of each image.
+    """Return mean probability over all pixels predicted as a class `[C]`, from that of each image.
 
     Args:
         mix: Share of each image's pixels, `[N, C]`.
@@ -286,7 +286,7 @@ def _texture(luma: np.ndarray) -> tuple[float, float]:
 
 
 def _rounded(values: np.ndarray, digits: int = _DIGITS) -> Any:
-    """Nested lists of numbers with few digits; NaN as null."""
+    """Return nested lists of numbers with few digits; NaN as null."""
     if values.ndim > 1:
         return [_rounded(row, digits) for row in values]
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]

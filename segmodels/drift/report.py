@@ -119,7 +119,7 @@ def measure(
     device: str = "auto",
     on_done: Callable[[Path], None] = lambda path: None,
 ) -> tuple[Report, list[Seen], Predictor]:
-    """Compares image files with a profile.
+    """Compare image files with a profile.
 
     Args:
         images: The files; one that cannot be read is told of and left out.
@@ -168,13 +168,13 @@ def measure(
 
 
 def predict_and_see(image: np.ndarray, predictor: Predictor) -> Seen:
-    """What is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model makes of it."""
+    """Return what is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model makes of it."""
     confidence, classes = (value.cpu().numpy() for value in predictor.probabilities(image).max(0))
     return see(image, classes, confidence, len(predictor.config.classes))
 
 
 def to_label(profile: Profile, drift: Drift) -> int:
-    """How many images to label in a first round."""
+    """Return how many images to label in a first round."""
     if not drift.drifted:
         return 0
     wanted = max(LEAST_TO_LABEL, math.ceil(SHARE_TO_LABEL * profile.images.get("train", 0)))
@@ -182,7 +182,7 @@ def to_label(profile: Profile, drift: Drift) -> int:
 
 
 def candidates(profile: Profile, paths: Sequence[Path], seen: Sequence[Seen]) -> list[Candidate]:
-    """The images, those first of which the model is least sure and which are least like the reference.
+    """Return the images, those first of which the model is least sure and which are least like the reference.
 
     Both orders count the same: an image's place is the sum of its two ranks.
     """
@@ -197,7 +197,7 @@ def candidates(profile: Profile, paths: Sequence[Path], seen: Sequence[Seen]) ->
 
 
 def concerns(profile: Profile, seen: Sequence[Seen]) -> list[Concern]:
-    """The classes of which the model is less sure than it was, or which it sees half as much or twice as often."""
+    """Return the classes of which the model is less sure now, or which it sees half as much or twice as often."""
     mixes = np.stack([one.mix for one in seen if one.mix is not None])
     by_class = np.stack([one.by_class for one in seen if one.by_class is not None])
     now, before = mixes.mean(0), profile.mix.mean(0)
@@ -213,7 +213,7 @@ def concerns(profile: Profile, seen: Sequence[Seen]) -> list[Concern]:
 
 
 def write(out: Path, report: Report, profile: Profile, seen: Sequence[Seen], predictor: Predictor) -> None:
-    """Writes the report in the format of the file's suffix: `.html`, `.json` or `.prom`.
+    """Write the report in the format of the file's suffix: `.html`, `.json` or `.prom`.
 
     Raises:
         DriftError: The suffix is another.
@@ -229,13 +229,13 @@ def write(out: Path, report: Report, profile: Profile, seen: Sequence[Seen], pre
 
 
 def check_suffix(out: Path) -> None:
-    """Raises a `DriftError` where `out` is no file that `write` can write."""
+    """Raise a `DriftError` where `out` is no file that `write` can write."""
     if out.suffix not in _FORMATS:
         raise DriftError(f"{out}: its suffix tells no format; give a name that ends in {', '.join(_FORMATS)}")
 
 
 def page(report: Report, profile: Profile, seen: Sequence[Seen], predictor: Predictor) -> str:
-    """The report as one HTML file that needs nothing else."""
+    """Return the report as one HTML file that needs nothing else."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -278,7 +278,7 @@ def _column(profile: Profile, seen: Sequence[Seen], name: str) -> tuple[np.ndarr
 
 
 def _bars(before: np.ndarray, now: np.ndarray) -> dict[str, Any]:
-    """Two histograms over the same bins as points of an SVG's polygons, 240 x 56, with the range."""
+    """Return two histograms over the same bins as points of an SVG's polygons, 240 x 56, with the range."""
     low, high = float(min(before.min(), now.min())), float(max(before.max(), now.max()))
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
@@ -297,7 +297,7 @@ def _steps(heights: np.ndarray) -> str:
 
 
 def _thumbnail(path: Path, predictor: Predictor) -> dict[str, str]:
-    """The image and the prediction over it, as data addresses."""
+    """Return the image and the prediction over it, as data addresses."""
     image = read_image(path)
     mixed = overlay(image, predictor.predict(image), predictor.config.palette, 0.55)
     return {"image": _data_address(image), "overlay": _data_address(mixed)}
@@ -332,7 +332,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Each value's place in ascending order; equal ones share it."""
+    """Return each value's place in ascending order; equal ones share it."""
     return np.searchsorted(np.sort(values), values, side="left")
 
 

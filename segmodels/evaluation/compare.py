@@ -155,7 +155,7 @@ def units(sequences: np.ndarray) -> np.ndarray:
 
 
 def fewest_images(confidence: float) -> int:
-    """Images, or other units, from which on a difference can be more than chance.
+    """Return images, or other units, from which on a difference can be more than chance.
 
     With fewer even images that all agree are no surprise: a sign test would not reject (0.95: six).
     """
@@ -165,7 +165,7 @@ def fewest_images(confidence: float) -> int:
 def _simultaneous(
     points: np.ndarray, draws: np.ndarray, count: int, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals that hold for all models at once.
+    """Return intervals that hold for all models at once.
 
     Args:
         points: The difference of each model, `[K]`.
@@ -185,7 +185,7 @@ def _simultaneous(
 
 
 def _interval(differences: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of each column; NaN where a figure never exists."""
+    """Return percentile interval of each column; NaN where a figure never exists."""
     tail = (1 - confidence) / 2
     ends = np.full((2, differences.shape[1]), np.nan)
     for i, column in enumerate(differences.T):

@@ -70,7 +70,7 @@ def evaluate(
     *,
     device: str = "auto",
 ) -> Quality:
-    """Evaluates a model folder on `test` (on `val` where there is no test split, saying so) and writes `out`.
+    """Evaluate a model folder on `test` (on `val` where there is no test split, saying so) and write `out`.
 
     `out` holds `metrics.json`, `speed.json`, `per_class.csv`, `confusion.csv`, `per_image.npz`, `profile.json`
     (`segmodels.drift`), `pictures/` and `predictions/`.
@@ -105,7 +105,7 @@ def evaluate(
 def _measure(
     predictor: Predictor, data: Path, split: str, settings: EvaluateSettings, part: Path
 ) -> tuple[Quality, list[Sample]]:
-    """Runs the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
+    """Run the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
     config = predictor.config
     classes = len(config.classes)
     decoded = Decoded(data, split)
@@ -141,7 +141,7 @@ def _measure(
 
 
 def _column_means(values: np.ndarray) -> np.ndarray:
-    """The mean of each column `[N, C]` over the images that have the class; NaN where none has it."""
+    """Return the mean of each column `[N, C]` over the images that have the class; NaN where none has it."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(0)
     return np.divide(total, known.sum(0), out=np.full(values.shape[1], np.nan), where=known.any(0))
@@ -180,7 +180,7 @@ def _write_quality(part: Path, config: ModelConfig, quality: Quality) -> None:
 
 
 def _write_speed(part: Path, predictor: Predictor, image: np.ndarray) -> None:
-    """Writes what a prediction of one image costs, with all that evaluation averaged: what is served takes as long."""
+    """Write what a prediction of one image costs, with all that evaluation averaged: what is served takes as long."""
     device = predictor.device
     size = predictor.image_size or image.shape[:2]
     speed = {

@@ -82,7 +82,9 @@ class Complete(nn.Module):
         self.std = nn.Buffer(torch.tensor(config.std))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, uint8 `[N, H, W, channels]`, to class ids, uint8 `[N, H, W]`, and their probability `[N, H, W]`."""
+        """Return images, uint8 `[N, H, W, channels]`, to class ids, uint8 `[N, H, W]`, and their probability `[N, H,
+        W]`.
+        """
         pixels = images.permute(0, 3, 1, 2).float()
         if self.size is not None:
             pixels = _resize_like_uint8(pixels, self.size)
@@ -94,7 +96,7 @@ class Complete(nn.Module):
 
 
 def _resize_like_uint8(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `resize_image` does with uint8, in float32 `[N, channels, H, W]`, which every runtime can resize.
+    """Return what `resize_image` does with uint8, in float32 `[N, channels, H, W]`, which every runtime can resize.
 
     torch resizes the rows of uint8 images first, then the columns, and rounds halves up after each.
     """
@@ -129,7 +131,7 @@ class Exported:
 
 
 def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Path | None = None) -> Exported:
-    """Writes a trained network to a file, which appears when it gives what the network gives on real images.
+    """Write a trained network to a file, which appears when it gives what the network gives on real images.
 
     The raw form, and the complete form of a model without an input size of its own, take images from 64 x 64.
 
@@ -180,7 +182,8 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
 def check_images(
     config: ModelConfig, data: Path | None, *, split: str = "val", count: int = CHECKED_IMAGES, resized: bool = False
 ) -> list[np.ndarray]:
-    """Real images, RGB uint8 `[H, W, 3]`, spread evenly over a split; without a dataset folder those of `streets`.
+    """Return real images, RGB uint8 `[H, W, 3]`, spread evenly over a split; without a dataset folder those of
+    `streets`.
 
     Args:
         config: The model's description.
@@ -240,7 +243,7 @@ def _onnx(network: nn.Module, example: Tensor, config: ModelConfig, path: Path) 
 
 
 def onnx_run(path: Path) -> Run:
-    """A function that runs an ONNX file on the processor.
+    """Return a function that runs an ONNX file on the processor.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -263,19 +266,19 @@ def _torchscript(network: nn.Module, example: Tensor, config: ModelConfig, path:
 
 
 def _program(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The graph with free batch, height and width."""
+    """Return the graph with free batch, height and width."""
     # A named Dim has a range, and the guards that odd sizes bring contradict it; AUTO finds the range.
     free = dict.fromkeys((0, *_sides(network)), torch.export.Dim.AUTO)
     return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
 def _sides(network: nn.Module) -> tuple[int, int]:
-    """Where height and width stand in the input's shape."""
+    """Return where height and width stand in the input's shape."""
     return (2, 3) if isinstance(network, Logits) else (1, 2)
 
 
 def _check_logits(network: Logits, run: Run, channels: int) -> None:
-    """Compares with the network itself on sizes that the exporter has not seen."""
+    """Compare with the network itself on sizes that the exporter has not seen."""
     for batch, height, width in _CHECKED:
         images = torch.randn(batch, channels, height, width)
         wanted = network(images)
@@ -290,7 +293,7 @@ def _check_logits(network: Logits, run: Run, channels: int) -> None:
 def _agreement(
     network: nn.Module, run: Run, folder: Path, config: ModelConfig, images: Sequence[np.ndarray]
 ) -> tuple[float, int]:
-    """Share of the images' pixels that get the class that the network gives them, and how many were compared."""
+    """Return share of the images' pixels that get the class that the network gives them, and how many were compared."""
     same = total = 0
     if isinstance(network, Logits):
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
@@ -312,7 +315,7 @@ def _agreement(
 
 
 def _batches(images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-    """Neighbours of the same size in twos."""
+    """Yield neighbours of the same size in twos."""
     start = 0
     while start < len(images):
         stop = start + 2 if start + 1 < len(images) and images[start].shape == images[start + 1].shape else start + 1
@@ -329,7 +332,7 @@ def _ran(run: Run, images: Tensor, height: int, width: int) -> tuple[Tensor, ...
 
 @functools.lru_cache(maxsize=2)
 def _streets(channels: int) -> tuple[np.ndarray, ...]:
-    """Three images of two sizes; noise where images have no three channels."""
+    """Return three images of two sizes; noise where images have no three channels."""
     sizes = ((96, 128), (96, 128), (112, 80))
     if channels != 3:
         rng = np.random.default_rng(0)
@@ -344,7 +347,7 @@ def _tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def _descriptions(network: nn.Module, config: ModelConfig) -> dict[str, str]:
-    """The texts that a file carries."""
+    """Return the texts that a file carries."""
     classes, channels = len(config.classes), config.in_channels
     if isinstance(network, Logits):
         given = _value("images", "float32", "batch", channels, "height", "width")
@@ -366,14 +369,14 @@ def _value(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
 
 
 def first_sentence(error: Exception) -> str:
-    """Exporters explain themselves over pages, in colour."""
+    """Return the first sentence of an exporter, which explains itself over pages, in colour."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return re.split(r"\.\s|\n", text)[0] if text else type(error).__name__
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters' advice to their developers is no use to who exports."""
+    """Keep the exporters' advice to their developers from who exports."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -71,7 +71,7 @@ class Quantized:
 
 
 def export_int8(folder: Path, out: Path, data: Path, *, count: int = CALIBRATION_IMAGES) -> Quantized:
-    """Writes a trained network, from images to class ids, as ONNX in int8; the figures go into the file as `int8.json`.
+    """Write a trained network, from images to class ids, as ONNX in int8; the figures go into the file as `int8.json`.
 
     Args:
         folder: Model folder.
@@ -136,7 +136,7 @@ def _quantize(plain: Path, small: Path, images: Sequence[np.ndarray]) -> None:
 
 
 def _outside(path: Path) -> list[str]:
-    """The nodes before and after the network, by the module that the exporter noted for each."""
+    """Return the nodes before and after the network, by the module that the exporter noted for each."""
     import onnx
 
     return [node.name for node in onnx.load(path).graph.node if "model" not in _modules(node)]
@@ -182,7 +182,7 @@ def _validation(data: Path) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
 
 
 def _milliseconds(runs: Sequence[Run], image: np.ndarray) -> tuple[float, float]:
-    """The median time of each, taken in turns: what else the machine does falls on both."""
+    """Return the median time of each, taken in turns: what else the machine does falls on both."""
     batch = torch.tensor(image[None])
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(_TIMED_IMAGES + 1):

@@ -15,7 +15,7 @@ from segmodels.settings.schema import CRFSettings, PredictSettings
 
 
 def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Class ids, uint8 `[N, H, W]`, and their scores, of logits or probabilities `[N, C, H, W]`.
+    """Return class ids, uint8 `[N, H, W]`, and their scores, of logits or probabilities `[N, C, H, W]`.
 
     Of equal scores the first class is taken.
     """
@@ -116,14 +116,14 @@ def sliding(
 
 
 def full_resolution(probs: Tensor, size: Sequence[int]) -> Tensor:
-    """Probabilities `[N, C, h, w]` at another size, bilinear."""
+    """Return probabilities `[N, C, h, w]` at another size, bilinear."""
     if tuple(probs.shape[-2:]) == tuple(size):
         return probs
     return F.interpolate(probs, tuple(size), mode="bilinear", align_corners=False)
 
 
 def refined(probs: Tensor, images: Sequence[np.ndarray], crf: CRFSettings | None) -> Tensor:
-    """Probabilities after a fully connected CRF; as they are where there is none.
+    """Return probabilities after a fully connected CRF; as they are where there is none.
 
     Args:
         probs: `[N, C, H, W]`.

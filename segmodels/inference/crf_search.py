@@ -47,7 +47,7 @@ def tune_crf(
     start: CRFSettings | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """Tries settings on images spread over the `val` split.
+    """Try settings on images spread over the `val` split.
 
     Args:
         predictor: The model, without a CRF of its own.
@@ -105,6 +105,6 @@ def _miou(
 
 
 def _spread(found: Sequence[Sample], count: int) -> list[Sample]:
-    """That many samples at equal distances: neighbours in a video show the same street."""
+    """Return that many samples at equal distances: neighbours in a video show the same street."""
     places = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
     return [found[place] for place in places]

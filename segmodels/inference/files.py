@@ -41,7 +41,7 @@ def run(
     on_done: Callable[[Job], None] = lambda job: None,
     on_problem: Callable[[str], None] = lambda problem: None,
 ) -> Outcome:
-    """Predicts every input; one that cannot be read does not stop the others.
+    """Predict every input; one that cannot be read does not stop the others.
 
     Args:
         jobs: From `plan`.
@@ -87,7 +87,7 @@ def _predict_image(job: Job, model: Model, alpha: float) -> None:
 
 
 def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_frame: Callable[[Job], None]) -> None:
-    """Predicts what lies on this machine, to this machine."""
+    """Predict what lies on this machine, to this machine."""
     _parent(job)
     if job.input.kind == "image":
         _predict_image(job, model, alpha)
@@ -108,7 +108,7 @@ def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_f
 
 @contextlib.contextmanager
 def _staged(job: Job) -> Iterator[Job]:
-    """The job with all its files on this machine; leaving it stores what was written."""
+    """Give the job with all its files on this machine; leaving it stores what was written."""
     source, store = job.input, job.store
     if source.store is None and store is None:
         yield job

@@ -47,7 +47,7 @@ class Model(Protocol):
     config: Any
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Class ids, uint8 `[H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
+        """Return class ids, uint8 `[H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Job:
 
 
 def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[Input], list[str]]:
-    """The files behind the given paths, folders with all that is below them, and a sentence for each bad path.
+    """Return the files behind the given paths, folders with all that is below them, and a sentence for each bad path.
 
     Results of an earlier run are no inputs: those in a folder of their own, and among images those with our mark.
 
@@ -137,7 +137,7 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
 
 
 def plan(inputs: Sequence[Input], out: Path | Store, *, masks: bool = True, overlays: bool = True) -> list[Job]:
-    """Gives each input's results a name of their own.
+    """Give each input's results a name of their own.
 
     Inputs that differ in their suffix alone keep it (`a.jpg.png`); those that still collide get the name of their
     folder in front, or a number.
@@ -161,7 +161,7 @@ def plan(inputs: Sequence[Input], out: Path | Store, *, masks: bool = True, over
 
 
 def is_result(file: Path | BinaryIO, suffix: str = "") -> bool:
-    """Whether a file carries the mark of a result of this module.
+    """Tell whether a file carries the mark of a result of this module.
 
     Args:
         file: The file.
@@ -187,7 +187,7 @@ def _lies_in(path: Path, out: Path | Store) -> bool:
 
 
 def _media(folder: Path, out: Path | Store) -> Iterator[tuple[Path, bool]]:
-    """Images and videos under `folder`, sorted, and whether each is a result; hidden ones left out."""
+    """Yield images and videos under `folder`, sorted, and whether each is a result; hidden ones left out."""
     # A folder of results below is left out as a whole; where they lie among the images, each is looked at.
     apart = _lies_in(out, folder) and not _lies_in(folder, out) if isinstance(out, Path) else False
     for path in sorted(folder.rglob("*")):
@@ -200,7 +200,7 @@ def _media(folder: Path, out: Path | Store) -> Iterator[tuple[Path, bool]]:
 
 
 def _stored(store: Store, out: Path | Store) -> list[Input]:
-    """Images and videos in a store, sorted; hidden ones and those under `out` left out."""
+    """Return images and videos in a store, sorted; hidden ones and those under `out` left out."""
     if store.is_file:
         name = store.url.rpartition("/")[2]
         return [_stored_input(store.parent(), name)]
@@ -248,7 +248,7 @@ def _kind(path: Path) -> Kind:
 
 
 def _names(inputs: Sequence[Input]) -> list[str]:
-    """A name for each input's results, without suffix; all differ, also where case does not count."""
+    """Return a name for each input's results, without suffix; all differ, also where case does not count."""
 
     def forms(item: Input) -> list[str]:
         whole = item.place.as_posix()
@@ -269,5 +269,5 @@ def _names(inputs: Sequence[Input]) -> list[str]:
 
 
 def _folder(item: Input) -> str:
-    """The name of the folder that holds it."""
+    """Return the name of the folder that holds it."""
     return item.path.resolve().parent.name if item.store is None else item.shown.split("/")[-2]

@@ -67,7 +67,7 @@ class Predictor:
             self.model = channels_last(fuse_batch_norm(self.model, example))
 
     def predict(self, image: AnyImage) -> np.ndarray:
-        """Class ids, uint8 `[H, W]`, of an image.
+        """Return class ids, uint8 `[H, W]`, of an image.
 
         Args:
             image: A path, an image of pillow, or an array: RGB, RGBA or grey, uint8 or floats in 0..1
@@ -87,7 +87,7 @@ class Predictor:
         return self._by_size(images, confident=True)
 
     def predict_probabilities(self, image: AnyImage) -> np.ndarray:
-        """Probabilities, float32 `[C, H, W]`, of an image, given as for `predict`."""
+        """Return probabilities, float32 `[C, H, W]`, of an image, given as for `predict`."""
         probs: np.ndarray = self.probabilities(image).cpu().numpy()
         return probs
 
@@ -111,7 +111,7 @@ class Predictor:
 
     @torch.inference_mode()
     def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
+        """Return probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
         with turn(self.device.type):
             return self._probabilities(self._normalized(images), images)
 
@@ -119,7 +119,7 @@ class Predictor:
     def _most_likely(
         self, images: Sequence[np.ndarray], *, confident: bool
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Class maps, and where asked for their probabilities; a softmax of every class only where it is needed."""
+        """Return class maps, and where asked for their probabilities; a softmax of all classes only where needed."""
         with turn(self.device.type):
             return self._most_likely_now(images, confident=confident)
 
@@ -154,7 +154,7 @@ class Predictor:
 
 
 def fast_precision(device: torch.device | str) -> Precision:
-    """The precision in which a device is fastest: bf16 where the hardware multiplies it, else half or 32 bit."""
+    """Return the precision in which a device is fastest: bf16 where the hardware multiplies it, else half or 32 bit."""
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
     # Without AMX or AVX512-BF16 a CPU emulates bf16 and takes four times as long as fp32.
@@ -164,5 +164,5 @@ def fast_precision(device: torch.device | str) -> Precision:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The model with its weights in channels-last order, in place; faster nearly everywhere."""
+    """Return the model with its weights in channels-last order, in place; faster nearly everywhere."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

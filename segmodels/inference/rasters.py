@@ -44,7 +44,7 @@ class Span:
 
 
 def is_raster(file: Path | BinaryIO) -> bool:
-    """Whether a TIFF has a place on the earth, or is too large to be decoded whole."""
+    """Tell whether a TIFF has a place on the earth, or is too large to be decoded whole."""
     try:
         with open_image(file, formats=("TIFF",)) as image:
             tags = getattr(image, "tag_v2", {})
@@ -66,7 +66,7 @@ def predict_raster(
     alpha: float = 0.5,
     on_window: Callable[[], None] = lambda: None,
 ) -> None:
-    """Predicts a raster; results appear when they are whole.
+    """Predict a raster; results appear when they are whole.
 
     Args:
         path: A TIFF with 8-bit bands: red, green, blue, or one that is grey or has a palette; an alpha is a mask.
@@ -129,7 +129,7 @@ def predict_raster(
 
 
 def _check_held(path: Path, source: Any, held: int) -> int:
-    """Refuses more pixels with data than the file's bytes can hold; gives their number back.
+    """Refuse more pixels with data than the file's bytes can hold; gives their number back.
 
     Areas without data, which a sparse file leaves out, do not count: they are not predicted.
     """
@@ -143,7 +143,9 @@ def _check_held(path: Path, source: Any, held: int) -> int:
 
 
 def spans(length: int, window: int) -> Iterator[Span]:
-    """How a side is divided: every pixel is written once, and none near the end of what is read inside the raster."""
+    """Yield how a side is divided: every pixel is written once, and none near the end of what is read inside the
+    raster.
+    """
     window = min(window, length)
     core = max(1, window * 3 // 4)
     if core >= _BLOCK:
@@ -158,7 +160,7 @@ def spans(length: int, window: int) -> Iterator[Span]:
 
 
 def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
-    """What reads a window as RGB, uint8 `[H, W, 3]`, and where it has data, bool `[H, W]`."""
+    """Return what reads a window as RGB, uint8 `[H, W, 3]`, and where it has data, bool `[H, W]`."""
     from rasterio.enums import ColorInterp
 
     if set(source.dtypes) != {"uint8"}:
@@ -183,7 +185,7 @@ def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.nda
 
 
 def _created(source: Any, path: Path, palette: Sequence[Sequence[int]] | None) -> Any:
-    """A TIFF in the place of the source: of class ids where there is a palette, else of colours."""
+    """Return a TIFF in the place of the source: of class ids where there is a palette, else of colours."""
     import rasterio
 
     kind = {"count": 1, "nodata": IGNORE_INDEX, "compress": "deflate"}

@@ -17,7 +17,7 @@ JPEG_QUALITY = 92
 
 
 def write_mask(label: np.ndarray, palette: Sequence[Sequence[int]], path: Path) -> None:
-    """Writes class ids, uint8 `[H, W]`, as a palette PNG in the classes' colours, whole or not at all."""
+    """Write class ids, uint8 `[H, W]`, as a palette PNG in the classes' colours, whole or not at all."""
     image = (
         Image.fromarray(label, mode="P") if label.dtype == np.uint8 else Image.fromarray(label.astype(np.uint8), "P")
     )

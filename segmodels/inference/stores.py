@@ -29,7 +29,7 @@ class RemoteError(DatasetError):
 
 
 def is_remote(text: str) -> bool:
-    """Whether it is an address, not a path."""
+    """Tell whether it is an address, not a path."""
     return _SCHEME.match(text) is not None
 
 
@@ -59,7 +59,7 @@ class Store:
             self._fs, self._root = fsspec.core.url_to_fs(self.url, **options)
 
     def address(self, name: str | PurePosixPath) -> str:
-        """The whole address of a name."""
+        """Return the whole address of a name."""
         return f"{self.url}/{name}"
 
     @functools.cached_property
@@ -86,22 +86,22 @@ class Store:
         return self.files == {""}
 
     def parent(self) -> Store:
-        """What the address lies in."""
+        """Return what the address lies in."""
         return Store(self.url.rpartition("/")[0])
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file to read, of which only what is asked for is transferred."""
+        """Open a file to read, of which only what is asked for is transferred."""
         with self._told(name), self._fs.open(self._path(name), "rb", block_size=1 << 16) as file:
             yield file
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copies a file to `path`."""
+        """Copy a file to `path`."""
         with self._told(name):
             self._fs.get_file(self._path(name), str(path))
 
     def put(self, path: Path, name: str) -> None:
-        """Copies a file, or all files of a folder, here.
+        """Copy a file, or all files of a folder, here.
 
         A file appears when all of it is there. Of a folder the first file comes last, so that where it exists the
         others do, too (`has`).
@@ -118,7 +118,7 @@ class Store:
             self._upload(first, self._path(f"{name}/{first.name}"))
 
     def has(self, name: str, *, first: str = "") -> bool:
-        """Whether a file exists, or a folder whose first file is `first`."""
+        """Tell whether a file exists, or a folder whose first file is `first`."""
         return (f"{name}/{first}" if first else name) in self.files
 
     def _path(self, name: str) -> str:

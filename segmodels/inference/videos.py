@@ -55,7 +55,9 @@ def predict_video(job: Job, model: Model, alpha: float, on_frame: Callable[[Job]
 
 
 def _frames(path: Path) -> Iterator[tuple[np.ndarray, Fraction, Fraction]]:
-    """Each frame as RGB uint8 `[H, W, 3]`, turned upright, with its time in seconds and the film's frames a second."""
+    """Yield each frame as RGB uint8 `[H, W, 3]`, turned upright, with its time in seconds and the film's frames a
+    second.
+    """
     import av
 
     with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS}) as container:
@@ -86,7 +88,7 @@ class _Film:
         self._last = -1
 
     def add(self, image: np.ndarray, seconds: Fraction, rate: Fraction) -> None:
-        """Adds a frame, RGB uint8 `[H, W, 3]`; the first one decides the size."""
+        """Add a frame, RGB uint8 `[H, W, 3]`; the first one decides the size."""
         import av
 
         height, width = image.shape[:2]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def conv_bn_relu(
     before: int, after: int, kernel_size: int = 3, *, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution without bias that keeps the size (divided by `stride`), batch norm, ReLU."""
+    """Return a convolution without bias that keeps the size (divided by `stride`), batch norm, ReLU."""
     padding = dilation * (kernel_size // 2)
     conv = nn.Conv2d(
         before, after, kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False
@@ -19,7 +19,7 @@ def conv_bn_relu(
 
 
 def separable_conv_bn_relu(before: int, after: int, *, dilation: int = 1, norm_between: bool = True) -> nn.Sequential:
-    """A depthwise 3x3 and a pointwise 1x1 convolution with batch norm and ReLU (DeepLab v3+, figure 3c).
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution with batch norm and ReLU (DeepLab v3+, figure 3c).
 
     Args:
         before: Channels of the input.
@@ -88,7 +88,7 @@ class ScoreConv2d(nn.Conv2d):
 
 
 def _reach(kernel_size: int, x: Tensor) -> tuple[int, int] | None:
-    """How far taps from the centre can see the map; None where all of them do."""
+    """Return how far taps from the centre can see the map; None where all of them do."""
     # An exported graph is for maps of any size.
     if torch.compiler.is_exporting() or min(x.shape[-2:]) > kernel_size // 2:
         return None
@@ -97,6 +97,6 @@ def _reach(kernel_size: int, x: Tensor) -> tuple[int, int] | None:
 
 
 def _taps(weight: Tensor, reach: tuple[int, int]) -> Tensor:
-    """The middle of a kernel, as far as `reach` from its centre."""
+    """Return the middle of a kernel, as far as `reach` from its centre."""
     rows, columns = (slice(size // 2 - r, size // 2 + r + 1) for size, r in zip(weight.shape[2:], reach, strict=True))
     return weight[:, :, rows, columns]

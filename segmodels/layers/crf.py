@@ -29,7 +29,7 @@ Filter = Callable[[Tensor], Tensor]
 def dense_crf(
     logits: Tensor, colors: Tensor, settings: CRFSettings | None = None, normalization: Normalization = "symmetric"
 ) -> Tensor:
-    """Refines logits by a fully connected CRF with Potts compatibility.
+    """Refine logits by a fully connected CRF with Potts compatibility.
 
     Args:
         logits: `[N, C, H, W]`; minus the unary potentials. Log-probabilities give the same.
@@ -94,7 +94,7 @@ def _iterated(
 def gaussian_kernels(
     colors: Tensor, settings: CRFSettings, normalization: Normalization = "symmetric"
 ) -> tuple[Filter, Filter]:
-    """The message passing of the spatial and of the bilateral kernel, in this order.
+    """Return the message passing of the spatial and of the bilateral kernel, in this order.
 
     Args:
         colors: `[N, channels, H, W]`, float, in 0..255.

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 @torch.no_grad()
 def fuse_batch_norm(model: nn.Module, images: Tensor) -> nn.Module:
-    """A copy of a network whose batch norms are part of their convolutions; in evaluation it gives the same.
+    """Return a copy of a network whose batch norms are part of their convolutions; in evaluation it gives the same.
 
     Which norm follows which convolution is seen on a pass of the images, so it does not matter how the network names
     and nests its layers. A convolution whose result goes anywhere else, too, stays as it is.

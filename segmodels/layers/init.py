@@ -14,7 +14,7 @@ def he_normal(module: nn.Module) -> None:
 
 
 def gaussian(layer: nn.Conv2d, std: float) -> nn.Conv2d:
-    """Weights from a normal distribution around zero, biases zero: how Caffe's users began a new layer."""
+    """Return weights from a normal distribution around zero, biases zero: how Caffe's users began a new layer."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -17,7 +17,7 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_batch_norm(model: nn.Module) -> nn.Module:
-    """Makes every batch norm of a network a constant factor and shift, in place: buffers, no parameters."""
+    """Make every batch norm of a network a constant factor and shift, in place: buffers, no parameters."""
     from torchvision.ops import FrozenBatchNorm2d
 
     for name, module in model.named_modules():

@@ -52,7 +52,7 @@ class PermutohedralLattice:
         self._scale = 1 / (1 + 2.0**-d)
 
     def filter(self, values: Tensor) -> Tensor:
-        """The Gaussian-weighted sum over all points, the point itself among them.
+        """Return the Gaussian-weighted sum over all points, the point itself among them.
 
         Args:
             values: `[N * P, C]`, a row for each point.
@@ -78,7 +78,7 @@ class PermutohedralLattice:
         return F.embedding_bag(self.vertex, lattice, mode="sum", per_sample_weights=weights) * self._scale
 
     def _find(self, unique: Tensor, keys: Tensor) -> Tensor:
-        """The vertex of each key, `count` where there is none."""
+        """Return the vertex of each key, `count` where there is none."""
         place = torch.searchsorted(unique, keys).clamp(max=self.count - 1)
         return torch.where(unique[place] == keys, place, self.count)
 
@@ -97,7 +97,7 @@ class _Filter(torch.autograd.Function):
 
 
 def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex of the lattice around each point.
+    """Return the simplex of the lattice around each point.
 
     Args:
         features: Positions `[d, P]`.
@@ -135,7 +135,7 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(nearest: Tensor, rank: Tensor, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One integer for each corner of each simplex, and what to add to it for a step along each axis.
+    """Return one integer for each corner of each simplex, and what to add to it for a step along each axis.
 
     Args:
         nearest: The corner of remainder 0, `[d + 1, P]`.
@@ -164,6 +164,6 @@ def _keys(nearest: Tensor, rank: Tensor, image: Tensor) -> tuple[Tensor, list[Te
 
 
 def _ranked(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted keys and each key's first place among them: as `unique`, but of fixed size, with repetitions."""
+    """Return sorted keys and each key's first place among them: as `unique`, but of fixed size, with repetitions."""
     ordered, _ = keys.sort()
     return ordered, torch.searchsorted(ordered, keys)

@@ -18,7 +18,7 @@ DIRECTIONS: tuple[Direction, ...] = ("right", "left", "down", "up")
 
 
 def propagate(x: Tensor, gates: Tensor, direction: Direction) -> Tensor:
-    """One pass over the map.
+    """Return one pass over the map.
 
     Args:
         x: `[N, C, H, W]`.
@@ -115,7 +115,7 @@ def _inside(weights: Tensor) -> Tensor:
 
 
 def _exported(x: Tensor, weights: Tensor) -> Tensor:
-    """The same as one operator with a free number of steps, which an exported model keeps."""
+    """Return the same as one operator with a free number of steps, which an exported model keeps."""
     from torch._higher_order_ops.scan import scan as scan_operator
 
     base = (1 - weights.sum(1)) * x

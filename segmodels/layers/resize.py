@@ -58,14 +58,14 @@ def _windows(x: Tensor, length: int, count: int, size: int, step: int) -> Tensor
 
 
 def _cells(x: Tensor, length: int, side: int) -> Tensor:
-    """Each place's weight in the mean of each cell, `[side, length]`."""
+    """Return each place's weight in the mean of each cell, `[side, length]`."""
     cell, place = torch.arange(side, device=x.device)[:, None], torch.arange(length, device=x.device)[None]
     inside = (place >= cell * length // side) & (place < ((cell + 1) * length + side - 1) // side)
     return inside.to(x.dtype) / inside.sum(1, keepdim=True)
 
 
 def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """The window of `size`'s last two dimensions that begins `offset` pixels from the top left."""
+    """Return the window of `size`'s last two dimensions that begins `offset` pixels from the top left."""
     height, width = size[-2], size[-1]
     if torch.compiler.is_exporting():
         # A slice's strides tell whether it took everything, and the exported model would keep the answer.
@@ -75,7 +75,7 @@ def crop(x: Tensor, offset: int, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """The central window of `size`'s last two dimensions."""
+    """Return the central window of `size`'s last two dimensions."""
     height, width = size[-2], size[-1]
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     if torch.compiler.is_exporting():  # As in `crop`.
@@ -85,7 +85,7 @@ def center_crop(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Repeats the last row and column until height and width are multiples of `multiple`."""
+    """Repeat the last row and column until height and width are multiples of `multiple`."""
     if not torch.compiler.is_exporting():
         bottom, right = (-size % multiple for size in x.shape[-2:])
         if not bottom and not right:
@@ -102,7 +102,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Extends an image by mirroring, also beyond its own size (where `F.pad` refuses to reflect)."""
+    """Extend an image by mirroring, also beyond its own size (where `F.pad` refuses to reflect)."""
     return _mirror(_mirror(x, -2, top, bottom), -1, left, right)
 
 
@@ -114,7 +114,9 @@ def _mirror(x: Tensor, dim: int, before: int, after: int) -> Tensor:
 
 
 def bilinear_kernel(size: int) -> Tensor:
-    """The `[size, size]` kernel with which a transposed convolution of stride `size / 2` interpolates bilinearly."""
+    """Return the `[size, size]` kernel with which a transposed convolution of stride `size / 2` interpolates
+    bilinearly.
+    """
     factor = (size + 1) // 2
     center = factor - 1 if size % 2 == 1 else factor - 0.5
     line = 1 - (torch.arange(size, dtype=torch.float32) - center).abs() / factor
@@ -122,7 +124,7 @@ def bilinear_kernel(size: int) -> Tensor:
 
 
 def bilinear_upsampling(channels: int, kernel_size: int, stride: int) -> nn.ConvTranspose2d:
-    """A bias-free transposed convolution that begins as, and stays, bilinear interpolation of each channel.
+    """Return a bias-free transposed convolution that begins as, and stays, bilinear interpolation of each channel.
 
     FCN keeps it fixed (learning rate 0); its weights are stored all the same, as in the original.
     """

@@ -37,7 +37,7 @@ class SegmentationModel(nn.Module):
         self.criterion: nn.Module = CrossEntropy()
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """The paper's training objective.
+        """Return the paper's training objective.
 
         Args:
             outputs: What forward returned in training mode.
@@ -53,7 +53,7 @@ class SegmentationModel(nn.Module):
         return loss
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published weights under the names that they have here; those of an encoder alone, too."""
+        """Return published weights under the names that they have here; those of an encoder alone, too."""
         own, translated = self.state_dict().keys(), {}
         for name, tensor in tensors.items():
             for pattern, replacement in self.renames.items():

@@ -133,7 +133,7 @@ class DeepLabV1(SegmentationModel):
         return outputs | {"score": score} if self.training else outputs
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy at stride 8, against labels of that size (section 3.3)."""
+        """Return cross-entropy at stride 8, against labels of that size (section 3.3)."""
         score = outputs["score"]
         loss: Tensor = self.criterion(score, shrink_labels(target, score.shape, align_corners=self.align_corners))
         return loss

@@ -142,7 +142,7 @@ class DeepLabV2(SegmentationModel):
         return score
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy of each scale's score and of their maximum, each against labels of its size."""
+        """Return cross-entropy of each scale's score and of their maximum, each against labels of its size."""
         scores = [score for name, score in outputs.items() if name != "out"]
         return torch.stack([self.criterion(score, shrink_labels(target, score.shape)) for score in scores]).sum()
 

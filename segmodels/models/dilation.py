@@ -192,7 +192,7 @@ def _context(classes: int, dilations: tuple[int, ...], *, wide: bool, once: bool
 
 @torch.no_grad()
 def _identity(conv: nn.Conv2d, classes: int) -> nn.Conv2d:
-    """Passes each class's map on (equations 4 and 5), with a little noise where the number of channels changes."""
+    """Pass each class's map on (equations 4 and 5), with a little noise where the number of channels changes."""
     before, after, center = conv.in_channels, conv.out_channels, conv.kernel_size[0] // 2
     share = classes / after
     nn.init.normal_(conv.weight, std=0.0 if before == after else 0.01 * share)

@@ -185,7 +185,7 @@ class ENet(SegmentationModel):
         return {"out": crop(self.fullconv(x), 0, images.shape)}
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy; in the encoder stage against labels taken at 1/8 (section 4)."""
+        """Return cross-entropy; in the encoder stage against labels taken at 1/8 (section 4)."""
         if "encoder" not in outputs:
             return super().loss(outputs, target)
         score = outputs["encoder"]

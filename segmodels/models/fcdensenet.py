@@ -208,7 +208,7 @@ class TransitionDown(nn.Module):
 
 
 def _recomputed(layer: nn.Module, *maps: Tensor) -> Tensor:
-    """The layer's result; joining, normalising and dropping out are done once more in the backward pass."""
+    """Return the layer's result; joining, normalising and dropping out are done once more in the backward pass."""
     out: Tensor = checkpoint(
         layer, *maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _again(layer))
     )

@@ -153,7 +153,7 @@ class SemanticFPN(SegmentationModel):
         return {"out": crop(resize(score, extended.shape), 0, images.shape)}
 
     def _pyramid_and_score(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The pyramid's maps and the logits at stride 4, of images whose sides are multiples of 32."""
+        """Return the pyramid's maps and the logits at stride 4, of images whose sides are multiples of 32."""
         maps = self.backbone(images)
         pyramid = self.pyramid([maps[level] for level in self.levels])
         return pyramid, self.classifier(self.head(pyramid))

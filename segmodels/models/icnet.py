@@ -51,7 +51,7 @@ class CascadeFeatureFusion(nn.Module):
         self.project = _conv(fine, channels, 1, norm=norm, relu=False)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """The fused map, and the up-sampled coarse one, on which label guidance looks."""
+        """Return the fused map, and the up-sampled coarse one, on which label guidance looks."""
         coarse = resize(coarse, fine.shape, align_corners=True)
         return F.relu(self.conv(coarse) + self.project(fine)), coarse
 

@@ -50,14 +50,14 @@ class Region:
             self._number = number
 
     def enter(self, x: Tensor) -> Tensor:
-        """A map `[N, C, H, W]` inside the region: zero outside of it, or its rows."""
+        """Return a map `[N, C, H, W]` inside the region: zero outside of it, or its rows."""
         if not self.listed:
             return x * self.mask
         images, rows, columns = self._place.unbind(1)
         return x[images, :, rows, columns]
 
     def leave(self, x: Tensor, outside: Tensor) -> Tensor:
-        """The map `[N, C, H, W]` that is `x` in the region and `outside` elsewhere."""
+        """Return the map `[N, C, H, W]` that is `x` in the region and `outside` elsewhere."""
         if not self.listed:
             return torch.where(self.mask, x, outside)
         out = outside.clone()
@@ -326,7 +326,7 @@ class LayerCascade(SegmentationModel):
         return {"out": resize(score, images.shape)}
 
     def _train(self, images: Tensor, x: Tensor, score: Tensor) -> dict[str, Tensor]:
-        """All stages' scores; in cascade training each stage sees what the stage before was not sure of."""
+        """Return all stages' scores; in cascade training each stage sees what the stage before was not sure of."""
         scores, masks = [score], []
         mask = torch.ones_like(score[:, :1], dtype=torch.bool)
         for stage, head in ((self.stage2, self.heads[1]), (self.stage3, self.heads[2])):
@@ -341,7 +341,7 @@ class LayerCascade(SegmentationModel):
         return {"out": resize(final, images.shape), **named, "mask2": masks[0], "mask3": masks[1]}
 
     def _unsure(self, score: Tensor) -> Tensor:
-        """Pixels that stay, `[N, 1, H, W]`: the likeliest class has at most the threshold's probability."""
+        """Return pixels that stay, `[N, 1, H, W]`: the likeliest class has at most the threshold's probability."""
         return score.detach().float().softmax(1).amax(1, keepdim=True) <= self.threshold
 
     def _listed(self, mask: Tensor) -> bool:
@@ -351,7 +351,7 @@ class LayerCascade(SegmentationModel):
         return bool(mask.float().mean() <= _DENSE_ABOVE)
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Each stage's score against labels of its size, of the pixels that it sees (section 3.3)."""
+        """Return each stage's score against labels of its size, of the pixels that it sees (section 3.3)."""
         small = shrink_labels(target, outputs["stage1"].shape)
         terms = [self.criterion(outputs["stage1"], small)]
         for number in (2, 3):

@@ -149,7 +149,7 @@ class PointRend(SemanticFPN):
         return {"out": crop(score, 0, images.shape)}
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """The criterion on the coarse score everywhere, and on the points against the labels there."""
+        """Return the criterion on the coarse score everywhere, and on the points against the labels there."""
         if "points" not in outputs:
             return super().loss(outputs, target)
         labels = sample(target[:, None].float(), outputs["places"], mode="nearest")[:, 0].round().long()
@@ -202,7 +202,7 @@ def sample(features: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def _centers(score: Tensor) -> Tensor:
-    """The centres of the map's pixels, `[N, H * W, 2]` in 0..1 (x, y)."""
+    """Return the centres of the map's pixels, `[N, H * W, 2]` in 0..1 (x, y)."""
     images, _, height, width = score.shape
     y = (torch.arange(height, device=score.device, dtype=score.dtype) + 0.5) / height
     x = (torch.arange(width, device=score.device, dtype=score.dtype) + 0.5) / width

@@ -54,7 +54,7 @@ class Guidance(nn.Module):
         self.gates = nn.Conv2d(middle, len(DIRECTIONS) * 3 * channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The normalised weights of each direction, `[N, 3, channels, H / 2, W / 2]`."""
+        """Return the normalised weights of each direction, `[N, 3, channels, H / 2, W / 2]`."""
         x, skips = images, []
         for stage in self.stages:
             x = stage(x)
@@ -163,7 +163,9 @@ class SPN(SegmentationModel):
         return outputs
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """The criterion on the refined scores and, where the base learns with the refiner, the base's own objective."""
+        """Return the criterion on the refined scores and, where the base learns with the refiner, the base's own
+        objective.
+        """
         loss = super().loss(outputs, target)
         base = {name.removeprefix("base "): value for name, value in outputs.items() if name.startswith("base ")}
         if base and isinstance(self.base, SegmentationModel):
@@ -178,7 +180,7 @@ class SPN(SegmentationModel):
 
 
 def _double(channels: int) -> nn.ConvTranspose2d:
-    """Fixed bilinear doubling of each channel by itself."""
+    """Return the fixed bilinear doubling of each channel by itself."""
     layer = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, groups=channels, bias=False)
     layer.weight = nn.Parameter(bilinear_kernel(4).expand(channels, 1, 4, 4).clone(), requires_grad=False)
     return layer

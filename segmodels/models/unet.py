@@ -116,7 +116,7 @@ class UNet(SegmentationModel):
             part.apply(he_normal)
 
     def _contracting_path(self, backbone: str | None, in_channels: int, width: int, double: _Double) -> list[int]:
-        """Builds it; returns the channels of its maps at strides 1, 2, 4, …, none where it has no such map."""
+        """Build it; returns the channels of its maps at strides 1, 2, 4, …, none where it has no such map."""
         self.down = nn.ModuleList()
         if backbone is None:
             self.backbone, channels = None, [width * 2**level for level in range(_LEVELS + 1)]
@@ -146,7 +146,7 @@ class UNet(SegmentationModel):
         return {"out": crop(self.classifier(x), 0, images.shape)}
 
     def _contract(self, images: Tensor) -> list[Any]:
-        """The maps at strides 1, 2, 4, …, None where there is no such map; the last is always there."""
+        """Return the maps at strides 1, 2, 4, …, None where there is no such map; the last is always there."""
         if self.backbone is not None:
             maps = self.backbone(images)
             return [None if index is None else maps[index] for index in self.maps]
@@ -157,7 +157,7 @@ class UNet(SegmentationModel):
         return levels
 
     def _extend(self, images: Tensor) -> Tensor:
-        """Images of a size at which doubled maps meet those that they join."""
+        """Return images of a size at which doubled maps meet those that they join."""
         if not self.up:
             return images
         if self.padding == "same":
@@ -167,7 +167,7 @@ class UNet(SegmentationModel):
         return mirror_pad(images, _BORDER, _BORDER + rest_h, _BORDER, _BORDER + rest_w)
 
     def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy, each pixel weighted by 1 + equation 2's border term where `border_weight` is set."""
+        """Return cross-entropy, each pixel weighted by 1 + equation 2's border term where `border_weight` is set."""
         loss = super().loss(outputs, target)
         if self.border_weight > 0:
             weights = border_weights(target, w0=self.border_weight, sigma=5.0)
@@ -177,7 +177,7 @@ class UNet(SegmentationModel):
 
 
 def _double(before: int, after: int, *, padding: int, batch_norm: bool) -> nn.Sequential:
-    """Two 3x3 convolutions, each with ReLU."""
+    """Return two 3x3 convolutions, each with ReLU."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         layers.append(nn.Conv2d(channels, after, 3, padding=padding, bias=not batch_norm))

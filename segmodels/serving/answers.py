@@ -55,7 +55,7 @@ ZIP = "application/zip"
 
 
 def negotiate(output: Form | None, accept: str) -> tuple[Form, str]:
-    """The form of an answer and its content type.
+    """Return the form of an answer and its content type.
 
     Args:
         output: The form that was named, if any.
@@ -77,7 +77,7 @@ def negotiate(output: Form | None, accept: str) -> tuple[Form, str]:
 
 
 def _preferences(accept: str) -> list[str]:
-    """The types of a header `Accept`, the most wanted first."""
+    """Return the types of a header `Accept`, the most wanted first."""
     weighted = []
     for part in accept.split(","):
         kind, _, parameters = part.partition(";")
@@ -103,7 +103,7 @@ def answer(
     form: Form, kind: str, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str],
     config: ModelConfig, alpha: float, *, several: bool
 ) -> Answer:  # fmt: skip
-    """The answer to a request.
+    """Return the answer to a request.
 
     Args:
         form: What is wanted.
@@ -139,7 +139,7 @@ def _one(
 
 
 def class_map(label: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
-    """Class ids as an 8-bit PNG with the classes' colours as its palette."""
+    """Return class ids as an 8-bit PNG with the classes' colours as its palette."""
     image = Image.fromarray(label, mode="P")
     image.putpalette(np.asarray(palette, np.uint8).tobytes())
     file = io.BytesIO()
@@ -170,7 +170,7 @@ def _json(content: object) -> bytes:
 
 
 def _zip(bodies: Sequence[bytes], names: Sequence[str], kind: str) -> bytes:
-    """A file for each image, numbered, since two images may have the same name."""
+    """Return a file for each image, numbered, since two images may have the same name."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED if kind.startswith("image/") else zipfile.ZIP_DEFLATED) as made:
         for number, (body, name) in enumerate(zip(bodies, names, strict=True)):

@@ -52,7 +52,7 @@ RETRY_AFTER = "1"  # seconds
 
 
 def create_app(service: Service) -> FastAPI:
-    """The paths of a server; starting it starts to follow the model, ending it ends the threads."""
+    """Return the paths of a server; starting it starts to follow the model, ending it ends the threads."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -95,7 +95,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         tags=["predictions"],
     )
     async def predict(request: Request, output: Output = None, alpha: Alpha = 0.5) -> Response:
-        """The class map of an image (PNG), an overlay (JPEG or PNG), or polygons (COCO or GeoJSON, in pixels).
+        """Return the class map of an image (PNG), an overlay (JPEG or PNG), or polygons (COCO or GeoJSON, in pixels).
 
         The body is the file itself (`Content-Type: image/…`), or a form with one file.
         """
@@ -110,7 +110,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         tags=["predictions"],
     )
     async def predict_batch(request: Request, output: Output = None, alpha: Alpha = 0.5) -> Response:
-        """A zip with a file for each image, in the order of the form; COCO is one document for all of them.
+        """Return a zip with a file for each image, in the order of the form; COCO is one document for all of them.
 
         One model predicts all images of a request. One image that cannot be read refuses the request.
         """
@@ -153,7 +153,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
              tags=["state"], responses={404: {"model": Problem, "description": "The version has no profile."},
                                         503: REFUSALS[503]})  # fmt: skip
     async def drift() -> DriftState:
-        """The last images and what was predicted, against the version's profile; anew with each version."""
+        """Return the last images and what was predicted, against the version's profile; anew with each version."""
         model = _current(service)
         if model.watched is None:
             sentence = f"version {model.version.number} has no profile.json that fits; see the log, evaluate and "
@@ -162,7 +162,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["state"])
     async def metrics() -> Response:
-        """Requests, latencies, what waits, the model's version, swaps, refusals and drift."""
+        """Tell requests, latencies, what waits, the model's version, swaps, refusals and drift."""
         text = prometheus_client.generate_latest(service.metrics.registry)
         model = service.engine.model
         if model is not None and model.watched is not None and model.watched.drift is not None:

@@ -47,7 +47,7 @@ class LoadedModel:
         self.watched: Watched | None = watched(version.number, fetched, self.config.class_names)
 
     def warm_up(self, size: tuple[int, int]) -> None:
-        """Predicts an image of the size (height, width) twice: the first passes choose kernels and take memory."""
+        """Predict an image of the size (height, width) twice: the first passes choose kernels and take memory."""
         for _ in range(2):
             self.predictor.predict_batch([np.zeros((*size, 3), np.uint8)])
 
@@ -116,12 +116,12 @@ class Engine:
         return self._thread.is_alive()
 
     def swap(self, model: LoadedModel) -> None:
-        """Makes a model the current one; what is being predicted ends with the one before it."""
+        """Make a model the current one; what is being predicted ends with the one before it."""
         self._model = model
         self._failures, self.broken = 0, ""
 
     def submit(self, images: Sequence[np.ndarray]) -> Future[Prediction]:
-        """Queues the images of a request; cancelling the future takes them out again."""
+        """Queue the images of a request; cancelling the future takes them out again."""
         job = _Job(images)
         with self._changed:
             if self._closed:
@@ -131,7 +131,7 @@ class Engine:
         return job.result
 
     def close(self) -> None:
-        """Ends the thread when the queue is empty."""
+        """End the thread when the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -162,7 +162,7 @@ class Engine:
                 maps, confidences = maps[count:], confidences[count:]
 
     def _failed(self, model: LoadedModel) -> None:
-        """Counts a failure; after several in a row an image of a size that went well tells what is at fault."""
+        """Count a failure; after several in a row an image of a size that went well tells what is at fault."""
         self._failures += 1
         if self._failures < FAILURES:
             return
@@ -200,7 +200,7 @@ class Engine:
         return maps, confidences
 
     def _take(self) -> list[_Job]:
-        """The next job with those that fit into one pass with it; nothing at the end."""
+        """Return the next job with those that fit into one pass with it; nothing at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if not self._jobs:

@@ -53,11 +53,11 @@ class Follower:
         return self._reason
 
     def start(self) -> None:
-        """Starts to follow; the first model is loaded at once."""
+        """Start to follow; the first model is loaded at once."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stops following; a version that is being loaded is waited for, but not for long."""
+        """Stop following; a version that is being loaded is waited for, but not for long."""
         self._stop.set()
         self._thread.join(10)
 
@@ -140,7 +140,7 @@ class Follower:
         self._reason = reason
 
     def _complain(self, sentence: str, kept: Version | None) -> None:
-        """Says once what is the matter, not at every question."""
+        """Say once what is the matter, not at every question."""
         if sentence != self._complaint:
             serving = self._engine.model
             rest = f"version {serving.version.number} goes on serving" if serving else "trying again"

@@ -30,7 +30,7 @@ class Upload:
 
 
 def decode(upload: Upload, max_pixels: int) -> np.ndarray:
-    """The image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says; as `segmodels predict` reads it.
+    """Return the image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says; as `segmodels predict` reads it.
 
     Args:
         upload: The file.

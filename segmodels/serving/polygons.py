@@ -51,7 +51,7 @@ class Polygon:
 
 
 def polygons(classes: np.ndarray) -> list[Polygon]:
-    """The regions of a class map, uint8 `[H, W]`, by class and then from top to bottom.
+    """Return the regions of a class map, uint8 `[H, W]`, by class and then from top to bottom.
 
     Raises:
         TooManyEdgesError: It has more than four million pixel edges between regions.
@@ -88,7 +88,7 @@ def polygons(classes: np.ndarray) -> list[Polygon]:
 def coco(
     maps: Sequence[np.ndarray], names: Sequence[str], classes: Sequence[str], shapes: Sequence[Sequence[Polygon]]
 ) -> dict[str, Any]:
-    """A COCO document of one or more images.
+    """Return a COCO document of one or more images.
 
     COCO's polygons have no holes: each hole is joined to its outline by a way there and back along the same line, which
     encloses nothing. Category ids are the class ids.
@@ -121,7 +121,7 @@ def coco(
 
 
 def geojson(shapes: Sequence[Polygon], name: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Any:
-    """A FeatureCollection with a Polygon for each region; coordinates are pixels, not degrees."""
+    """Return a FeatureCollection with a Polygon for each region; coordinates are pixels, not degrees."""
     features = [
         {
             "type": "Feature",
@@ -142,7 +142,7 @@ def geojson(shapes: Sequence[Polygon], name: str, classes: Sequence[str], palett
 
 
 def _regions(classes: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """The number of each pixel's region, `[H, W]` from 0, and the class of each region."""
+    """Return the number of each pixel's region, `[H, W]` from 0, and the class of each region."""
     regions = np.zeros(classes.shape, np.int32)
     labels: list[int] = []
     for label in np.flatnonzero(np.bincount(classes.ravel(), minlength=1)).tolist():
@@ -154,7 +154,7 @@ def _regions(classes: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def _edges(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every side of a pixel that another region, or nothing, lies behind.
+    """Return every side of a pixel that another region, or nothing, lies behind.
 
     Returns:
         The corner at which it starts (row-major among `[H + 1, W + 1]`), its direction, the region that is to its
@@ -180,7 +180,7 @@ def _edges(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _following(starts: np.ndarray, directions: np.ndarray, owners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The edge at which each edge goes on, around the same region."""
+    """Return the edge at which each edge goes on, around the same region."""
     # At most one edge leaves a corner in a direction: the pixel to its right owns it.
     keys = starts * 4 + directions
     ranked = np.argsort(keys)
@@ -200,7 +200,7 @@ def _following(starts: np.ndarray, directions: np.ndarray, owners: np.ndarray, s
 
 
 def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The edges ring after ring, and where in that order each ring ends."""
+    """Return the edges ring after ring, and where in that order each ring ends."""
     after = following.tolist()
     seen = bytearray(len(after))
     order: list[int] = []
@@ -218,7 +218,7 @@ def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _areas(corners: np.ndarray, first: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The area of each ring, negative where it runs the other way round (the shoelace formula)."""
+    """Return the area of each ring, negative where it runs the other way round (the shoelace formula)."""
     following = np.arange(1, len(corners) + 1)
     following[ends - 1] = first
     x, y = corners[:, 0], corners[:, 1]
@@ -232,7 +232,7 @@ def _closed(ring: np.ndarray) -> list[list[int]]:
 
 
 def _joined(polygon: Polygon) -> np.ndarray:
-    """Outline and holes as one ring: to each hole from the nearest corner of the outline, around it, and back."""
+    """Return outline and holes as one ring: to each hole from the outline's nearest corner, around it, and back."""
     if not polygon.holes:
         return polygon.outline
     tree = cKDTree(polygon.outline)

@@ -163,6 +163,6 @@ FILE = {"type": "object", "properties": {"image": {"type": "string", "format": "
 
 
 def body_of(form: dict[str, Any]) -> dict[str, Any]:
-    """The request's body: the file itself, or a form with this schema."""
+    """Return the request's body: the file itself, or a form with this schema."""
     content = dict.fromkeys(("image/jpeg", "image/png", "image/*", "application/octet-stream"), BINARY)
     return {"requestBody": {"required": True, "content": {**content, "multipart/form-data": {"schema": form}}}}

@@ -78,7 +78,7 @@ class Service:
     async def answer(
         self, request: Request, form: Form, kind: str, alpha: float, *, several: bool
     ) -> tuple[Answer, LoadedModel]:
-        """The answer to a request, and the model that gave it.
+        """Return the answer to a request, and the model that gave it.
 
         Raises:
             RefusedError: It cannot be answered.
@@ -98,7 +98,7 @@ class Service:
                     raise RefusedError(503, sentence, "answer_timeout") from None
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self.follower.close()
         self.engine.close()
         self._watch.close()
@@ -124,7 +124,7 @@ class Service:
         return made, prediction.model
 
     def _look(self, images: Sequence[np.ndarray], made: Prediction) -> None:
-        """Has what was answered looked at for drift."""
+        """Have what was answered looked at for drift."""
         self._watch.offer(made.model.watched, images, made.maps, made.confidences, busy=self._inside > 0)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
@@ -212,7 +212,7 @@ class Service:
 
 
 async def _files(headers: Headers, body: bytes, limits: Limits) -> list[Upload]:
-    """The files of a form; other fields are passed over.
+    """Return the files of a form; other fields are passed over.
 
     Raises:
         RefusedError: 413 where there are too many, 422 where it is no form.
@@ -238,6 +238,6 @@ async def _files(headers: Headers, body: bytes, limits: Limits) -> list[Upload]:
 
 
 def _file_name(given: str) -> str:
-    """The name without folders and characters that would break a line."""
+    """Return the name without folders and characters that would break a line."""
     name = re.split(r"[/\\]", given)[-1]
     return "".join(c for c in name if c.isprintable())[:120] or "image"

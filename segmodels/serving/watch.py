@@ -33,14 +33,14 @@ class Watched:
         self.drift: Drift | None = None  # the newest comparison
 
     def add(self, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], confidences: Sequence[np.ndarray]) -> None:
-        """Looks at answered images, and compares anew where enough of them came."""
+        """Look at answered images, and compares anew where enough of them came."""
         for image, classes, confidence in zip(images, maps, confidences, strict=True):
             self.monitor.add(image, classes, confidence if self._confident else None)
         self.drift = self.monitor.drift()
 
 
 def watched(number: str, fetched: Fetched, classes: Sequence[str]) -> Watched | None:
-    """What tells the drift of a version; None, and a line in the log, where it has no profile that fits.
+    """Return what tells the drift of a version; None, and a line in the log, where it has no profile that fits.
 
     Args:
         number: The version's.
@@ -85,7 +85,7 @@ class Watch:
         *,
         busy: bool,
     ) -> None:
-        """Has the images of a request looked at, or lets them go; returns at once. For one thread alone.
+        """Have the images of a request looked at, or lets them go; returns at once. For one thread alone.
 
         Args:
             watched: Of the version that predicted.
@@ -103,7 +103,7 @@ class Watch:
         self._running = self._pool.submit(_look, watched, images[:count], maps[:count], confidences[:count])
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._pool.shutdown()
 
 

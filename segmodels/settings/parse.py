@@ -42,7 +42,7 @@ def parse(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """A settings dataclass from plain values.
+    """Return a settings dataclass from plain values.
 
     Args:
         kind: The dataclass.
@@ -74,7 +74,7 @@ def _value(text: str) -> Any:
 
 
 def _fit(value: Any, kind: Any, path: str) -> Any:
-    """The value as the annotation wants it: lists as tuples, whole numbers as floats."""
+    """Return the value as the annotation wants it: lists as tuples, whole numbers as floats."""
     fitted = _try(value, kind, path)
     if fitted is _MISFIT:
         raise OverrideError(f"{path} is {_given(value)}; it must be {_words(kind)}")
@@ -82,7 +82,7 @@ def _fit(value: Any, kind: Any, path: str) -> Any:
 
 
 def _given(value: Any) -> str:
-    """A value as JSON has it, unless it is too large for a message."""
+    """Return a value as JSON has it, unless it is too large for a message."""
     return shown(value) if isinstance(value, Mapping | list | tuple) else json.dumps(value, default=str)[:SHOWN]
 
 
@@ -126,7 +126,7 @@ def _tuple(value: Any, args: tuple[Any, ...], path: str) -> Any:
 
 
 def _words(kind: Any) -> str:
-    """What a value of the annotation looks like, for a message."""
+    """Return what a value of the annotation looks like, for a message."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"

@@ -315,7 +315,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(base: Mapping[str, Any], own: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with an architecture's own defaults where it has the common ones, and `over` on top.
+    """Return `base` with an architecture's own defaults where it has the common ones, and `over` on top.
 
     Args:
         base: All training settings.
@@ -329,7 +329,7 @@ def with_defaults(base: Mapping[str, Any], own: Mapping[str, Any], over: Mapping
 
 
 def on_recipe(base: Mapping[str, Any], recipe: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A paper's recipe on top of `base`, and `over` on top of both.
+    """Return a paper's recipe on top of `base`, and `over` on top of both.
 
     What `over` sets holds in every stage of the recipe, and `epochs` or `iterations` of its own replace the recipe's
     length whichever of the two the recipe counts in.

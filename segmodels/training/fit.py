@@ -77,7 +77,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     launcher: launch.Launcher | None = None,
 ) -> Trained:
-    """Trains an architecture on a dataset folder and writes its model folder.
+    """Train an architecture on a dataset folder and write its model folder.
 
     Args:
         data: Dataset folder with the splits `train` and `val`.
@@ -198,7 +198,7 @@ def fit(
 
 
 def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
-    """The settings with a crop chosen from the training images, where they have several sizes and none is set."""
+    """Return the settings with a crop chosen from the training images, where these differ in size and none is set."""
     augment = settings.augment
     if settings.image_size is not None or augment.crop is not None or augment.extra:
         return settings
@@ -214,7 +214,9 @@ def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
 
 
 def _in_epochs(settings: TrainSettings, images: int) -> TrainSettings:
-    """The settings with as many epochs as their iterations take on so many images, where they count in iterations."""
+    """Return the settings with as many epochs as their iterations take on so many images, where they count in
+    iterations.
+    """
     if settings.iterations is None:
         return settings
     world = int(os.environ["WORLD_SIZE"]) if launch.is_worker() else 1
@@ -224,7 +226,7 @@ def _in_epochs(settings: TrainSettings, images: int) -> TrainSettings:
 
 
 def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of the state; further processes of a run rely on that of the first."""
+    """Return the lock of the state; further processes of a run rely on that of the first."""
     if launch.is_worker() and os.environ.get("RANK", "0") != "0":
         return contextlib.nullcontext()
     return locked(
@@ -234,7 +236,7 @@ def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _no_memory(error: Exception) -> bool:
-    """Whether an allocation failed; of a GPU's torch has an error of its own, of a CPU's a plain RuntimeError."""
+    """Tell whether an allocation failed; of a GPU's torch has an error of its own, of a CPU's a plain RuntimeError."""
     # oneDNN says only that it could not make what it needs the memory for.
     told = ("allocate memory", "could not create a primitive", "could not create a memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in told)
@@ -261,7 +263,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _counted(data: Path, state: Path, signature: str) -> ClassCounts:
-    """How often each class occurs in the training split; what a resumed training counted before is read."""
+    """Return how often each class occurs in the training split; what a resumed training counted before is read."""
     path = state / "classes.json"
     if path.is_file():
         saved = json.loads(path.read_text())

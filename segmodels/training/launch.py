@@ -72,7 +72,7 @@ Launcher = Callable[[Job, OnRow], dict[str, Any]]
 
 
 def processes(settings: TrainSettings) -> int:
-    """How many processes train: one a device; on a CPU one, unless the settings name a number."""
+    """Return how many processes train: one a device; on a CPU one, unless the settings name a number."""
     if settings.devices != "auto":
         return settings.devices
     import torch
@@ -81,7 +81,7 @@ def processes(settings: TrainSettings) -> int:
 
 
 def is_worker() -> bool:
-    """Whether this process is one of several that a launcher started.
+    """Tell whether this process is one of several that a launcher started.
 
     The environment alone does not tell: its RANK and WORLD_SIZE may be left over from something else.
     """
@@ -89,7 +89,7 @@ def is_worker() -> bool:
 
 
 def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
-    """Trains in `count` processes of this machine.
+    """Train in `count` processes of this machine.
 
     Args:
         job: What to train.
@@ -136,7 +136,7 @@ def run(job: Job, count: int, on_row: OnRow) -> dict[str, Any]:
 def _forwarding(
     command: list[str], environment: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """Starts the launcher, passes what stops this process on to it (and notes it), and leaves no process behind.
+    """Start the launcher, passes what stops this process on to it (and notes it), and leaves no process behind.
 
     Its session is its own: Ctrl-C reaches this process alone, and what it passes on is the same whatever stopped it.
     """
@@ -159,13 +159,13 @@ def _forwarding(
 
 
 def write(job: Job, exchange: Path) -> None:
-    """Writes the job to the folder by which processes and their launcher know of each other."""
+    """Write the job to the folder by which processes and their launcher know of each other."""
     (exchange / "job.json").write_text(json.dumps(dataclasses.asdict(job)))
 
 
 @contextmanager
 def holding(exchange: Path, seconds: float) -> Iterator[None]:
-    """Writes to the file `alive` every so many seconds while the body runs."""
+    """Write to the file `alive` every so many seconds while the body runs."""
     done = threading.Event()
 
     def hold() -> None:
@@ -184,14 +184,14 @@ def holding(exchange: Path, seconds: float) -> Iterator[None]:
 
 
 def rows(exchange: Path) -> list[dict[str, Any]]:
-    """The rows of the history that the processes have written."""
+    """Return the rows of the history that the processes have written."""
     path = exchange / "rows.jsonl"
     whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
     return [json.loads(line) for line in whole.splitlines()]
 
 
 def outcome(exchange: Path, job: Job, code: int) -> dict[str, Any]:
-    """The fields of `training.Trained`.
+    """Return the fields of `training.Trained`.
 
     Args:
         exchange: The folder of the processes.

@@ -238,7 +238,7 @@ class Loop(pl.LightningModule):
             move_average(self._average[0], self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
 
     def _rate(self) -> float:
-        """The learning rate of the next update, a function of how many came before."""
+        """Return the learning rate of the next update, a function of how many came before."""
         per_epoch = math.ceil(self.steps / self.settings.accumulate)
         return learning_rate(self.settings, self.updates, per_epoch)
 
@@ -257,7 +257,7 @@ class Loop(pl.LightningModule):
             update_bn(self._between(loader), average, self.device)
 
     def _between(self, loader: DataLoader) -> Iterator[Any]:
-        """The batches of a pass that may be stopped, and lets others compute, after each of them."""
+        """Yield the batches of a pass that may be stopped, and lets others compute, after each of them."""
         for batch in loader:
             if self.trainer.world_size == 1 and self._must_stop():
                 self._stop()
@@ -350,13 +350,13 @@ class Loop(pl.LightningModule):
         self.stop_requested = True
 
     def _must_stop(self) -> bool:
-        """Whether any process was told to stop; all of them stop at the same step."""
+        """Tell whether any process was told to stop; all of them stop at the same step."""
         if self.trainer.world_size == 1:
             return self.stop_requested
         return bool(self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False))
 
     def _summed(self, value: float) -> float:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.trainer.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -373,7 +373,7 @@ class Loop(pl.LightningModule):
         )
 
     def ended(self) -> dict[str, Any]:
-        """What a stage that follows needs to know of this one."""
+        """Return what a stage that follows needs to know of this one."""
         return {"stage": self.stage, "position": {k: getattr(self, k) for k in _POSITION}, "history": self.history}
 
     def _save(self) -> None:
@@ -448,7 +448,7 @@ def _optimizer(loop: Loop) -> torch.optim.Optimizer:
 
 
 def _mixed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
+    """Return one 63-bit seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -15,7 +15,7 @@ from segmodels.settings.schema import TrainSettings
 
 
 def optimizer_for(network: nn.Module, s: TrainSettings, new_layers: Set[str]) -> torch.optim.Optimizer:
-    """The optimiser of a network; each group's `factor` is what its rate is multiplied with.
+    """Return the optimiser of a network; each group's `factor` is what its rate is multiplied with.
 
     Args:
         network: Its parameters that need no gradient are left out.
@@ -57,7 +57,7 @@ def optimizer_for(network: nn.Module, s: TrainSettings, new_layers: Set[str]) ->
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a parameter's name begins with a text or fits a pattern with `*`."""
+    """Tell whether a parameter's name begins with a text or fits a pattern with `*`."""
     return fnmatchcase(name, pattern) if "*" in pattern else name.startswith(pattern)
 
 
@@ -104,12 +104,12 @@ class LasagneRMSprop(torch.optim.Optimizer):
 
 
 def updates(settings: TrainSettings, per_epoch: int) -> int:
-    """How often a training moves the weights when an epoch has `per_epoch` updates."""
+    """Return how often a training moves the weights when an epoch has `per_epoch` updates."""
     return settings.iterations or settings.epochs * per_epoch
 
 
 def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float:
-    """The rate of update number `update` (from 0) when an epoch has `per_epoch` updates."""
+    """Return the rate of update number `update` (from 0) when an epoch has `per_epoch` updates."""
     total = updates(settings, per_epoch)
     warm = round(settings.warmup * total)
     if update < warm:

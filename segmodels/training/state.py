@@ -37,7 +37,7 @@ class ResumeState:
         self.folder, self.signature = folder, signature
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none that belongs to these settings."""
+        """Return the last state, or None where there is none that belongs to these settings."""
         path = self.folder / STATE_FILE
         if not path.is_file():
             return None
@@ -51,7 +51,7 @@ class ResumeState:
         return saved
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replaces the state.
+        """Replace the state.
 
         Raises:
             TrainingError: The disk cannot hold it; the last state is untouched.
@@ -60,7 +60,7 @@ class ResumeState:
             torch.save(content | {"signature": self.signature}, part)
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Keeps the best weights so far.
+        """Keep the best weights so far.
 
         Raises:
             TrainingError: The disk cannot hold them.
@@ -72,7 +72,7 @@ class ResumeState:
         return self.folder / f"best-{epoch}.safetensors"
 
     def forget_but(self, epoch: int) -> None:
-        """Removes best weights that `state.pt` no longer names."""
+        """Remove best weights that `state.pt` no longer names."""
         for path in self.folder.glob("best-*.safetensors"):
             if path != self.best(epoch):
                 path.unlink()
@@ -80,7 +80,7 @@ class ResumeState:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """The temporary name of a file that takes its own name when the body has written it."""
+    """Give the temporary name of a file that takes its own name when the body has written it."""
     try:
         with replaced(path) as part:
             yield part

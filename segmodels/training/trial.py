@@ -113,7 +113,7 @@ def choose(
 def _step_seconds(
     network: nn.Module, images: Tensor, labels: Tensor, option: Choice, device: torch.device, least: float
 ) -> float:
-    """Seconds of the fastest step; of one that is far from the least so far only the first that counts."""
+    """Return seconds of the fastest step; of one that is far from the least so far only the first that counts."""
     model = copy.deepcopy(network).to(device).train()
     images, labels = images.to(device), labels.to(device)
     if option.channels_last:

@@ -24,7 +24,7 @@ from segmodels.training.state import TrainingError, TrainingInterrupted
 
 
 def main(arguments: list[str]) -> int:
-    """One of the processes: trains, and where it is the first one says how it went."""
+    """Return one of the processes: trains, and where it is the first one says how it went."""
     os.environ[WORKER] = str(os.getpid())
     path = Path(arguments[0])
     job = Job(**json.loads(path.read_text()))
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _end_alone(alive: Path, seconds: float) -> None:
-    """Tells this process to stop when a file has not changed for so long, by the clock of this machine."""
+    """Tell this process to stop when a file has not changed for so long, by the clock of this machine."""
     known, since = "", time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(min(5.0, seconds / 4))

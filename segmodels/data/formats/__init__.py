@@ -35,7 +35,7 @@ def convert(
     source: Mapping[str, Any] | None = None,
     splitting: Splitting | None = None,
 ) -> str:
-    """Finds the layout in `root`, or up to three folders below, and writes it as the dataset folder `out`.
+    """Find the layout in `root`, or up to three folders below, and write it as the dataset folder `out`.
 
     Args:
         root: The folder to look in, e.g. an unpacked archive.
@@ -65,7 +65,7 @@ def convert(
 
 
 def find(root: Path | str, format: str = "auto") -> tuple[str, Path]:  # noqa: A002
-    """The layout in `root`, or up to three folders below, and the folder it lies in; names of files tell it.
+    """Return the layout in `root`, or up to three folders below, and the folder it lies in; names of files tell it.
 
     Raises:
         DatasetError: No layout fits.

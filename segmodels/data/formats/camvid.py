@@ -49,12 +49,12 @@ CLASSES = (
 
 
 def detect(root: Path) -> bool:
-    """Whether `root` is the tutorial's `CamVid` folder."""
+    """Tell whether `root` is the tutorial's `CamVid` folder."""
     return (root / "train.txt").is_file() and (root / "trainannot").is_dir()
 
 
 def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Writes the dataset folder `out`; the splits are those of the lists.
+    """Write the dataset folder `out`; the splits are those of the lists.
 
     Raises:
         DatasetError: A list names a file that is not there, or a label is unreadable; all of them are listed.
@@ -88,7 +88,7 @@ def _listed(root: Path, split: str, problems: list[str]) -> Iterator[tuple[Path,
 
 
 def _find(root: Path, entry: str) -> Path | None:
-    """The file that a list means; only its folder and its stem count."""
+    """Return the file that a list means; only its folder and its stem count."""
     if refused_path(entry.lstrip("/")):
         return None
     named = PurePosixPath(entry)

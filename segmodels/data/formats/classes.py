@@ -38,12 +38,12 @@ class NamedClass:
 
 
 def find(root: Path) -> Path | None:
-    """The file of classes in `root` or in the folder above it."""
+    """Return the file of classes in `root` or in the folder above it."""
     return next((folder / name for folder in (root, root.parent) for name in FILES if (folder / name).is_file()), None)
 
 
 def read(path: Path) -> list[NamedClass]:
-    """The classes in label order.
+    """Return the classes in label order.
 
     Raises:
         DatasetError: The file is not of the shape above, or has a name or a colour twice.

@@ -44,7 +44,7 @@ class RawLabel:
 
 
 def read_raw(path: Path) -> RawLabel:
-    """Reads a label of any mode.
+    """Read a label of any mode.
 
     Raises:
         DatasetError: The file is unreadable, or of a kind that loses ids.
@@ -73,7 +73,7 @@ class Survey:
 
 
 def survey(labels: Sequence[Path]) -> Survey:
-    """Looks at every label. Ids that were saved with three equal channels are ids.
+    """Look at every label. Ids that were saved with three equal channels are ids.
 
     Raises:
         DatasetError: Labels are unreadable (all of them are listed), or some are colours and some are ids.
@@ -103,7 +103,7 @@ class Coding:
     by_palette: dict[int, int]
 
     def ids(self, path: Path) -> Path | np.ndarray:
-        """The label's class ids, uint8 `[H, W]`; the file itself where it holds just these.
+        """Return the label's class ids, uint8 `[H, W]`; the file itself where it holds just these.
 
         Ids that no class has stay as they are, for the validation to name.
 
@@ -127,7 +127,7 @@ class Coding:
         return found
 
     def _table(self, raw: RawLabel) -> dict[int, int]:
-        """A palette image is read by its colours where these are the classes', by its indices otherwise."""
+        """Return a palette image is read by its colours where these are the classes', by its indices otherwise."""
         if raw.palette is None or not self.by_palette:
             return self.table
         used = [i for i in _held(raw.values) if i != IGNORE_INDEX]
@@ -137,7 +137,7 @@ class Coding:
 
 
 def decide(found: Survey, named: Sequence[NamedClass] | None, where: str) -> Coding:
-    """The coding of the labels.
+    """Return the coding of the labels.
 
     Without a list of classes, every colour (or id below 255) that occurs is a class; labels of only 0 and 255 are
     black-and-white masks: background and foreground.
@@ -193,7 +193,7 @@ def _look(path: Path, budget: PixelBudget) -> Survey | str:
 
 
 def _held(values: np.ndarray) -> list[int]:
-    """The distinct values, ascending; much faster than `np.unique` for ids and colours."""
+    """Return the distinct values, ascending; much faster than `np.unique` for ids and colours."""
     if values.min() < 0 or values.max() >= 1 << 24:
         return [int(v) for v in np.unique(values)]
     seen = np.zeros(int(values.max()) + 1, bool)
@@ -202,7 +202,7 @@ def _held(values: np.ndarray) -> list[int]:
 
 
 def _are_ids(found: Survey, named: Sequence[NamedClass] | None) -> bool:
-    """Whether three-channel labels are really ids: all grey, dark (or black and white), and no class's colours."""
+    """Tell whether three-channel labels are really ids: all grey, dark (or black and white), and no class's colours."""
     if named is not None and found.values <= set(_colors(named)):
         return False
     return all(_is_gray(c) and (c & 255 in (0, 255) or c & 255 < MAX_COLORS) for c in found.values)
@@ -223,7 +223,7 @@ def _colors(named: Sequence[NamedClass]) -> dict[int, int]:
 
 
 def _renumbered(named: Sequence[NamedClass]) -> dict[int, int]:
-    """Line number -> class id; void lines are ignored pixels and take no id."""
+    """Return line number -> class id; void lines are ignored pixels and take no id."""
     table: dict[int, int] = {}
     for i, entry in enumerate(named):
         table[i] = IGNORE_INDEX if entry.is_void else sum(not c.is_void for c in named[:i])

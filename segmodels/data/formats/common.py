@@ -29,7 +29,7 @@ class Splitting:
     test_fraction: float = 0.15
 
     def assign(self, ids: Iterable[str]) -> dict[str, str]:
-        """A split for each id, by the hash of the id alone: a sample stays where it is when others come or go.
+        """Return a split for each id, by the hash of the id alone: a sample stays where it is when others come or go.
 
         Only where a split that was asked for would stay empty, the sample nearest to it is moved there.
         """
@@ -52,7 +52,7 @@ class Splitting:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raises one error for all problems; does nothing where there are none.
+    """Raise one error for all problems; does nothing where there are none.
 
     Raises:
         DatasetError: There are problems; the first twenty are listed.
@@ -66,12 +66,12 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def with_licence(source: Mapping[str, Any], licence: str) -> dict[str, Any]:
-    """The source, with the format's own licence where none was given."""
+    """Return the source, with the format's own licence where none was given."""
     return {**source, "licence": source.get("licence") or licence}
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out.
+    """Yield the image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out.
 
     Raises:
         NameRefusedError: A name is not UTF-8.

@@ -62,12 +62,12 @@ class Pair:
 
 
 def detect(root: Path) -> bool:
-    """Whether `root` has images and labels in folders named so."""
+    """Tell whether `root` has images and labels in folders named so."""
     return bool(_parts(root))
 
 
 def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Writes the dataset folder `out`.
+    """Write the dataset folder `out`.
 
     Raises:
         DatasetError: An image has no label or two, or a label is unreadable or has an unknown colour; all are listed.
@@ -95,7 +95,7 @@ def _coding(root: Path, labels: list[Path]) -> Coding:
 
 
 def _splits(pairs: list[Pair], splitting: Splitting) -> dict[tuple[str | None, str], str]:
-    """The split of each pair: the data's own; `val` is dealt from `train` where the data has none."""
+    """Return the split of each pair: the data's own; `val` is dealt from `train` where the data has none."""
     given = {pair.split for pair in pairs}
     splits = {(pair.split, pair.id): pair.split or "train" for pair in pairs}
     if "val" not in given:

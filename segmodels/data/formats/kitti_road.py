@@ -35,12 +35,12 @@ IGNORED = (0, 0, 0)
 
 
 def detect(root: Path) -> bool:
-    """Whether `root` is a `data_road` folder."""
+    """Tell whether `root` is a `data_road` folder."""
     return all((root / "training" / folder).is_dir() for folder in ("image_2", "gt_image_2"))
 
 
 def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Writes the dataset folder `out` with the splits `train` and `val`.
+    """Write the dataset folder `out` with the splits `train` and `val`.
 
     Raises:
         DatasetError: An image has no ground truth, or one is unreadable or has another colour; all are listed.

@@ -20,12 +20,12 @@ LOOKS_FOR = "dataset.json beside train/images/ and train/labels/"
 
 
 def detect(root: Path) -> bool:
-    """Whether `root` is a dataset folder."""
+    """Tell whether `root` is a dataset folder."""
     return (root / INFO_FILE).is_file() and any((root / split / "images").is_dir() for split in SPLITS)
 
 
 def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Writes the dataset folder `out` with the same files; what is wrong in them is left to the validation.
+    """Write the dataset folder `out` with the same files; what is wrong in them is left to the validation.
 
     Raises:
         DatasetError: `dataset.json` is not a description of a dataset, or there is no image.

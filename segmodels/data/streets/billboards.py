@@ -35,7 +35,7 @@ class Placed:
 
 
 def place(scene: Scene, view: View, time: float) -> Placed:
-    """Where billboards and bars stand at `time`."""
+    """Return where billboards and bars stand at `time`."""
     feet = [(b.x + b.velocity[0] * time, b.lift, b.z + b.velocity[1] * time) for b in scene.billboards]
     feet += [(b.x, b.lift, b.z) for b in scene.bars]
     world = np.asarray(feet, np.float32).reshape(-1, 3)
@@ -43,7 +43,7 @@ def place(scene: Scene, view: View, time: float) -> Placed:
 
 
 def draw(scene: Scene, view: View, buffer: Buffer, color: Array, placed: Placed, first: int) -> None:
-    """Draws billboards and bars from far to near, then the fences; `first` is the first surface id."""
+    """Draw billboards and bars from far to near, then the fences; `first` is the first surface id."""
     light = scene.light
     lit = np.zeros(len(placed.feet), np.float32)
     if light.sun_color[1] > 0:

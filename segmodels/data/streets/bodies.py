@@ -22,7 +22,7 @@ PAINT_COLUMNS = 25
 
 
 def profile(points: Sequence[tuple[float, float]]) -> list[Plane]:
-    """Planes through the edges of a polygon in (l, y), counter-clockwise, extruded across."""
+    """Return planes through the edges of a polygon in (l, y), counter-clockwise, extruded across."""
     planes = []
     for (l0, y0), (l1, y1) in zip(points, [*points[1:], points[0]], strict=True):
         length = math.hypot(l1 - l0, y1 - y0)
@@ -32,7 +32,7 @@ def profile(points: Sequence[tuple[float, float]]) -> list[Plane]:
 
 
 def sides(low: float, high: float, y_low: float, y_high: float) -> list[Plane]:
-    """Two planes across, `low` half wide at `y_low` and `high` at `y_high`."""
+    """Return two planes across, `low` half wide at `y_low` and `high` at `y_high`."""
     length = math.hypot(y_high - y_low, low - high)
     n_y, n_w = (low - high) / length, (y_high - y_low) / length
     c = n_y * y_low + n_w * low
@@ -43,7 +43,7 @@ def house(
     x: float, z: float, along: tuple[float, float], flip: bool, width: float, depth: float, eaves: float,
     ridge: float, gable: bool, paint: tuple[float, ...],
 ) -> Solid:  # fmt: skip
-    """A building whose front stands on (x, z), from there to `width` along; `ridge` is the height of its roof."""
+    """Return a building whose front stands on (x, z), `width` long; `ridge` is the height of its roof."""
     planes: list[Plane] = [(0, 0, 1, 0), (0, 0, -1, depth), (1, 0, 0, width), (-1, 0, 0, 0)]
     if ridge <= 0:
         planes.append((0, 1, 0, eaves))
@@ -63,7 +63,7 @@ def block(
     label: int, material: int, x: float, z: float, along: tuple[float, float], length: float, height: float,
     thickness: float, color: Color, lift: float = 0.0,
 ) -> Solid:  # fmt: skip
-    """A plain box: a garden wall, a hedge, a chimney."""
+    """Return a plain box: a garden wall, a hedge, a chimney."""
     half = thickness / 2
     planes = ((0, 0, 1, half), (0, 0, -1, half), (1, 0, 0, length), (-1, 0, 0, 0), (0, 1, 0, lift + height),
               (0, -1, 0, -lift))  # fmt: skip
@@ -100,7 +100,7 @@ def _paint(dice: Dice) -> Color:
 def vehicle(
     dice: Dice, x: float, z: float, along: tuple[float, float], instance: int, velocity: tuple[float, float]
 ) -> list[Solid]:
-    """A car, van, lorry or bus with its middle on (x, z), facing `along`."""
+    """Return a car, van, lorry or bus with its middle on (x, z), facing `along`."""
     kind = dice.unit()
     lamps = 1.0 if dice.chance(0.25) else 0.0
     tint = dice.uniform(0.005, 0.03)

@@ -70,7 +70,7 @@ class View:
         return np.broadcast_to(self.xs, shape).ravel(), np.broadcast_to(self.ys, shape).ravel()
 
     def linear(self, coefficients: Array, rows: slice = slice(None), columns: slice = slice(None)) -> Array:
-        """A function a x + b y + c of the ray direction (x, y, 1), for a window of pixels `[h, w]`."""
+        """Return a function a x + b y + c of the ray direction (x, y, 1), for a window of pixels `[h, w]`."""
         a, b, c = coefficients
         return (self.xs[columns] * a + c) + self.ys[rows] * b
 

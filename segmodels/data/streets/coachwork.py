@@ -89,5 +89,5 @@ def vehicle(solids: Solids, table: Array, kinds: IntArray, face: IntArray, point
 
 
 def luck_of(number: IntArray) -> Array:
-    """A number in 0..1 that belongs to the vehicle."""
+    """Return a number in 0..1 that belongs to the vehicle."""
     return noise.scatter(number, number, 3)

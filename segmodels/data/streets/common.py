@@ -31,7 +31,7 @@ class Dice:
         self._pool: list[float] = []
 
     def unit(self) -> float:
-        """A number in 0..1."""
+        """Return a number in 0..1."""
         if not self._pool:
             self._pool = self._generator.random(_CHUNK).tolist()
         return self._pool.pop()
@@ -40,21 +40,21 @@ class Dice:
         return low + (high - low) * self.unit()
 
     def normal(self, mean: float, deviation: float) -> float:
-        """A bell-shaped number within three deviations of the mean (sum of three uniform ones)."""
+        """Return a bell-shaped number within three deviations of the mean (sum of three uniform ones)."""
         return mean + deviation * 2.0 * (self.unit() + self.unit() + self.unit() - 1.5)
 
     def chance(self, probability: float) -> bool:
         return self.unit() < probability
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number in low..high-1."""
+        """Return a whole number in low..high-1."""
         return low + int((high - low) * self.unit())
 
     def choice(self, items: Sequence[T]) -> T:
         return items[int(len(items) * self.unit())]
 
     def vary(self, color: Sequence[float], spread: float) -> Color:
-        """The colour with its brightness and, less so, its hue changed."""
+        """Return the colour with its brightness and, less so, its hue changed."""
         gain = 1.0 + spread * (2.0 * self.unit() - 1.0)
         warmth = 0.3 * spread * (2.0 * self.unit() - 1.0)
         red, green, blue = color
@@ -73,5 +73,5 @@ def modulo(x: Array, period: float | Array) -> Array:
 
 
 def as_table(rows: Sequence[Any], width: int) -> Array:
-    """Rows of numbers as float32 `[len(rows), width]`, also when there are none."""
+    """Return rows of numbers as float32 `[len(rows), width]`, also when there are none."""
     return np.asarray(rows, np.float32).reshape(len(rows), width)

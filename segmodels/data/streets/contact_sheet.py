@@ -19,7 +19,8 @@ _GAP = 3
 
 
 def contact_sheet(seed: int, indices: Sequence[int], columns: int = 3) -> Image.Image:
-    """Pictures above their labels, `columns` a row; the last rows show depth, normals and instances of the first.
+    """Return pictures above their labels, `columns` a row; the last rows show depth, normals and instances of the
+    first.
 
     Args:
         seed: Seed of the dataset.
@@ -66,7 +67,7 @@ def _targets(frame: Frame) -> list[NDArray[np.uint8]]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/streets.png"))
     parser.add_argument("--seed", type=int, default=0)

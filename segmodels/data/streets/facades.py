@@ -14,7 +14,7 @@ _HALF = np.float32(0.5)
 
 
 def local_coordinates(solids: Solids, number: IntArray, x: Array, z: Array) -> tuple[Array, Array]:
-    """Metres along and across the solid that each point belongs to."""
+    """Return metres along and across the solid that each point belongs to."""
     origin, along, across = solids.origin, solids.along, solids.across
     dx, dz = x - pick(origin[:, 0], number), z - pick(origin[:, 1], number)
     return (

@@ -20,7 +20,7 @@ _LEAVES: tuple[tuple[Color, Color], ...] = (
 
 
 def furnish(dice: Dice, scene: Scene, plan: Plan) -> None:
-    """Adds everything that is not road, building or sky."""
+    """Add everything that is not road, building or sky."""
     season = dice.unit()
     lamps = signs.LampStyle(dice)
     for side in plan.sides:

@@ -59,7 +59,7 @@ class Ground:
 
 
 def draw_ground(view: View, road: Road, buffer: Buffer) -> Ground:
-    """Draws road, kerbs and pavements; the pavement's surface lies `KERB_HEIGHT` above the road's."""
+    """Draw road, kerbs and pavements; the pavement's surface lies `KERB_HEIGHT` above the road's."""
     camera = view.camera
     right, up, forward = camera.rotation.T
     slope = -up / camera.height
@@ -147,7 +147,7 @@ class Solids:
         self.rectangles, self.depths = bounding_rectangles(self.view, self.view.camera.to_camera(world))
 
     def draw(self, buffer: Buffer) -> None:
-        """Draws every solid with a depth test."""
+        """Draw every solid with a depth test."""
         view = self.view
         safe = np.where(np.abs(self._offsets) < 1e-4, np.float32(1e-4), self._offsets)
         slopes = (self._planes / safe[:, :, None]).tolist()
@@ -242,7 +242,7 @@ class Points:
 
 
 def world_points(view: View, buffer: Buffer, index: IntArray) -> Points:
-    """The points that these pixels see."""
+    """Return the points that these pixels see."""
     depth = 1 / pick(buffer.nearness.ravel(), index)
     dx, dy = pick(view.grid[0], index) * depth, pick(view.grid[1], index) * depth
     world = []

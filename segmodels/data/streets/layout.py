@@ -28,7 +28,7 @@ _FASCIAS: tuple[Color, ...] = (
 
 
 def make_scene(dice: Dice) -> Scene:
-    """A scene of its own for every state of `dice`."""
+    """Return a scene of its own for every state of `dice`."""
     plan = _plan(dice)
     light, optics = _light(dice)
     road = _road(dice, plan)
@@ -274,7 +274,7 @@ def _building(dice: Dice, scene: Scene, side: Side, s: float, end: float, eaves:
 
 
 def _end_of_street(dice: Dice, scene: Scene, plan: Plan) -> None:
-    """Buildings across the view where the street ends or turns, so that no horizon lies bare."""
+    """Return buildings across the view where the street ends or turns, so that no horizon lies bare."""
     x = -90.0
     while x < 90:
         width = dice.uniform(8, 26)

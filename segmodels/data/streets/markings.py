@@ -24,11 +24,11 @@ def coverage(road: Road, u: Array, s: Array, footprint_u: Array, footprint_s: Ar
     long = 1 / footprint_s
 
     def line(centre: float, width: float) -> Array:
-        """A line along the street."""
+        """Return a line along the street."""
         return _box(u - np.float32(centre), width, narrow)
 
     def span(low: float, high: float) -> Array:
-        """A stretch of the street."""
+        """Return a stretch of the street."""
         return _box(s - np.float32((low + high) / 2), high - low, long)
 
     white = np.zeros_like(u)
@@ -74,7 +74,7 @@ def coverage(road: Road, u: Array, s: Array, footprint_u: Array, footprint_s: Ar
 
 
 def _box(distance: Array, width: float | Array, inverse_footprint: Array) -> Array:
-    """Share of a pixel that lies within width / 2 of the centre."""
+    """Return share of a pixel that lies within width / 2 of the centre."""
     covered = (np.float32(0.5) * np.asarray(width, np.float32) - np.abs(distance)) * inverse_footprint + np.float32(0.5)
     limit = np.minimum(np.asarray(width, np.float32) * inverse_footprint, 1)
     return np.minimum(np.maximum(covered, 0), limit)

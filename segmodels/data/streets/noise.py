@@ -16,7 +16,7 @@ _SHIFT = 64 * SIZE
 
 @cache
 def fractal(roughness: float, seed: int) -> Array:
-    """A periodic fractal field, float32 `[SIZE, SIZE]`, mean 0, deviation 1, spectrum 1 / f ** roughness."""
+    """Return a periodic fractal field, float32 `[SIZE, SIZE]`, mean 0, deviation 1, spectrum 1 / f ** roughness."""
     white = np.random.Generator(np.random.PCG64(seed)).standard_normal((SIZE, SIZE))
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     frequency[0, 0] = np.inf
@@ -26,7 +26,9 @@ def fractal(roughness: float, seed: int) -> Array:
 
 @cache
 def sensor_grain() -> Array:
-    """Three planes of Gaussian noise, slightly correlated between neighbours and colours, float32 `[3, 512, 1024]`."""
+    """Return three planes of Gaussian noise, slightly correlated between neighbours and colours, float32 `[3, 512,
+    1024]`.
+    """
     rng = np.random.Generator(np.random.PCG64(11))
     grain = rng.standard_normal((3, 512, 1024), np.float32) + 0.8 * rng.standard_normal((512, 1024), np.float32)
     grain = grain + 0.5 * np.roll(grain, 1, -1)
@@ -34,7 +36,7 @@ def sensor_grain() -> Array:
 
 
 def sample(tile: Array, x: Array, y: Array) -> Array:
-    """The tile at texel coordinates (x, y), nearest texel, repeated without end."""
+    """Return the tile at texel coordinates (x, y), nearest texel, repeated without end."""
     column = (x + np.float32(_SHIFT)).astype(np.int32) & _WRAP
     row = (y + np.float32(_SHIFT)).astype(np.int32) & _WRAP
     return pick(tile.ravel(), row * SIZE + column)

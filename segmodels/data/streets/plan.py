@@ -29,7 +29,7 @@ class Side:
     gaps: list[tuple[float, float]]
 
     def free(self, s: float, margin: float = 0.0) -> bool:
-        """Whether no side street begins here."""
+        """Tell whether no side street begins here."""
         return all(not low - margin < s < high + margin for low, high in self.gaps)
 
 

@@ -46,7 +46,7 @@ class Frame:
 def render(
     seed: int, split: str, index: int, *, height: int = 240, width: int = 320, targets: Collection[str] = ()
 ) -> Frame:
-    """Renders the frame that belongs to a key; the same key gives the same bytes in every order and process.
+    """Render the frame that belongs to a key; the same key gives the same bytes in every order and process.
 
     Args:
         seed: Seed of the whole dataset, >= 0.
@@ -74,7 +74,7 @@ def render_sequence(
     width: int = 320,
     targets: Collection[str] = (),
 ) -> list[Frame]:
-    """Renders the same street with a moving camera and moving traffic, ten frames a second.
+    """Render the same street with a moving camera and moving traffic, ten frames a second.
 
     The first frame is the one that `render` gives. Every frame carries the true flow to the next, the last one too.
     Other arguments as in `render`.
@@ -90,7 +90,7 @@ def render_sequence(
 
 
 def camera_at(scene: Scene, time: float) -> Camera:
-    """The camera after it has followed the road for `time` seconds."""
+    """Return the camera after it has followed the road for `time` seconds."""
     start, road = scene.camera, scene.road
     z = start.z + scene.speed * time
     x = start.x + road.centre(z) - road.centre(start.z)
@@ -107,7 +107,7 @@ class Shot:
         self.buffer = Buffer(height, width)
 
     def frame(self, dice: Dice, targets: Collection[str]) -> Frame:
-        """All steps, and the truth that was asked for."""
+        """Return all steps, and the truth that was asked for."""
         self.see()
         self.shade()
         self.cover()
@@ -122,24 +122,24 @@ class Shot:
         )
 
     def see(self) -> None:
-        """Finds the opaque surface behind every pixel."""
+        """Find the opaque surface behind every pixel."""
         self.ground = draw_ground(self.view, self.scene.road, self.buffer)
         self.solids = Solids(self.scene.solids, self.view, self.time)
         self.solids.draw(self.buffer)
         self.first = FIRST_SOLID + FACES * self.solids.count
 
     def shade(self) -> None:
-        """Gives these surfaces their colours, in linear light."""
+        """Give these surfaces their colours, in linear light."""
         shading.contact_shadows(self.scene, self.view, self.ground, self.solids)
         self.color = shading.shade(self.scene, self.view, self.buffer, self.ground, self.solids)
 
     def cover(self) -> None:
-        """Draws what has soft edges over them."""
+        """Draw what has soft edges over them."""
         self.placed = billboards.place(self.scene, self.view, self.time)
         billboards.draw(self.scene, self.view, self.buffer, self.color, self.placed, self.first)
 
     def develop(self, dice: Dice) -> NDArray[np.uint8]:
-        """Takes the picture; uses the colours up."""
+        """Take the picture; uses the colours up."""
         return effects.develop(self.color, self.scene.light, self.scene.optics, dice)
 
     def _labels(self) -> NDArray[np.uint8]:
@@ -155,12 +155,12 @@ class Shot:
         return np.concatenate([np.zeros(FIRST_SOLID, np.uint16), solids, np.array(flat, np.uint16)])
 
     def depth(self) -> Array:
-        """Metres along the optical axis, infinite in the sky."""
+        """Return metres along the optical axis, infinite in the sky."""
         with np.errstate(divide="ignore"):
             return 1 / self.buffer.nearness
 
     def _normals(self) -> Array:
-        """A normal for every surface id, `[ids, 3]`; a kerb's looks at the middle of the road, upwards by half."""
+        """Return a normal for every surface id, `[ids, 3]`; a kerb's looks at the road's middle, upwards by half."""
         rotation = self.view.camera.rotation
         ground = np.tile(rotation[:, 1], (FIRST_SOLID, 1))
         ground[0] = 0
@@ -175,7 +175,7 @@ class Shot:
         return np.concatenate([ground, solids, flat, *panels]).astype(np.float32)
 
     def flow(self, later: float) -> Array:
-        """Where each pixel's surface point goes until the time `later`, minus where it is; call after `frame`."""
+        """Return where each pixel's surface point goes until `later`, minus where it is; call after `frame`."""
         view, scene = self.view, self.scene
         next_view = View(camera_at(scene, later), view.height, view.width)
         rays = np.empty((view.height, view.width, 3), np.float32)

@@ -15,7 +15,7 @@ from segmodels.data.streets.scene import ASPHALT, FIRST_SOLID, GRASS, KERB, PAVI
 
 
 def sunlight(scene: Scene, x: Array, y: Array, z: Array) -> Array:
-    """Share of the sun, 0..1, that the buildings beside the street let through to each point."""
+    """Return share of the sun, 0..1, that the buildings beside the street let through to each point."""
     east, up, north = scene.light.sun
     side = 1 if east > 0 else -1
     row = 0 if side < 0 else 1
@@ -195,7 +195,7 @@ def _fog(light: Light, buffer: Buffer, color: Array) -> None:
 
 
 def contact_shadows(scene: Scene, view: View, ground: Ground, solids: Solids) -> None:
-    """Darkens the ground under and beside vehicles, and where the sun throws their shadow."""
+    """Darken the ground under and beside vehicles, and where the sun throws their shadow."""
     east, up, north = scene.light.sun
     sunny = scene.light.sun_color[1] > 0.1
     reach = 0.9 / up if sunny else 0.0

@@ -63,7 +63,7 @@ class Canvas:
         self._draw.ellipse(corners, outline=part + 1, width=max(1, round(width * self._scale)))
 
     def limb(self, part: int, points: Points, width: float, end: float | None = None) -> None:
-        """A line of joints that tapers from `width` to `end`."""
+        """Draw a line of joints that tapers from `width` to `end`."""
         end = width if end is None else end
         steps = max(1, len(points) - 1)
         for i, (start, stop) in enumerate(pairwise(points)):
@@ -81,7 +81,9 @@ class Canvas:
         self.polygon(-1, points)
 
     def sprite(self, close: int = 0, discs: Sequence[tuple[float, float, float]] = ()) -> Sprite:
-        """The finished sprite; gaps up to about 2 x `close` texels and `discs` (x, y, radius) belong to the label."""
+        """Return the finished sprite; gaps up to about 2 x `close` texels and `discs` (x, y, radius) belong to the
+        label.
+        """
         owner = np.asarray(self._owner)
         stack = np.stack([(owner == part + 1) for part in range(self._parts)]).astype(np.float32)
         parts = _reduce(stack, _OVERSAMPLE)
@@ -97,7 +99,7 @@ class Canvas:
 
 
 def build(parts: Array, label: Array, aspect: float) -> Sprite:
-    """A sprite from its finest level."""
+    """Return a sprite from its finest level."""
     levels, labels = [np.ascontiguousarray(parts, np.float32)], [np.ascontiguousarray(label, np.float32)]
     while min(levels[-1].shape[1:]) >= 4:
         levels.append(_reduce(levels[-1], 2))
@@ -262,7 +264,7 @@ def _conifer(rng: np.random.Generator) -> Sprite:
 
 
 def _bare(rng: np.random.Generator) -> Sprite:
-    """A tree in winter; the label covers the crown as annotators outline it."""
+    """Return a tree in winter; the label covers the crown as annotators outline it."""
     canvas = Canvas(176, 0.9, 3)
 
     def grow(x: float, y: float, angle: float, length: float, width: float, depth: int) -> None:
@@ -291,7 +293,7 @@ def _bare(rng: np.random.Generator) -> Sprite:
 
 
 def _shrubs(rng: np.random.Generator) -> Sprite:
-    """A wide row of bushes and small trees, as it closes gaps and the end of a street."""
+    """Return a wide row of bushes and small trees, as it closes gaps and the end of a street."""
     height, width = 72, 252
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     up = 1 - y / height
@@ -377,7 +379,7 @@ class Atlas:
 
 @cache
 def atlas() -> Atlas:
-    """The atlas; the first call of a process draws it."""
+    """Return the atlas; the first call of a process draws it."""
     rng = np.random.Generator(np.random.PCG64(2024))
     drawings: dict[str, list[Sprite]] = {}
 

@@ -28,7 +28,7 @@ def write_dataset(
     targets: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetInfo:
-    """Renders a dataset folder, completely or not at all.
+    """Render a dataset folder, completely or not at all.
 
     Targets are written as PNG: `instances` with 16 bits; `depth` with 16 bits, centimetres, 0 in the sky, at most
     655.35 m; `normals` with 8 bits a channel, (n + 1) * 127.5 rounded, so the sky's zero is 128.
@@ -67,7 +67,7 @@ def write_dataset(
 
 
 def encode(frame: Frame, target: str) -> Image.Image:
-    """A target as the image that the dataset folder holds."""
+    """Return a target as the image that the dataset folder holds."""
     if target == "instances":
         assert frame.instances is not None
         return Image.fromarray(frame.instances)

@@ -127,7 +127,7 @@ def build(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> nn.Module:
-    """The criterion for `{"cross_entropy": 1.0, "lovasz": 0.5}` and the like.
+    """Return the criterion for `{"cross_entropy": 1.0, "lovasz": 0.5}` and the like.
 
     Raises:
         ValueError: A term's name is unknown.
@@ -151,7 +151,7 @@ def build(
 
 
 def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
-    """Weights against class imbalance.
+    """Return weights against class imbalance.
 
     Args:
         found: How often each class occurs in the training set.

@@ -15,7 +15,7 @@ IGNORE_INDEX = 255
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Counts of (true, predicted) pairs.
+    """Count of (true, predicted) pairs.
 
     Ignored pixels go to an extra bin in place of being selected away: one pass over the pixels, no copy of them.
 
@@ -55,7 +55,7 @@ def class_iou(matrix: np.ndarray) -> np.ndarray:
 
 
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Share of each class's pixels that were found `[C]`; NaN where the truth has none."""
+    """Return share of each class's pixels that were found `[C]`; NaN where the truth has none."""
     truth = matrix.sum(1).astype(np.float64)
     return np.divide(np.diag(matrix), truth, out=np.full(len(truth), np.nan), where=truth > 0)
 
@@ -77,7 +77,7 @@ class BoundaryF1:
         self.images = np.zeros(num_classes, np.int64)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Adds one image: class ids `[H, W]` each; pixels that the target ignores are no boundary in either."""
+        """Add one image: class ids `[H, W]` each; pixels that the target ignores are no boundary in either."""
         void = target == IGNORE_INDEX
         # Only classes of the image need their planes; C can be 150.
         present = torch.cat([target[~void].unique(), prediction[~void].unique()]).unique().tolist()
@@ -118,7 +118,7 @@ class CalibrationError:
         self.correct = torch.zeros(bins, dtype=torch.float64)
 
     def update(self, confidence: Tensor, prediction: Tensor, target: Tensor) -> None:
-        """Adds pixels: the probability of the predicted class, the prediction and the target, all of one shape."""
+        """Add pixels: the probability of the predicted class, the prediction and the target, all of one shape."""
         valid = target != IGNORE_INDEX
         confidence = confidence[valid].float()
         hit = (prediction[valid] == target[valid]).double()
@@ -128,23 +128,23 @@ class CalibrationError:
         self.correct += torch.bincount(index, weights=hit, minlength=self.bins).cpu()
 
     def sums(self) -> np.ndarray:
-        """Pixels, summed confidence and correct pixels of each bin, float64 `[3, bins]`."""
+        """Return pixels, summed confidence and correct pixels of each bin, float64 `[3, bins]`."""
         return torch.stack([self.count, self.confidence, self.correct]).numpy()
 
     def compute(self) -> float:
-        """Mean distance between confidence and accuracy, weighted by the bins' pixels; 0 without pixels."""
+        """Return mean distance between confidence and accuracy, weighted by the bins' pixels; 0 without pixels."""
         return float(calibration_error(self.sums()))
 
 
 def calibration_error(sums: np.ndarray) -> np.ndarray:
-    """Expected calibration error from the sums of `CalibrationError`, `[..., 3, bins]` to `[...]`; 0 without pixels."""
+    """Return the expected calibration error of `CalibrationError`'s sums, `[..., 3, bins]` to `[...]`; 0 without pixels."""
     count, confidence, correct = np.moveaxis(sums, -2, 0)
     error: np.ndarray = np.abs(confidence - correct).sum(-1) / np.maximum(count.sum(-1), 1)
     return error
 
 
 def _boundaries(planes: Tensor, void: Tensor) -> Tensor:
-    """Pixels of each plane `[K, H, W]` with a 4-neighbour outside it; the image's edge and void are no boundary."""
+    """Return pixels of each plane `[K, H, W]` with a 4-neighbour outside it; image edge and void are no boundary."""
     outside = ~planes & ~void
     edge = torch.zeros_like(planes)
     edge[:, 1:] |= outside[:, :-1]
@@ -155,7 +155,7 @@ def _boundaries(planes: Tensor, void: Tensor) -> Tensor:
 
 
 def class_mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is not NaN, `[..., C]` to `[...]`; 0 where all is."""
+    """Return the mean over the last axis of what is not NaN, `[..., C]` to `[...]`; 0 where all is."""
     known = np.isfinite(values)
     mean: np.ndarray = np.where(known, values, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
     return mean

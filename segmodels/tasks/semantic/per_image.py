@@ -31,7 +31,7 @@ class ImageCounts:
 
     @classmethod
     def of(cls, id_: str, matrix: np.ndarray, boundary_f1: np.ndarray, calibration: np.ndarray) -> ImageCounts:
-        """The counts of an image with this confusion matrix, int64 `[C, C]`, rows truth."""
+        """Return the counts of an image with this confusion matrix, int64 `[C, C]`, rows truth."""
         return cls(id_, np.diag(matrix).copy(), matrix.sum(1), matrix.sum(0), boundary_f1, calibration)
 
 
@@ -65,7 +65,7 @@ class PerImage:
 
     @classmethod
     def of(cls, classes: Sequence[str], images: Sequence[ImageCounts], sequences: Sequence[str] = ()) -> PerImage:
-        """The counts of images, one after the other; `sequences` names that of each, or is empty."""
+        """Return the counts of images, one after the other; `sequences` names that of each, or is empty."""
         names = [f.name for f in fields(ImageCounts) if f.name != "id"]
         columns = {name: np.stack([getattr(image, name) for image in images]) for name in names}
         ids = np.array([image.id for image in images])
@@ -73,7 +73,7 @@ class PerImage:
 
     @classmethod
     def read(cls, path: Path) -> PerImage:
-        """Reads the file.
+        """Read the file.
 
         Raises:
             ValueError: It is no such file.
@@ -87,7 +87,7 @@ class PerImage:
             raise ValueError(f"{path}: not the counts of an evaluation ({error})") from None
 
     def write(self, path: Path) -> None:
-        """Writes the file."""
+        """Write the file."""
         np.savez_compressed(path, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     def figures(self, weights: np.ndarray) -> np.ndarray:

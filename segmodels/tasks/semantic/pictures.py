@@ -21,7 +21,7 @@ PAPER, INK = (255, 255, 255), (48, 52, 58)
 
 
 def colorize(label: np.ndarray, palette: Palette) -> np.ndarray:
-    """The colours of a label, uint8 `[H, W, 3]`; void and ids without a colour are black."""
+    """Return the colours of a label, uint8 `[H, W, 3]`; void and ids without a colour are black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
     table[IGNORE_INDEX] = VOID
@@ -30,7 +30,7 @@ def colorize(label: np.ndarray, palette: Palette) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, alpha: float = 0.5) -> np.ndarray:
-    """The label's colours over the image, uint8 `[H, W, 3]`; void shows the image alone.
+    """Return the label's colours over the image, uint8 `[H, W, 3]`; void shows the image alone.
 
     Args:
         image: RGB, uint8 `[H, W, 3]`.
@@ -47,7 +47,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, alpha: float
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Where a prediction is wrong, uint8 `[H, W, 3]`: right is grey-green, wrong red, void black.
+    """Return where a prediction is wrong, uint8 `[H, W, 3]`: right is grey-green, wrong red, void black.
 
     Raises:
         ValueError: The two are not of the same size.
@@ -59,7 +59,7 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def panel(images: Sequence[np.ndarray | Image.Image], titles: Sequence[str] | None = None, gap: int = 4) -> Image.Image:
-    """Images side by side, each with a caption above it; all get the height of the first.
+    """Return images side by side, each with a caption above it; all get the height of the first.
 
     Args:
         images: RGB images, arrays or pillow's.
@@ -89,7 +89,7 @@ def panel(images: Sequence[np.ndarray | Image.Image], titles: Sequence[str] | No
 
 
 def legend(names: Sequence[str], palette: Palette, width: int = 640) -> Image.Image:
-    """A swatch and a name for each class, in rows of at most `width` pixels.
+    """Return a swatch and a name for each class, in rows of at most `width` pixels.
 
     Raises:
         ValueError: There are not as many colours as names.

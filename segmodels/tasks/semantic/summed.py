@@ -29,7 +29,7 @@ class ConfusionMatrix(Metric):
         self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Adds a batch of class ids; see `confusion_matrix`."""
+        """Add a batch of class ids; see `confusion_matrix`."""
         self.matrix += confusion_matrix(prediction, target, self.num_classes)
 
     def counts(self) -> np.ndarray:
