@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ def save_model(
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    # safetensors lets nobody else read what it writes: a server that runs as another user could not open it.
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     with open(folder / HISTORY_FILE, "w", newline="") as file:
         columns = list(history[0]) if history else ["epoch"]
         writer = csv.DictWriter(file, columns, lineterminator="\n")

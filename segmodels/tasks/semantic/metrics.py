@@ -137,7 +137,7 @@ class CalibrationError:
 
 
 def calibration_error(sums: np.ndarray) -> np.ndarray:
-    """Return the expected calibration error of `CalibrationError`'s sums, `[..., 3, bins]` to `[...]`; 0 without pixels."""
+    """Return the ECE of the sums of `CalibrationError`, `[..., 3, bins]` to `[...]`; 0 without pixels."""
     count, confidence, correct = np.moveaxis(sums, -2, 0)
     error: np.ndarray = np.abs(confidence - correct).sum(-1) / np.maximum(count.sum(-1), 1)
     return error
