@@ -21,7 +21,7 @@ JOBS ?= 2
 # Mutants of each module that are tried.
 SAMPLE ?= 60
 
-.PHONY: help setup repro experiments camvid test test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
+.PHONY: help setup repro experiments camvid test check test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-a
 test: setup ## all tests but those of the images
 	@# One thread a worker: the workers share the cores.
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --ignore=$(IMAGES) $(TESTS)
+
+check: lint ## lint, and the tests that the change since the last commit touches
+	@touched="$$($(RUN) python -m tests.touched)"; if [ -n "$$touched" ]; \
+		then $(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) $$touched; else echo "no test is touched"; fi
 
 test-avx2: setup ## the tests of the networks as on a processor without AVX-512
 	@# Exports are computed by other libraries, and held against torch by `make test`.

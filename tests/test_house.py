@@ -10,6 +10,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from tests.touched import touched
+
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 400
 # Longer files, each with the word why.
@@ -49,3 +51,11 @@ def test_long_files_say_why() -> None:
     assert len(files) > 100
     long = {name for name in files if len((ROOT / name).read_text().splitlines()) > LONGEST}
     assert long == set(LONG)
+
+
+def test_a_change_touches_the_tests_that_name_its_module() -> None:
+    scan = touched(["segmodels/data/scan.py"])
+    assert "tests/components/validate/test_step.py" in scan
+    assert "tests/segmodels/test_files.py" not in scan
+    assert touched(["segmodels/files.py"]).count("tests/segmodels/test_files.py") == 1
+    assert touched(["README.md", "tests/test_readme.py"]) == ["tests/test_readme.py"]
