@@ -147,7 +147,7 @@ def test_what_an_earlier_attempt_has_finished_after_its_step_was_gone_is_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainjob.distributed, "outcome", gone)
+        patch.setattr(trainjob.launch, "outcome", gone)
         train(data, tmp_path / "model", monkeypatch)
     cluster.objects = {}
     assert train(data, tmp_path / "model", monkeypatch) == whole
