@@ -57,7 +57,10 @@ def test_export_keeps_batch_height_and_width_free(name: str, options: dict[str, 
 def as_onnx(program: torch.export.ExportedProgram, path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     onnxruntime = pytest.importorskip("onnxruntime")
     shapes = {"images": {0: "batch", 2: "height", 3: "width"}}
-    written = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=["images"], dynamic_shapes=shapes)
+    # Not optimised, which takes as long again: test_export.py and each export that a user makes are.
+    written = torch.onnx.export(
+        program, (), dynamo=True, optimize=False, verbose=False, input_names=["images"], dynamic_shapes=shapes
+    )
     assert written is not None
     written.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
