@@ -106,7 +106,7 @@ STEPS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a step; returns the exit status."""
+    """Run a step; return the exit status."""
     args = _parser().parse_args(argv)
     from components.errors import complain
     from components.params import Params

@@ -144,7 +144,7 @@ def audit(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; return the exit status."""
     args = _parser().parse_args(argv)
     from components.errors import complain
     from segmodels.runtime import set_up_process

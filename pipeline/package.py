@@ -70,7 +70,7 @@ def write(
 def submit(
     params: Params, cluster: Cluster, kubeflow: Kubeflow, *, experiment: str, run_name: str | None = None
 ) -> str:
-    """Start a run of the pipeline on a cluster; gives its id.
+    """Start a run of the pipeline on a cluster; give its id.
 
     Args:
         params: All settings.
@@ -93,7 +93,7 @@ def submit(
 def schedule(
     params: Params, cluster: Cluster, kubeflow: Kubeflow, *, experiment: str, name: str, cron: str, enabled: bool
 ) -> str:
-    """Make the pipeline recur on a cluster; gives the id of the recurring run.
+    """Make the pipeline recur on a cluster; give the id of the recurring run.
 
     Every time, data is fetched and hashed anew; download, training and evaluation are cached under that hash, so that a
     model is trained again only when the data has changed.

@@ -17,7 +17,7 @@ COLUMNS = ("when (UTC)", "what", "from", "to", "who", "gate", "why")
 
 
 def promote(name: str, version: str | None, *, why: str, force: bool) -> list[str]:
-    """Make a version, or the challenger, the champion; gives the lines to print.
+    """Make a version, or the challenger, the champion; give the lines to print.
 
     Raises:
         StepError: There is no such version, or the gate has not passed it and `force` is not set.
@@ -45,7 +45,7 @@ def promote(name: str, version: str | None, *, why: str, force: bool) -> list[st
 
 
 def rollback(name: str, *, why: str) -> list[str]:
-    """Go back to the previous champion; gives the lines to print.
+    """Go back to the previous champion; give the lines to print.
 
     Raises:
         StepError: There is none.

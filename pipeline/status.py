@@ -80,7 +80,7 @@ def described(run: Run, page: str, *, color: bool = False) -> str:
 
 
 def _end(kubeflow: Kubeflow, run: Run) -> str:
-    """Print the last lines of the tasks that failed; gives the sentence that ends the watching."""
+    """Print the last lines of the tasks that failed; give the sentence that ends the watching."""
     failed = [task for task in run.tasks if task.state == "failed"]
     for task in failed:
         lines = logs.last_words(kubeflow, run, task)

@@ -15,7 +15,7 @@ def download(
     dvc_md5: str,
     data: dsl.Output[dsl.Dataset],
 ) -> str:
-    """Fetch or generates the dataset folder, or takes a version that is pinned; gives its hash, the cache's key."""
+    """Fetch or generate the dataset folder, or take a version that is pinned; give its hash, the cache's key."""
     from pathlib import Path
 
     from components.download import step
@@ -35,7 +35,7 @@ def download(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def fingerprint(settings: str, git_commit: str, git_dirty: str, image_digest: str) -> str:
-    """Fetch the dataset folder and keeps its hash alone: it tells whether the source has changed."""
+    """Fetch the dataset folder and keep its hash alone: it tells whether the source has changed."""
     import tempfile
     from pathlib import Path
 

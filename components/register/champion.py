@@ -61,7 +61,7 @@ def _download(store: Store, run_id: str, folder: str) -> Measured:
 
 
 def _evaluate(store: Store, version: ModelVersion, params: Params, data: Path, folder: str) -> str:
-    """Evaluate the champion as it is served and stores the result in its run; gives the obstacle if there is one."""
+    """Evaluate the champion as it is served and store the result in its run; give the obstacle if there is one."""
     from segmodels.catalog.weights import CheckpointError
     from segmodels.data.folder import DatasetError
     from segmodels.evaluation.evaluate import evaluate

@@ -316,7 +316,7 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
 
 
 def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> str:
-    """Return the model as what is served, once for a run; gives its address."""
+    """Return the model as what is served, once for a run; give its address."""
     return store.log_model(
         run,
         name="model",

@@ -17,7 +17,7 @@ def train(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Train one architecture; gives the hash of its weights."""
+    """Train one architecture; give the hash of its weights."""
     from pathlib import Path
 
     from components.task import task

@@ -44,7 +44,7 @@ class RemoteState:
         self._wanted, self._ended = threading.Event(), threading.Event()
 
     def fetch(self) -> bool:
-        """Bring the state here where this folder has none; says whether it did.
+        """Bring the state here where this folder has none; say whether it did.
 
         Raises:
             StepError: The store is not to be had: training anew would lose what lies there.
@@ -71,7 +71,7 @@ class RemoteState:
         return brought
 
     def push(self) -> bool:
-        """Store the state that the folder has now; says whether the store has it."""
+        """Store the state that the folder has now; say whether the store has it."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 

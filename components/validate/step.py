@@ -37,7 +37,7 @@ class ValidationResult:
 
 
 def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
-    """Write the manifest and the report to `out`, then stops where the data has errors.
+    """Write the manifest and the report to `out`, then stop where the data has errors.
 
     Args:
         params: `validate` has the limits.

@@ -30,7 +30,7 @@ EXTRAS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; what the user can mend is told as one sentence and give the exit status 1."""
+    """Run a command; what the user can mend is told as one sentence and gives the exit status 1."""
     set_up_process()
     printable_output()
     try:

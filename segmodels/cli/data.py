@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from segmodels.cli.common import progress_bar
-
-if TYPE_CHECKING:
-    pass
-from segmodels.cli.common import CommandError, app
+from segmodels.cli.common import CommandError, app, progress_bar
 
 dataset = typer.Typer(
     help="Dataset folders: make one of labelled images, or render one.",
@@ -70,11 +66,11 @@ def convert_command(
 @dataset.command()
 def streets(
     out: Annotated[Path, typer.Option(help="The dataset folder to write.")],
-    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 200,
+    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 240,
     val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 40,
     test: Annotated[int, typer.Option(min=0, help="Test images.")] = 40,
-    height: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 240,
-    width: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 320,
+    height: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 120,
+    width: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="Every scene follows from it.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
 ) -> None:
@@ -99,7 +95,7 @@ def streets(
 
 
 def check_layout(data: Path) -> None:
-    """Refuse what is neither a dataset folder nor of a layout that is known; reads no image."""
+    """Refuse what is neither a dataset folder nor of a layout that is known; read no image."""
     from segmodels.data.folder import INFO_FILE, DatasetInfo, samples
     from segmodels.data.formats import find
 

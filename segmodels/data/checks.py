@@ -115,7 +115,7 @@ class Outcome:
 
 
 def check(root: Path, limits: Limits | None = None) -> list[str]:
-    """Judge a dataset folder; gives its warnings.
+    """Judge a dataset folder; give its warnings.
 
     Raises:
         DatasetError: It has errors; the message lists the first twenty.

@@ -129,7 +129,7 @@ def predict_raster(
 
 
 def _check_held(path: Path, source: Any, held: int) -> int:
-    """Refuse more pixels with data than the file's bytes can hold; gives their number back.
+    """Refuse more pixels with data than the file's bytes can hold; give their number back.
 
     Areas without data, which a sparse file leaves out, do not count: they are not predicted.
     """

@@ -116,7 +116,7 @@ class UNet(SegmentationModel):
             part.apply(he_normal)
 
     def _contracting_path(self, backbone: str | None, in_channels: int, width: int, double: _Double) -> list[int]:
-        """Build it; returns the channels of its maps at strides 1, 2, 4, …, none where it has no such map."""
+        """Build it; return the channels of its maps at strides 1, 2, 4, …, none where it has no such map."""
         self.down = nn.ModuleList()
         if backbone is None:
             self.backbone, channels = None, [width * 2**level for level in range(_LEVELS + 1)]

@@ -44,7 +44,7 @@ def serve(
     drain: float,
     limits: Limits,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT, then answer what has come and returns.
+    """Serve a model until SIGTERM or SIGINT, then answer what has come and return.
 
     Args:
         source: Where the model comes from, and where it is seen that it is another one.

@@ -85,7 +85,7 @@ class Watch:
         *,
         busy: bool,
     ) -> None:
-        """Have the images of a request looked at, or lets them go; returns at once. For one thread alone.
+        """Have the images of a request looked at, or let them go; return at once. For one thread alone.
 
         Args:
             watched: Of the version that predicted.
