@@ -21,7 +21,7 @@ JOBS ?= 2
 # Mutants of each module that are tried.
 SAMPLE ?= 60
 
-.PHONY: help setup repro experiments camvid test check test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
+.PHONY: help setup repro experiments camvid test check docs notebooks test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -87,6 +87,13 @@ lint: setup ## ruff, mypy, import rules
 format: setup ## put the code into shape
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+docs: setup ## the documentation as a site: site/index.html
+	@$(RUN) python -m components.settings_page
+	@$(RUN) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet --site-dir site
+
+notebooks: setup ## run the notebooks under docs/notebooks, and keep what they show
+	@$(RUN) python -m jupyter execute --inplace docs/notebooks/*.ipynb
 
 bench: setup ## the short benchmarks, each with its peer; BENCHMARKS="serving overhead peers …" for others
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(RUN) python benchmarks/$$name.py; done

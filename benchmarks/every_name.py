@@ -58,7 +58,7 @@ def settings(names: list[str], full: bool) -> dict[str, Any]:
     params["models"] = {name: {} if full else {"options": _plain(model_info(name).small)} for name in names}
     params["data"]["streets"] = {"train": 8, "val": 2, "test": 2, "height": 64, "width": 96}
     params["train"] |= {"epochs": 1, "batch_size": 4}
-    params["register"] |= {"min_miou": 0.0}
+    params["register"] |= {"rules": {"miou": {"floor": 0.0}}}
     return params
 
 

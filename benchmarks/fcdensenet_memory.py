@@ -27,7 +27,7 @@ def step(name: str, efficient: bool, batch: int, size: int, device: str) -> Call
 
     def run() -> None:
         model.zero_grad()
-        model.loss(model(images), target).backward()  # type: ignore[operator]
+        model.loss(model(images), {"labels": target}).backward()  # type: ignore[operator]
         common.synchronize(device)
 
     return run

@@ -99,7 +99,7 @@ def images_per_second(name: str, variant: str, args: argparse.Namespace, device:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             outputs = forward(images)
-        model.loss(outputs, target).backward()
+        model.loss(outputs, {"labels": target}).backward()
         optimizer.step()
         common.synchronize(device)
         if step >= 3:

@@ -37,8 +37,13 @@ MODULES = {
         "tests/segmodels/evaluation/test_evaluate.py",
         "tests/segmodels/evaluation/test_evaluation_files.py",
     ],
-    "segmodels/tasks/semantic/per_image.py": [
-        "tests/segmodels/tasks/semantic/test_per_image.py",
+    "segmodels/tasks/semantic/task.py": [
+        "tests/segmodels/tasks/test_per_image.py",
+        "tests/segmodels/evaluation/test_evaluate.py",
+        "tests/segmodels/evaluation/test_evaluation_files.py",
+    ],
+    "segmodels/tasks/per_image.py": [
+        "tests/segmodels/tasks/test_per_image.py",
         "tests/segmodels/evaluation/test_compare.py",
     ],
     "segmodels/evaluation/compare.py": ["tests/segmodels/evaluation/test_compare.py"],

@@ -160,10 +160,11 @@ def eight(data: Path, work: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor
         data = work
     decoded = Decoded(data, "train", size=size)
     chosen = np.linspace(0, len(decoded) - 1, IMAGES).round().astype(int)
-    images, labels = zip(*[decoded[int(i)] for i in chosen], strict=True)
-    pixels = normalize(torch.stack(images), torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
+    samples = [decoded[int(i)] for i in chosen]
+    images, labels = (torch.stack([sample[name] for sample in samples]) for name in ("image", "labels"))
+    pixels = normalize(images, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     classes = DatasetInfo.read(data).num_classes
-    return pixels.contiguous(memory_format=torch.channels_last), torch.stack(labels).long(), classes
+    return pixels.contiguous(memory_format=torch.channels_last), labels.long(), classes
 
 
 def learn(name: str, images: Tensor, labels: Tensor, classes: int, args: argparse.Namespace) -> Result:
@@ -184,7 +185,7 @@ def learn(name: str, images: Tensor, labels: Tensor, classes: int, args: argpars
         try:
             with cast:
                 outputs = model(images)
-            loss = model.loss(outputs, labels)
+            loss = model.loss(outputs, {"labels": labels})
             loss.backward()
         except torch.OutOfMemoryError:
             note = "out of memory"

@@ -183,7 +183,7 @@ class Case:
             with cast:
                 outputs = forward(images)
             if hasattr(model, "loss"):
-                loss = model.loss(outputs, target)
+                loss = model.loss(outputs, {"labels": target})
             else:
                 loss = F.cross_entropy(_logits(outputs).float(), target, ignore_index=255)
             loss.backward()

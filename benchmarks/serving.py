@@ -42,9 +42,9 @@ from segmodels.data.streets import render
 from segmodels.files import file_sha256
 from segmodels.inference.predictor import Predictor, fast_precision
 from segmodels.runtime import set_up_process
-from segmodels.serving.answers import class_map
 from segmodels.serving.images import Upload, decode
 from segmodels.settings.schema import EvaluateSettings
+from segmodels.tasks.semantic.forms import class_map
 
 NAME, ALIAS = "served", "champion"
 SERVE = "import sys; from segmodels.cli import main; sys.exit(main())"

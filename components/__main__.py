@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmodels.tasks import task_info
+
 if TYPE_CHECKING:
     from components.params import Params
 
@@ -42,13 +44,13 @@ def train(params: Params, args: argparse.Namespace) -> None:
         validation=args.validation,
         live=not args.no_tracking,
     )
-    print(f"{args.model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {result.folder}")
+    told = task_info(params.task).told(result.figures)
+    print(f"{args.model}: best validation {told} in epoch {result.epoch}; {result.folder}")
 
 
 def evaluate(params: Params, args: argparse.Namespace) -> None:
     params.entry(args.model)
     from components.evaluate import step
-    from segmodels.tasks.semantic.metrics import scores
 
     quality = step.run(
         params,
@@ -57,11 +59,9 @@ def evaluate(params: Params, args: argparse.Namespace) -> None:
         trained=args.models / args.model,
         out=args.out or args.evaluation / args.model,
     )
-    result = scores(quality.matrix)
-    print(
-        f"{args.model}: {quality.split} mIoU {100 * result['miou']:.1f} %, "
-        f"pixel accuracy {100 * result['pixel_accuracy']:.1f} %"
-    )
+    figures = [task_info(params.task).figure(key) for key in task_info(params.task).validated]
+    told = ", ".join(f"{figure.label} {figure.show(quality.metrics[figure.key])}" for figure in figures)
+    print(f"{args.model}: {quality.split} {told}")
 
 
 def register(params: Params, args: argparse.Namespace) -> None:

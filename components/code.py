@@ -17,10 +17,11 @@ from pathlib import Path
 
 from components.params import Params
 from segmodels.files import replaced
+from segmodels.tasks import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("segmodels", "components")
-MODELS = "segmodels.models"
+MODELS, TASKS = "segmodels.models", "segmodels.tasks"
 # The modules that a step begins with; what they import follows.
 COMMON = ("components.errors", "components.params", "segmodels.runtime")
 # It imports the step that it runs, and names them all.
@@ -49,21 +50,22 @@ def write(params: Params, out: Path, root: Path = ROOT) -> None:
             if step in OF_AN_ARCHITECTURE:
                 for key, entry in params.models.items():
                     named = {params.architecture(key), *_texts(entry.options)}
-                    _write(files(step, named, root), part / step / f"{key}.txt", root)
+                    _write(files(step, named, root, params.task), part / step / f"{key}.txt", root)
             else:
-                _write(files(step, (), root), part / f"{step}.txt", root)
+                _write(files(step, (), root, params.task), part / f"{step}.txt", root)
 
 
-def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT) -> list[Path]:
+def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT, task: str = DEFAULT) -> list[Path]:
     """Return the files that a step's result depends on, sorted.
 
     Args:
         step: A key of `STEPS`.
         architectures: Names of the registry whose modules count; other names are left out.
         root: The folder of the packages.
+        task: Whose modules count; they are found by name, as those of architectures are.
     """
     modules = _modules(root)
-    wanted = [*COMMON, *STEPS[step]]
+    wanted = [*COMMON, *STEPS[step], f"{TASKS}.{task}", f"{TASKS}.{task}.task"]
     if step == "register":  # the package travels with the model that is logged
         wanted += [name for name in modules if name.partition(".")[0] == "segmodels"]
     named = _architectures(root)

@@ -18,6 +18,7 @@ from typing import Any
 from components.errors import StepError
 from components.params import Params, evaluate_settings, train_settings
 from segmodels import files
+from segmodels.tasks import DEFAULT, named
 
 SETTINGS_FILE = "settings.json"  # of a run's artifacts: what `model_settings` gave
 UNKNOWN = "unknown"
@@ -41,6 +42,7 @@ class Lineage:
         image_digest: Digest of the container image, or `none`.
         dvc_stage: The DVC stage that runs, or empty.
         kfp_run_id: The Kubeflow run, or empty.
+        task: What the models predict.
     """
 
     git_commit: str
@@ -51,6 +53,7 @@ class Lineage:
     image_digest: str = NONE
     dvc_stage: str = ""
     kfp_run_id: str = ""
+    task: str = DEFAULT
 
     def for_model(self, key: str) -> str:
         """Return the hash of the settings that affect the model `key`."""
@@ -61,6 +64,7 @@ class Lineage:
         ran = {"kfp.run_id": self.kfp_run_id} if self.kfp_run_id else {"dvc.stage": self.dvc_stage or NONE}
         return {
             "architecture": self.architectures[key],
+            "task": self.task,
             "params.hash": self.for_model(key),
             "dvc.data.md5": self.data_md5,
             "git.commit": self.git_commit,
@@ -92,6 +96,7 @@ def collect(params: Params, data: Path, *, env: Mapping[str, str] = os.environ) 
         image_digest=env.get("IMAGE_DIGEST") or NONE,
         dvc_stage=env.get("DVC_STAGE", ""),
         kfp_run_id=env.get("KFP_RUN_ID", ""),
+        task=params.task,
     )
 
 
@@ -116,6 +121,7 @@ def model_settings(params: Params, key: str) -> dict[str, Any]:
     train = asdict(train_settings(params, key))
     settings = {
         "key": key,
+        **named(params.task),
         "seed": params.seed,
         "data": {name: value for name, value in data.items() if name not in NEUTRAL_DATA_KEYS},
         "model": {"architecture": params.architecture(key), "backbone": entry.backbone, "options": entry.options},

@@ -11,13 +11,16 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from components.rules import ParamsError, Rule, Section, gate_rules, refuse_former
 from segmodels.catalog.recipes import from_scratch
-from segmodels.errors import SHOWN, UserError, shown
+from segmodels.errors import SHOWN, shown
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
 from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
+from segmodels.tasks import DEFAULT, task_info
+from segmodels.tasks.base import TaskError
 
 if TYPE_CHECKING:
     from segmodels.data.checks import Limits
@@ -25,16 +28,17 @@ if TYPE_CHECKING:
 PARAMS_FILE = Path("params.yaml")
 
 
-class ParamsError(UserError, ValueError):
-    """`params.yaml` has a key or a value that it should not have."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Streets(Section):
-    """The built-in dataset: how many frames of which size."""
+    """The built-in dataset.
+
+    Attributes:
+        train: Training frames.
+        val: Validation frames.
+        test: Test frames.
+        height: Of a frame, pixels.
+        width: Of a frame, pixels.
+        targets: Further truth beside the labels; what the task needs is there in any case.
+    """
 
     train: int = Field(240, ge=1)
     val: int = Field(40, ge=1)
@@ -47,8 +51,16 @@ class Streets(Section):
 class Data(Section):
     """Where the data comes from.
 
-    `source` is `streets` (generated), a folder, a local archive, or an http(s), file or s3 address of an archive.
-    `format` is the layout found there: `auto` looks.
+    Attributes:
+        source: `streets` (generated), a folder, a local archive, or an http(s), file or s3 address of an archive.
+        format: The layout of what lies there; `auto` looks.
+        sha256: Of the archive; another one is refused.
+        licence: Of the data, where their layout names none; the card shows it.
+        val_fraction: Part of the samples that becomes `val` where the data has none.
+        test_fraction: Part of the samples that becomes `test` where the data has no splits at all.
+        retries: How often a download is tried again.
+        max_unpacked_gb: An archive that holds more is refused.
+        streets: The built-in dataset.
     """
 
     source: str = "streets"
@@ -63,10 +75,17 @@ class Data(Section):
 
 
 class Validate(Section):
-    """The limits of the data's validation."""
+    """The limits of the data's validation.
 
-    max_void_fraction: float = Field(0.9, ge=0, le=1, description="a sample above it is an error")
-    rare_class_fraction: float = Field(0.001, ge=0, le=1, description="a class below it is a warning")
+    Attributes:
+        max_void_fraction: Share of void in a sample; above it is an error.
+        rare_class_fraction: Share of a class in the training pixels; below it is a warning.
+        min_side: Pixels of an image's shorter side; below it is an error.
+        overlays: Samples that the page shows.
+    """
+
+    max_void_fraction: float = Field(0.9, ge=0, le=1)
+    rare_class_fraction: float = Field(0.001, ge=0, le=1)
     min_side: int = Field(32, ge=1)
     overlays: int = Field(6, ge=0)
 
@@ -81,23 +100,25 @@ class Validate(Section):
 class Register(Section):
     """Where runs and versions go, and the gate a version must pass.
 
-    Below the floors (`min_…`) a model gets no version; the other rules compare it with the champion on the same images
-    and decide whether it may become the challenger. Quality is in fractions: 0.05 is five points.
+    Below a floor a model gets no version; the other rules compare it with the champion on the same images and decide
+    whether it may become the challenger. `rules` has an entry for each figure of the task (`iou/*` for each class,
+    `iou/sky` for one), `ms_per_image` and `parameters`; what it leaves out is as the task has it.
+
+    Attributes:
+        experiment: MLflow's experiment.
+        model_name: MLflow's registered model.
+        rules: What the gate asks of each figure.
+        confidence: Of the intervals; a difference inside them is noise.
+        resamples: Draws of the bootstrap over images.
+        auto_promote: The challenger becomes the champion at once, without a person.
     """
 
     experiment: str = "segmentation"
     model_name: str = "segmentation"
-    min_miou: float = Field(0.15, ge=0, le=1)
-    min_class_iou: float = Field(0.0, ge=0, le=1)
-    min_gain: float = Field(0.005, ge=0, le=1, description="mIoU by which it must be better")
-    max_class_loss: float = Field(0.05, ge=0, le=1, description="IoU that any one class may lose")
-    max_boundary_loss: float = Field(0.02, ge=0, le=1, description="boundary F1 that may be lost")
-    max_ece_rise: float = Field(0.02, ge=0, le=1, description="by which the calibration error may rise")
-    max_slowdown: float = Field(2.0, ge=1, description="times the champion's milliseconds, on the same kind of device")
-    max_growth: float = Field(4.0, ge=1, description="times the champion's parameters")
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the intervals; a difference inside them is noise")
-    resamples: int = Field(2000, ge=100, description="draws of the bootstrap over images")
-    auto_promote: bool = Field(False, description="the challenger becomes the champion at once, without a person")
+    rules: dict[str, Rule] = Field(default_factory=dict)
+    confidence: float = Field(0.95, ge=0.5, lt=1)
+    resamples: int = Field(2000, ge=100)
+    auto_promote: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +164,7 @@ class Resources(Section):
     gpu: int = Field(1, ge=0)
     gpu_type: str = "nvidia.com/gpu"
     shm: str = ""
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     priority: str = Field("", pattern=r"^[a-z0-9.-]*$")
     timeout: str = Field("", pattern=r"^(\d+[smhd])?$")
@@ -158,15 +179,37 @@ class Resources(Section):
 
 
 class Architecture(Section):
-    """One entry of `models`: the architecture, its keywords and its own training settings."""
+    """One entry of `models`.
+
+    Attributes:
+        architecture: Name in the registry; the entry's key by default.
+        backbone: Encoder, where the architecture leaves the choice.
+        options: Keywords of the architecture (`segmodels info NAME` lists them).
+        train: What differs from the section `train` for this model alone.
+    """
 
     architecture: str | None = None
     backbone: str | None = None
-    options: dict[str, Any] = {}
-    train: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
 
 
 class Params(Section):
+    """All settings.
+
+    Attributes:
+        task: What is predicted: `semantic`, `depth` or `normals`.
+        seed: Everything random follows from it.
+        data: Where the data comes from.
+        validate: The limits of the data's validation.
+        train: How models are trained.
+        evaluate: How models are evaluated.
+        models: Key -> a model that is trained; the key is the architecture's name, or `architecture` says it.
+        register: Where runs and versions go, and the gate.
+        resources: Key -> what the pods of that model ask for on a cluster; `default` is for all others.
+    """
+
+    task: str = DEFAULT
     seed: int = Field(0, ge=0, lt=1 << 63)
     data: Data = Data()
     validate_: Validate = Field(Validate(), alias="validate")
@@ -174,7 +217,7 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     models: dict[str, Architecture] = Field(min_length=1)
     register_: Register = Field(Register(), alias="register")
-    resources: dict[str, Resources] = {}
+    resources: dict[str, Resources] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path | str = PARAMS_FILE) -> Params:
@@ -201,10 +244,15 @@ class Params(Section):
         """
         if not isinstance(raw, dict):
             raise ParamsError(f"{source}: not a mapping of settings")
+        refuse_former(raw, source)
         try:
             params = cls.model_validate(raw)
+            info = task_info(params.task)
+            gate_rules(params)
         except ValidationError as error:
             raise ParamsError(f"{source}: {_explain(error, cls)}") from None
+        except TaskError as error:
+            raise ParamsError(f"{source}: {error}") from None
         for section, keys in (("evaluate.models", params.evaluate.models), ("resources", params.resources)):
             for key in keys.keys() - params.models.keys() - {"default"}:
                 raise ParamsError(f"{source}: {section} names '{key}', which `models` has not")
@@ -213,7 +261,10 @@ class Params(Section):
                 file_name(key, f"{source}: models:")  # names a folder of results
             except NameRefusedError as error:
                 raise ParamsError(str(error)) from None
-            train_settings(params, key, source)
+            try:
+                info.check_loss(train_settings(params, key, source).loss)
+            except TaskError as error:
+                raise ParamsError(f"{source}: models.{key}: {error}") from None
             evaluate_settings(params, key, source)
         return params
 
@@ -246,7 +297,8 @@ def train_settings(params: Params, key: str, source: str = "params") -> TrainSet
         values = on_recipe(base, model_info(params.architecture(key)).recipe, own)
     else:
         values = with_defaults(base, from_scratch(params.architecture(key)), own)
-    return _settings(TrainSettings, values, f"{source}: models.{key}.train")
+    settings = _settings(TrainSettings, values, f"{source}: models.{key}.train")
+    return settings if settings.loss else dataclasses.replace(settings, loss=dict(task_info(params.task).loss))
 
 
 def evaluate_settings(params: Params, key: str, source: str = "params") -> EvaluateSettings:

@@ -45,10 +45,10 @@ BACKOFF_MAX = f"{365 * 24}h"
 RETRIED = ("fingerprint", "download", "train", "evaluate", "register")
 # The sections of the settings that a step reads.
 READS = {
-    "fingerprint": ("seed", "data"),
-    "download": ("seed", "data"),
-    "validate": ("validate",),
-    "train": ("seed", "data", "train"),
+    "fingerprint": ("task", "seed", "data"),
+    "download": ("task", "seed", "data"),
+    "validate": ("task", "validate"),
+    "train": ("task", "seed", "data", "train"),
     "evaluate": (),
 }
 # The steps that talk to MLflow or a bucket.
@@ -196,6 +196,12 @@ def cached(params: Params, step: str, key: str | None, cluster: Cluster | None) 
     return step in ("validate", "evaluate")  # the others read or write what MLflow has now
 
 
+def _workers(params: Params, key: str, needs: Resources) -> bool:
+    """Tell whether a training has processes that load data; `auto` has some beside a GPU."""
+    workers = train_settings(params, key).workers
+    return needs.gpu > 0 if workers == "auto" else workers > 0
+
+
 def _place(task: Any, params: Params, step: str, key: str | None, cluster: Cluster | None) -> None:
     """Resources, image, environment, retries and caching of a task."""
     task.set_caching_options(cached(params, step, key, cluster))
@@ -222,7 +228,7 @@ def _place(task: Any, params: Params, step: str, key: str | None, cluster: Clust
         retries, factor = (SPOT_RETRIES, SPOT_BACKOFF_FACTOR) if needs.spot else (RETRIES, BACKOFF_FACTOR)
         task.set_retry(retries, BACKOFF, factor, BACKOFF_MAX)
     task.set_container_image(cluster.image)
-    if step == "train" and key is not None and (train_settings(params, key).workers or needs.gpu > 1):
+    if step == "train" and key is not None and (_workers(params, key, needs) or needs.gpu > 1):
         limit = needs.shm or None
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=limit)
     if step in REACH_OUT:

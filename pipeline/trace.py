@@ -18,6 +18,7 @@ from components.lineage import SETTINGS_FILE
 from components.params import Params
 from components.tracking import Store, TrackingError, existing_store, public_uri
 from segmodels.files import write_text
+from segmodels.tasks import DEFAULT, named, task_info
 
 INDENT, WIDTH = 10, 100
 SECTIONS = ("model", "train", "evaluate", "data")
@@ -43,6 +44,7 @@ def describe(address: str) -> str:
     except TrackingError as error:
         raise StepError(str(error)) from None
     tags, metrics = run.data.tags, run.data.metrics
+    info = task_info(tags.get("task", DEFAULT))
     aliases = "".join(f", {alias}" for alias in version.aliases)
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     rows = {
@@ -50,7 +52,7 @@ def describe(address: str) -> str:
         "run": [
             f"{run.info.run_name}, {run.info.run_id}, {run.info.status.lower()}",
             f"experiment {experiment.name} at {public_uri(store.uri)}; {_made_by(tags)}",
-            f"mIoU {_percent(metrics, 'miou')}, pixel accuracy {_percent(metrics, 'pixel_accuracy')}",
+            ", ".join(f"{figure.label} {figure.show(metrics.get(figure.key))}" for figure in info.shown),
         ],
         "params": [f"hash {tags.get('params.hash', '-')}", *_settings(run.data.params)],
         "code": [f"git commit {tags.get('git.commit', '-')}{_dirty(tags)}", f"image {tags.get('image.digest', '-')}"],
@@ -87,6 +89,7 @@ def write_params(address: str, out: Path) -> None:
     key, model = settings["key"], settings["model"]
     # The settings are resolved: under the entry itself no recipe of a paper changes them again.
     content = {
+        **named(settings.get("task", DEFAULT)),
         "seed": settings["seed"],
         "data": settings["data"],
         "evaluate": {"models": {key: settings["evaluate"]}},
@@ -161,10 +164,6 @@ def _sources(inputs: Any) -> list[str]:
         told = " ".join(f"{key}={value}" for key, value in source.items() if value is not None)
         lines += _wrapped(f"{used.dataset.name}: {told}")
     return lines
-
-
-def _percent(metrics: Mapping[str, float], name: str) -> str:
-    return f"{100 * metrics[name]:.1f} %" if name in metrics else "-"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -77,10 +77,18 @@ class Progress:
         epochs: Number of epochs.
         steps: Steps of an epoch.
         first: The epoch with which this process begins, counted from 0.
+        told: Columns of the history that its lines tell: name -> its label, and how a value is shown.
     """
 
-    def __init__(self, name: str, epochs: int, steps: int, first: int = 0) -> None:
-        self.name, self.epochs, self.steps, self.first = name, epochs, steps, first
+    def __init__(
+        self,
+        name: str,
+        epochs: int,
+        steps: int,
+        first: int = 0,
+        told: Mapping[str, tuple[str, Callable[[float], str]]] | None = None,
+    ) -> None:
+        self.name, self.epochs, self.steps, self.first, self.told = name, epochs, steps, first, told or {}
         self.started = time.monotonic()
         self.place = f"epoch {first + 1}/{epochs}"
         self.bar: Any = None
@@ -123,8 +131,9 @@ class Progress:
         done = row["epoch"] - self.first
         left = (time.monotonic() - self.started) / max(done, 1) * (self.epochs - row["epoch"])
         text = f"{self.name} epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}"
-        if row["val_miou"] != "":
-            text += f"  val loss {row['val_loss']:.4f}  val mIoU {100 * row['val_miou']:.1f} %"
+        if row["val_loss"] != "":
+            text += f"  val loss {row['val_loss']:.4f}"
+            text += "".join(f"  {label} {show(row[column])}" for column, (label, show) in self.told.items())
         text += f"  {images_per_second:.1f} img/s  {_clock(left)} left"
         if self.bar is not None:
             self.bar.console.print(text, highlight=False)

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Set by each of several processes that train together, with its own number: what a process inherits is another one's.
+WORKER = "SEGMODELS_WORKER"
 # mallopt(3)
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 # Objects that are made before Python looks for cycles among them; its own 700 suits programs that make few, and much
@@ -166,7 +168,7 @@ def turn(device: str = "cpu", threads: int | None = None) -> Iterator[Turn]:
         What is held.
     """
     # Processes that train together wait for each other within a step, so each must have its own at any time.
-    if device != "cpu" or "SEGMODELS_WORKER" in os.environ or getattr(_holding, "turn", False):
+    if device != "cpu" or WORKER in os.environ or getattr(_holding, "turn", False):
         yield Turn()
         return
     if threads is None:

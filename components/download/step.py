@@ -12,6 +12,7 @@ from components.errors import StepError
 from components.lock import cache_folder, only_one
 from components.params import Data, Params
 from segmodels.data.folder import DatasetInfo
+from segmodels.tasks import task_info
 
 GENERATED = "streets"
 
@@ -80,7 +81,7 @@ def _generate(params: Params, out: Path) -> str:
             test=wanted.test,
             height=wanted.height,
             width=wanted.width,
-            targets=wanted.targets,
+            targets={*wanted.targets, *(n for n in task_info(params.task).needs if n != "labels")},
             progress=lambda done, total: advance(1),
         )
     return GENERATED

@@ -32,6 +32,6 @@ def evaluate(
         quality = step.run(params, key, data=Path(data.path), trained=Path(model.path), out=out)
         measured = json.loads((out / "metrics.json").read_text())
         confusion.log_confusion_matrix(list(measured["per_class"]), quality.matrix.tolist())
-        for name, value in {**measured, **{f"iou {k}": v for k, v in measured["per_class"].items()}}.items():
+        for name, value in {**measured, **{f"per_class {k}": v for k, v in measured["per_class"].items()}}.items():
             if isinstance(value, int | float):
                 metrics.log_metric(name, value)

@@ -16,10 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 from components.promotion import CHALLENGER
-from components.register.gate import Decision, comparable_times, measured_on, percent, points
+from components.register.gate import Decision, Gate, comparable_times, measured_on, percent
 from components.register.trained import Trained
 from segmodels.catalog.registry import ModelInfo, model_info
 from segmodels.evaluation.compare import Difference
+from segmodels.tasks.base import Figure, TaskInfo
 
 LONGEST = 5000  # characters of a description
 FEWER_CLASSES = (24, 16, 8, 4, 0)
@@ -41,7 +42,7 @@ class Card:
         name: The registered model.
         run_id: Its run, which has the pictures.
         version: Its number; None where it got none.
-        confidence: Of the intervals.
+        gate: What the gate asks.
     """
 
     model: Trained
@@ -52,7 +53,12 @@ class Card:
     name: str
     run_id: str
     version: str | None
-    confidence: float
+    gate: Gate
+
+    @property
+    def info(self) -> TaskInfo:
+        """The task."""
+        return self.gate.info
 
     def description(self) -> str:
         """Return the card as MLflow's UI shows it: with pictures, no longer than a description may be."""
@@ -73,7 +79,7 @@ class Card:
         sections = [
             [*self._what(info), "", *self._verdict()],
             ["### Against the champion" if self.decision.comparison else "### Figures", "", *self._figures()],
-            ["### Classes", "", *self._classes(classes)],
+            ["### Classes" if self.info.needs_classes else f"### By {self.info.part}", "", *self._classes(classes)],
             ["### Pictures", "", *self._pictures()] if pictures else [],
             ["### Data", "", *self._data()],
             ["### Limits", "", *self._limits(info)],
@@ -84,14 +90,14 @@ class Card:
 
     def _what(self, info: ModelInfo) -> list[str]:
         model = self.model
-        metrics = model.metrics
+        metrics, main = model.metrics, self.info.main
         keywords = {**model.config["options"], **({"backbone": b} if (b := model.config["backbone"]) else {})}
         built = f", built with {', '.join(f'`{k}={v}`' for k, v in keywords.items())}" if keywords else ""
         venue = info.venue if str(info.year) in info.venue else f"{info.venue} {info.year}"
         address = f" https://arxiv.org/abs/{info.arxiv}" if info.arxiv else ""
         return [
-            f"**{_escaped(model.key)}**: mIoU **{percent(metrics['miou'])}** on {metrics['images']} images of the "
-            f"{metrics['split']} split, labels at full resolution. Architecture `{info.name}`{built}: "
+            f"**{_escaped(model.key)}**: {main.label} **{main.show(metrics[main.key])}** on {metrics['images']} "
+            f"images of the {metrics['split']} split, labels at full resolution. Architecture `{info.name}`{built}: "
             f"{_escaped(info.paper)} ({_escaped(info.authors)}, {_escaped(venue)}).{address}"
         ]
 
@@ -108,9 +114,7 @@ class Card:
         if comparison is None or self.decision.champion is None or self.decision.champion.measured is None:
             return [
                 *_table("figure", "value"),
-                f"| mIoU | {percent(metrics['miou'])} |",
-                f"| boundary F1 | {percent(metrics['boundary_f1'])} |",
-                f"| ECE | {percent(metrics['ece'])} |",
+                *[f"| {figure.label} | {figure.show(metrics[figure.key])} |" for figure in self.info.shown],
                 f"| ms per image of {size} on {speed['device']} | {speed['ms_per_image']:.1f} |",
                 f"| parameters | {speed['parameters']:,} |",
             ]
@@ -118,15 +122,13 @@ class Card:
         old = self.decision.champion.measured.speed
         times = f"{speed['ms_per_image'] / max(old['ms_per_image'], 1e-9):.2f} times"
         again = " It was evaluated again for this comparison, since it had seen other data." if champion.again else ""
-        interval = f"{100 * self.confidence:g} % interval"
+        interval = f"{100 * self.gate.confidence:g} % interval"
         return [
             f"Version {champion.version} ({_escaped(champion.key)}), on the same {measured_on(comparison)}.{again}"
             + self._best_of(comparison.arms),
             "",
             *_table("figure", "this", "champion", "difference", interval, "more than noise"),
-            _row("mIoU", comparison.miou),
-            _row("boundary F1", comparison.boundary_f1),
-            _row("ECE (less is better)", comparison.ece),
+            *[_row(_told(figure), figure, comparison.figures[figure.key]) for figure in self.info.shown],
             f"| ms per image of {size} on {speed['device']} | {speed['ms_per_image']:.1f} | "
             f"{old['ms_per_image']:.1f} | {times if comparable_times(speed, old) else 'other device'} | | |",
             f"| parameters | {speed['parameters']:,} | {old['parameters']:,} | "
@@ -137,28 +139,29 @@ class Card:
         if arms == 1:
             return ""
         return (
-            f" Best of {arms}: as many models were compared with the champion at once, and the interval of mIoU is "
-            "wide enough to hold for all of them together."
+            f" Best of {arms}: as many models were compared with the champion at once, and the interval of "
+            f"{self.info.main.label} is wide enough to hold for all of them together."
         )
 
     def _classes(self, limit: int | None) -> list[str]:
-        per_class = self.model.metrics["per_class"]
+        per_class, each = self.model.metrics["per_class"], self.info.each
         comparison = self.decision.comparison
         share = self.validation.get("class_frequency", {}).get("train", {})
         shown = list(per_class)
         if limit is not None:
-            shown = _worst(per_class)[:limit]
-        head = ("class", "IoU", "share of training pixels")
-        against = ("champion", "difference", f"{100 * self.confidence:g} % interval", "more than noise")
-        lines = _table(*head[:2], *(against if comparison else ()), head[2])
+            shown = _worst(per_class, each)[:limit]
+        head = (self.info.part, _told(each), "share of training pixels")
+        against = ("champion", "difference", f"{100 * self.gate.confidence:g} % interval", "more than noise")
+        counted = any(name in share for name in per_class)
+        lines = _table(*head[:2], *(against if comparison else ()), *(head[2:] if counted else ()))
         for name in shown:
-            pixels = f" {percent(share.get(name))} |"
+            pixels = f" {percent(share.get(name))} |" if counted else ""
             if comparison:
-                lines.append(_row(_escaped(name), comparison.classes[name]) + pixels)
+                lines.append(_row(_escaped(name), each, comparison.figures[f"{each.key}/{name}"]) + pixels)
             else:
-                lines.append(f"| {_escaped(name)} | {percent(per_class[name])} |{pixels}")
+                lines.append(f"| {_escaped(name)} | {each.show(per_class[name])} |{pixels}")
         if limit is not None:
-            lines += ["", f"The {len(shown)} worst of {len(per_class)} classes; all stand in the run's `card.md`."]
+            lines += ["", f"The {len(shown)} worst of {len(per_class)}; all stand in the run's `card.md`."]
         return lines
 
     def _pictures(self) -> list[str]:
@@ -190,11 +193,11 @@ class Card:
         return f" with {count} warning{'s' if count > 1 else ''}:" if count else " without warnings."
 
     def _limits(self, info: ModelInfo) -> list[str]:
-        per_class = self.model.metrics["per_class"]
-        share = self.validation.get("class_frequency", {}).get("train", {})
+        per_class, each = self.model.metrics["per_class"], self.info.each
+        share = self.validation.get("class_frequency", {}).get("train", {}) if self.info.needs_classes else {}
         rare = [f"{_escaped(n)} ({percent(v)})" for n, v in share.items() if v is not None and v < RARE]
-        worst = [f"{_escaped(n)} ({percent(per_class[n])})" for n in _worst(per_class)[:WORST]]
-        lines = [f"- Weakest classes: {', '.join(worst)}."]
+        worst = [f"{_escaped(n)} ({each.show(per_class[n])})" for n in _worst(per_class, each)[:WORST]]
+        lines = [f"- Weakest, by {each.label} of each {self.info.part}: {', '.join(worst)}."]
         if rare:
             lines.append(f"- Rare in training, below {percent(RARE)} of the pixels: {', '.join(rare)}.")
         lines.append(
@@ -210,8 +213,9 @@ class Card:
         return [
             "```python",
             f'model = mlflow.pyfunc.load_model("models:/{which}")',
-            "model.predict(image)                       # uint8 [H, W, 3] -> class ids [H, W]",
-            'model.predict([{"image": base64_of_a_file}])  # -> rows with classes (base64 PNG), height, width',
+            f"model.predict(image)                       # uint8 [H, W, 3] -> {next(iter(self.info.forms))}",
+            f'model.predict([{{"image": base64_of_a_file}}])  # -> rows with {next(iter(self.info.forms))} (base64), '
+            "height, width",
             "```",
             "",
             "```sh",
@@ -239,27 +243,28 @@ def _spaced(text: str) -> str:
     return "\n".join(lines).replace("|\n\n### ", "|\n\n&nbsp;\n\n### ")
 
 
-def _worst(per_class: Mapping[str, float | None]) -> list[str]:
-    """Return the classes that were measured, the lowest IoU first."""
-    known = {name: iou for name, iou in per_class.items() if iou is not None}
+def _worst(per_class: Mapping[str, float | None], each: Figure) -> list[str]:
+    """Return the parts that were measured, the worst first."""
+    known = {name: each.gain(value) for name, value in per_class.items() if value is not None}
     return sorted(known, key=lambda name: known[name])
+
+
+def _told(figure: Figure) -> str:
+    return figure.label if figure.better == "more" else f"{figure.label} (less is better)"
 
 
 def _table(first: str, *others: str) -> list[str]:
     return [f"| {' | '.join((first, *others))} |", f"|---|{'---:|' * len(others)}"]
 
 
-def _row(name: str, difference: Difference) -> str:
+def _row(name: str, figure: Figure, difference: Difference) -> str:
+    shown = f"| {name} | {figure.show(difference.new)} | {figure.show(difference.old)} |"
     if not math.isfinite(difference.value):
-        return f"| {name} | {percent(_known(difference.new))} | {percent(_known(difference.old))} | - | - | - |"
+        return f"{shown} - | - | - |"
     return (
-        f"| {name} | {percent(difference.new)} | {percent(difference.old)} | {points(difference.value)} | "
-        f"{points(difference.low)} to {points(difference.high)} | {'yes' if difference.significant else 'no'} |"
+        f"{shown} {figure.change(difference.value)} | {figure.change(difference.low)} to "
+        f"{figure.change(difference.high)} | {'yes' if difference.significant else 'no'} |"
     )
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _capital(text: str) -> str:

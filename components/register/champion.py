@@ -18,7 +18,8 @@ from components.register.gate import Champion, Measured
 from components.tracking import Store
 from segmodels.files import read_json, read_yaml, relative
 from segmodels.settings.schema import EvaluateSettings, PredictSettings
-from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.tasks import DEFAULT
+from segmodels.tasks.per_image import PER_IMAGE_FILE, PerImage
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -38,6 +39,13 @@ def read_champion(store: Store, version: ModelVersion, params: Params, data: Pat
         data_md5: Its hash.
     """
     key = version.tags.get("model.key", version.name)
+    task = version.tags.get("task", DEFAULT)
+    if task != params.task:
+        obstacle = (
+            f"the champion (version {version.version}) predicts another task ({task}): register this one under "
+            "another register.model_name"
+        )
+        return Champion(version.version, key, obstacle=obstacle)
     with store.calling():
         own = store.client.get_run(version.run_id)
     boundary_px = params.evaluate.boundary_px

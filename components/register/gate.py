@@ -1,8 +1,8 @@
 """The gate: whether a model may become the challenger, and why not.
 
 Absolute floors come first; below them a model gets no version at all. Above them it is compared with the champion on
-the same images: it must be better by more than noise, and it may not pay for that with a class, its boundaries, its
-calibration, its speed or its size beyond the limits in `register`.
+the same images: in the task's main figure it must be better by more than noise, and it may not pay for that with
+another figure, a class, its speed or its size beyond the limits in `register.rules`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.params import Register
+from components.params import Params
 from components.promotion import PASSED
+from components.rules import COSTS, Rule, gate_rules
 from segmodels.evaluation.compare import Comparison, Difference, compare_all
-from segmodels.tasks.semantic.per_image import PerImage
+from segmodels.tasks import task_info
+from segmodels.tasks.base import Figure, TaskInfo
+from segmodels.tasks.per_image import PerImage
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,29 @@ class Measured:
 
     each: PerImage
     speed: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate asks.
+
+    Attributes:
+        info: The task, whose figures it asks for.
+        rules: Figure or cost -> rule.
+        confidence: Of the intervals; a difference inside them is noise.
+        resamples: Draws of the bootstrap over images.
+    """
+
+    info: TaskInfo
+    rules: Mapping[str, Rule]
+    confidence: float = 0.95
+    resamples: int = 2000
+
+    @classmethod
+    def of(cls, params: Params) -> Gate:
+        """Return the gate of these settings."""
+        own = params.register_
+        return cls(task_info(params.task), gate_rules(params), own.confidence, own.resamples)
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,7 @@ class Decision:
 
 
 def decide(
-    settings: Register,
+    gate: Gate,
     metrics: Mapping[str, Any],
     new: Measured,
     champion: Champion | None,
@@ -83,13 +109,13 @@ def decide(
     """Hold a model against the floors and the champion.
 
     Args:
-        settings: The rules.
+        gate: The rules.
         metrics: The model's `metrics.json`.
         new: The model.
         champion: What it is compared with; None where there is no champion yet.
         comparison: With the champion, where several models were compared with it at once; made here by default.
     """
-    low = below_floors(settings, metrics)
+    low = below_floors(gate, metrics)
     if low:
         return Decision(low, above_floors=False, champion=champion)
     if champion is None:
@@ -97,31 +123,44 @@ def decide(
     if champion.measured is None:
         return Decision(champion.obstacle, champion=champion)
     if comparison is None:
-        (comparison,) = against(settings, [new], champion.measured)
+        (comparison,) = against(gate, [new], champion.measured)
     objections = [
-        *_gain(settings, comparison, champion),
-        *_losses(settings, comparison),
-        *_costs(settings, new.speed, champion.measured.speed),
+        *_gains(gate, comparison, champion),
+        *_losses(gate, comparison),
+        *_costs(gate, new.speed, champion.measured.speed),
     ]
     return Decision("; ".join(objections) or PASSED, champion=champion, comparison=comparison)
 
 
-def against(settings: Register, new: Sequence[Measured], champion: Measured) -> list[Comparison]:
+def against(gate: Gate, new: Sequence[Measured], champion: Measured) -> list[Comparison]:
     """Compare the models of one registration with the champion, at once: the best gains nothing by their number."""
-    counts = [one.each for one in new]
-    return compare_all(counts, champion.each, resamples=settings.resamples, confidence=settings.confidence)
+    return compare_all([one.each for one in new], champion.each, resamples=gate.resamples, confidence=gate.confidence)
 
 
-def below_floors(settings: Register, metrics: Mapping[str, Any]) -> str:
+def below_floors(gate: Gate, metrics: Mapping[str, Any]) -> str:
     """Return why a model gets no version; empty where it may have one."""
-    miou = metrics["miou"]
-    if miou is None or miou < settings.min_miou:
-        shown = "undefined" if miou is None else percent(miou)
-        return f"mIoU is {shown}, below register.min_miou, {percent(settings.min_miou)}"
-    low = {n: iou for n, iou in metrics["per_class"].items() if iou is not None and iou < settings.min_class_iou}
-    if low:
-        shown = ", ".join(f"{name} {percent(iou)}" for name, iou in low.items())
-        return f"IoU below register.min_class_iou, {percent(settings.min_class_iou)}: {shown}"
+    for key, rule in gate.rules.items():
+        if rule.floor is None or key in COSTS:
+            continue
+        figure = gate.info.figure(key)
+        where = f"register.rules.{key}.floor, {figure.show(rule.floor)}"
+        side = "below" if figure.better == "more" else "above"
+        if "/" not in key:
+            value = metrics[key]
+            if value is None:
+                return f"{figure.label} is undefined, and {where} asks for it"
+            if figure.gain(value - rule.floor) < 0:
+                return f"{figure.label} is {figure.show(value)}, {side} {where}"
+            continue
+        values = {f"{gate.info.each.key}/{name}": value for name, value in metrics["per_class"].items()}
+        low = {
+            name.partition("/")[2]: value
+            for name, value in _of(gate, key, values).items()
+            if value is not None and figure.gain(value - rule.floor) < 0
+        }
+        if low:
+            shown = ", ".join(f"{name} {figure.show(value)}" for name, value in low.items())
+            return f"{gate.info.each.label} {side} {where}: {shown}"
     return ""
 
 
@@ -130,16 +169,12 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def points(fraction: float) -> str:
-    """Return a difference in points of per cent, with its sign."""
-    return f"{100 * fraction:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
-
-
-def interval(difference: Difference, confidence: float) -> str:
+def interval(figure: Figure, difference: Difference, confidence: float) -> str:
     """`+2.1 points (95 % interval +1.0 to +3.3)`."""
+    step = f" {figure.step}" if figure.step else ""
     return (
-        f"{points(difference.value)} points ({100 * confidence:g} % interval {points(difference.low)} to "
-        f"{points(difference.high)})"
+        f"{figure.change(difference.value)}{step} ({100 * confidence:g} % interval {figure.change(difference.low)} to "
+        f"{figure.change(difference.high)})"
     )
 
 
@@ -164,52 +199,73 @@ def comparable_times(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     )
 
 
-def _gain(settings: Register, comparison: Comparison, champion: Champion) -> list[str]:
-    miou = comparison.miou
-    shown = f"mIoU {interval(miou, settings.confidence)}"
-    if not miou.significant:
-        return [f"no significant difference from {champion} on {measured_on(comparison)}: {shown}"]
-    if miou.value < 0:
-        return [f"worse than {champion}: {shown}"]
-    if miou.value < settings.min_gain:
-        return [f"gains less than register.min_gain, {points(settings.min_gain)} points, on {champion}: {shown}"]
-    return []
+def _of(gate: Gate, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rule is about: one figure, or with `/*` those of all parts that have no rule of their own."""
+    if not key.endswith("/*"):
+        return {key: values[key]} if key in values else {}
+    prefix = key[:-1]
+    return {name: value for name, value in values.items() if name.startswith(prefix) and name not in gate.rules}
 
 
-def _losses(settings: Register, comparison: Comparison) -> list[str]:
-    """List losses beyond the limits, by the differences themselves: that one may be noise is no reason to ship it."""
+def _amount(figure: Figure, value: float) -> str:
+    """Return the size of a difference with its unit: `0.5 points`."""
+    number = f"{100 * value:g}" if figure.unit == "share" else f"{value:g}"
+    return f"{number} {figure.step}".rstrip()
+
+
+def _gains(gate: Gate, comparison: Comparison, champion: Champion) -> list[str]:
+    """List what is not better by enough; the main figure must be better in any case, by more than noise."""
+    main = gate.info.main
+    asked = {main.key: Rule(gain=0.0), **{key: rule for key, rule in gate.rules.items() if rule.gain is not None}}
     found = []
-    lost = {name: d for name, d in comparison.classes.items() if d.value < -settings.max_class_loss}
-    if lost:
-        shown = ", ".join(f"{name} {interval(d, settings.confidence)}" for name, d in lost.items())
-        found.append(
-            f"IoU falls by more than register.max_class_loss, {100 * settings.max_class_loss:g} points: {shown}"
-        )
-    boundary, ece = comparison.boundary_f1, comparison.ece
-    if boundary.value < -settings.max_boundary_loss:
-        found.append(
-            f"boundary F1 falls by more than register.max_boundary_loss, {100 * settings.max_boundary_loss:g} points: "
-            f"{interval(boundary, settings.confidence)}"
-        )
-    if ece.value > settings.max_ece_rise:
-        found.append(
-            f"ECE rises by more than register.max_ece_rise, {100 * settings.max_ece_rise:g} points: "
-            f"{interval(ece, settings.confidence)}"
-        )
+    for key, rule in asked.items():
+        for name, difference in _of(gate, key, comparison.figures).items():
+            figure = gate.info.figure(name)
+            shown = f"{figure.label} {interval(figure, difference, gate.confidence)}"
+            gained = figure.gain(difference.value)
+            if not difference.significant:
+                found.append(f"no significant difference from {champion} on {measured_on(comparison)}: {shown}")
+            elif gained < 0:
+                found.append(f"worse than {champion}: {shown}")
+            elif gained < (rule.gain or 0.0):
+                least = _amount(figure, rule.gain or 0.0)
+                found.append(f"gains less than register.rules.{key}.gain, {least}, on {champion}: {shown}")
     return found
 
 
-def _costs(settings: Register, new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+def _losses(gate: Gate, comparison: Comparison) -> list[str]:
+    """List losses beyond the limits, by the differences themselves: that one may be noise is no reason to ship it."""
     found = []
+    for key, rule in gate.rules.items():
+        if rule.loss is None:
+            continue
+        figure = gate.info.figure(key)
+        lost = {name: d for name, d in _of(gate, key, comparison.figures).items() if figure.gain(d.value) < -rule.loss}
+        if not lost:
+            continue
+        what = gate.info.each.label if "/" in key else figure.label
+        verb = "falls" if figure.better == "more" else "rises"
+        limit = f"register.rules.{key}.loss, {_amount(figure, rule.loss)}"
+        shown = ", ".join(
+            (f"{name.partition('/')[2]} " if "/" in key else "") + interval(figure, d, gate.confidence)
+            for name, d in lost.items()
+        )
+        found.append(f"{what} {verb} by more than {limit}: {shown}")
+    return found
+
+
+def _costs(gate: Gate, new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    found = []
+    time, size = (gate.rules.get(key, Rule()).times for key in COSTS)
     slower = new["ms_per_image"] / max(old["ms_per_image"], 1e-9)
-    if comparable_times(new, old) and slower > settings.max_slowdown:
+    if time is not None and comparable_times(new, old) and slower > time:
         found.append(
             f"takes {new['ms_per_image']:.1f} ms an image, the champion {old['ms_per_image']:.1f} ms: more than "
-            f"register.max_slowdown, {settings.max_slowdown:g} times"
+            f"register.rules.ms_per_image.times, {time:g}"
         )
-    if new["parameters"] > settings.max_growth * old["parameters"]:
+    if size is not None and new["parameters"] > size * old["parameters"]:
         found.append(
             f"has {new['parameters']:,} parameters, the champion {old['parameters']:,}: more than "
-            f"register.max_growth, {settings.max_growth:g} times"
+            f"register.rules.parameters.times, {size:g}"
         )
     return found

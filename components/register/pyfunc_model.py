@@ -1,4 +1,4 @@
-"""The served model: encoded images or arrays in, class maps out. MLflow stores this file beside the model folder.
+"""The served model: encoded images or arrays in, predictions out. MLflow stores this file beside the model folder.
 
 Nothing is pickled: MLflow runs this file (models from code), and the model folder holds safetensors and JSON. The
 package `segmodels` travels with the model, so that serving needs no checkout.
@@ -9,8 +9,9 @@ Input, one of:
     an array, uint8 RGB: `[H, W, 3]` or `[N, H, W, 3]` of any size, over HTTP `{"inputs": […]}`.
 
 Output:
-    for rows: a DataFrame with a row each: `classes` (base64 of an 8-bit PNG of class ids), `height`, `width`;
-    for an array: class ids, uint8 `[H, W]` or `[N, H, W]`.
+    for rows: a DataFrame with a row each: `classes` (base64 of an 8-bit PNG of class ids; of another task its first
+        form, e.g. `depth`, base64 of a PNG of 16 bits in steps of 1/256 m), `height`, `width`;
+    for an array: class ids, uint8 `[H, W]` or `[N, H, W]`; of another task what it predicts, e.g. metres, float32.
 """
 
 from __future__ import annotations
@@ -63,13 +64,25 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
 
     def _predict_rows(self, encoded: list[Any]) -> pd.DataFrame:
         rows = []
+        form = next(iter(self.predictor.task.info.forms))
         for i, text in enumerate(encoded):
-            classes = np.asarray(self.predictor.predict(_decode(text, i)), np.uint8)
+            image = _decode(text, i)
+            body = self._encoded(image, self.predictor.predict(image), form)
+            height, width = image.shape[:2]
+            rows.append({form: base64.b64encode(body).decode(), "height": height, "width": width})
+        return pd.DataFrame(rows, columns=[form, "height", "width"])
+
+    def _encoded(self, image: np.ndarray, value: np.ndarray, form: str) -> bytes:
+        """Return a prediction as the file of the task's first form; class ids without a palette."""
+        from segmodels.tasks.base import Answered
+
+        if value.dtype == np.uint8 and value.ndim == 2:
             file = io.BytesIO()
-            Image.fromarray(classes).save(file, "PNG")
-            height, width = classes.shape
-            rows.append({"classes": base64.b64encode(file.getvalue()).decode(), "height": height, "width": width})
-        return pd.DataFrame(rows, columns=["classes", "height", "width"])
+            Image.fromarray(value).save(file, "PNG")
+            return file.getvalue()
+        (encode,) = self.predictor.task.forms()[form].encode.values()
+        body: bytes = encode(Answered(image, value, "image", self.predictor.config.parts))
+        return body
 
 
 def _column(model_input: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from components.params import Params, Register, evaluate_settings
 from components.promotion import PASSED
 from components.register.card import Card
 from components.register.champion import read_champion
-from components.register.gate import Champion, Decision, against, below_floors, decide, interval, percent
+from components.register.gate import Champion, Decision, Gate, against, below_floors, decide, interval
 from components.register.trained import Trained, read_model
 from components.results import read_json
 from segmodels.evaluation.compare import Comparison
 from segmodels.files import write_text
-from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE
+from segmodels.tasks import named, task_info
+from segmodels.tasks.base import TaskInfo
+from segmodels.tasks.per_image import PER_IMAGE_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -144,7 +147,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def _register(
     params: Params, trained: list[Trained], data: Path, validation: Path, report: dict[str, Any], lineage: Lineage
 ) -> RegisterResult:
-    settings = params.register_
+    settings, gate = params.register_, Gate.of(params)
     store = tracking.Store(settings.experiment)
     dataset = read_json(data / "dataset.json", "download")
     champion = _champion(store, params, data, lineage)
@@ -157,15 +160,15 @@ def _register(
     judged = {
         model.key: model.measured
         for model, found in zip(trained, known, strict=True)
-        if not (found is not None and str(found.version) in decided) and not below_floors(settings, model.metrics)
+        if not (found is not None and str(found.version) in decided) and not below_floors(gate, model.metrics)
     }
     compared: dict[str, Comparison] = {}
     if champion is not None and champion.measured is not None:
-        found_all = against(settings, list(judged.values()), champion.measured)
+        found_all = against(gate, list(judged.values()), champion.measured)
         compared = dict(zip(judged, found_all, strict=True))
     for model, run, found in zip(trained, runs, known, strict=True):
         kept = found is not None and str(found.version) in decided
-        decision = decide(settings, model.metrics, model.measured, None if kept else champion, compared.get(model.key))
+        decision = decide(gate, model.metrics, model.measured, None if kept else champion, compared.get(model.key))
         if found is not None and kept and promotion.GATE_TAG in found.tags:
             _complete(params, run, model, validation, dataset, lineage, found.tags[promotion.GATE_TAG])
             versions.append(_kept(store, model, run, found))
@@ -185,14 +188,14 @@ def _register(
             name=settings.model_name,
             run_id=run.id,
             version=str(found.version) if found else None,
-            confidence=settings.confidence,
+            gate=gate,
         )
         run.log_text(card.markdown(), CARD_FILE)
         if found is not None:
-            store.update_version(found, _gate_tags(settings, decision), card.description())
+            store.update_version(found, _gate_tags(gate, decision), card.description())
         number = str(found.version) if found else None
         versions.append(Version(model.key, run.id, number, decision.passed, decision.reason, card.markdown()))
-    return _choose(store, settings, trained, versions, lineage.data_md5)
+    return _choose(store, settings, gate.info, trained, versions, lineage.data_md5)
 
 
 def _champion(store: tracking.Store, params: Params, data: Path, lineage: Lineage) -> Champion | None:
@@ -236,19 +239,26 @@ def _kept(store: tracking.Store, model: Trained, run: tracking.Run, found: Model
     return Version(model.key, run.id, str(found.version), reason == PASSED, reason, card)
 
 
-def _gate_tags(settings: Register, decision: Decision) -> dict[str, str]:
+def _gate_tags(gate: Gate, decision: Decision) -> dict[str, str]:
     """Return what a version says about the gate."""
     tags = {
         promotion.GATE_TAG: decision.reason,
         promotion.AGAINST_TAG: decision.champion.version if decision.champion else promotion.NONE,
     }
     if decision.comparison is not None:
-        tags[promotion.FOUND_TAG] = f"mIoU {interval(decision.comparison.miou, settings.confidence)}"
+        main = gate.info.main
+        difference = decision.comparison.figures[main.key]
+        tags[promotion.FOUND_TAG] = f"{main.label} {interval(main, difference, gate.confidence)}"
     return tags
 
 
 def _choose(
-    store: tracking.Store, settings: Register, trained: list[Trained], versions: list[Version], data_md5: str
+    store: tracking.Store,
+    settings: Register,
+    info: TaskInfo,
+    trained: list[Trained],
+    versions: list[Version],
+    data_md5: str,
 ) -> RegisterResult:
     """Point `challenger` to the best version that passed, and `champion` too where the settings promote by themselves.
 
@@ -256,14 +266,14 @@ def _choose(
     that does not pass any more loses it, and so does one that was promoted.
     """
     name = settings.model_name
-    miou = {model.key: float(model.metrics["miou"] or 0) for model in trained}
+    quality = {model.key: _quality(info, model.metrics) for model in trained}
     champion = store.alias(name, promotion.CHAMPION)
     passed = [v for v in versions if v.passed and v.version is not None and v.version != champion]
-    best = max(passed, key=lambda v: miou[v.key], default=None)
+    best = max(passed, key=lambda v: quality[v.key], default=None)
     holder, why = store.alias(name, promotion.CHALLENGER), ""
     own = {v.version for v in versions if v.version is not None}
     if best is not None and holder is not None and holder not in {*own, champion}:
-        why = _defended(store, name, holder, miou[best.key], data_md5)
+        why = _defended(store, name, holder, info, quality[best.key], data_md5)
         best = None if why else best
     if best is not None:
         store.set_alias(name, promotion.CHALLENGER, best.version)
@@ -283,8 +293,13 @@ def _choose(
     )
 
 
-def _defended(store: tracking.Store, name: str, holder: str, miou: float, data_md5: str) -> str:
-    """Return why the present challenger stays before a model of this mIoU; empty where it does not.
+def _quality(info: TaskInfo, metrics: Mapping[str, Any]) -> float:
+    """Return the main figure, of which more is better; of a model without one nothing is worse."""
+    return info.main.quality(metrics.get(info.main.key))
+
+
+def _defended(store: tracking.Store, name: str, holder: str, info: TaskInfo, quality: float, data_md5: str) -> str:
+    """Return why the present challenger stays before a model of this quality; empty where it does not.
 
     On other data its figures say nothing against the model.
     """
@@ -292,11 +307,12 @@ def _defended(store: tracking.Store, name: str, holder: str, miou: float, data_m
     if version.tags.get("dvc.data.md5") != data_md5 or version.tags.get(promotion.GATE_TAG) != PASSED:
         return ""
     with store.calling():
-        own = store.client.get_run(version.run_id).data.metrics.get("miou", 0.0)
-    if own < miou:
+        own = _quality(info, store.client.get_run(version.run_id).data.metrics)
+    if own < quality or math.isinf(own):
         return ""
-    key = version.tags.get("model.key", name)
-    return f"version {holder} ({key}) stays: {percent(own)} mIoU on the same data, the best of these {percent(miou)}"
+    key, main = version.tags.get("model.key", name), info.main
+    held, best = main.show(main.gain(own)), main.show(main.gain(quality))
+    return f"version {holder} ({key}) stays: {main.label} {held} on the same data, the best of these {best}"
 
 
 def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> ModelVersion:
@@ -333,15 +349,20 @@ def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: 
         # Without a schema MLflow lets both forms of input through: rows and arrays. The example shows the rows.
         signature=False,
         input_example={"image": [EXAMPLE]},
-        metadata={"architecture": model.config["architecture"], "classes": model.config["classes"]},
+        metadata={
+            "architecture": model.config["architecture"],
+            "classes": model.config["classes"],
+            **named(model.task),
+        },
     )
 
 
 def _results(model: Trained) -> dict[str, float]:
-    """Return the final metrics: quality as `miou`, `iou/<class>`, …; cost as `parameters`, `ms_per_image`, …"""
+    """Return the final metrics: the task's figures, those of parts as `iou/<class>`; cost as `ms_per_image`, …"""
     numbers = {**model.metrics, **model.speed, **{f"train_{k}": v for k, v in model.train_speed.items()}}
     flat = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return finite({**flat, **{f"iou/{name}": iou for name, iou in model.metrics["per_class"].items()}})
+    each = task_info(model.task).each.key
+    return finite({**flat, **{f"{each}/{name}": value for name, value in model.metrics["per_class"].items()}})
 
 
 def _files(model: Trained, validation: Path) -> dict[Path, str]:

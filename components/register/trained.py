@@ -12,7 +12,7 @@ from components.metric_names import finite
 from components.register.gate import Measured
 from components.results import read_json
 from segmodels.files import file_sha256
-from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.tasks.per_image import PER_IMAGE_FILE, PerImage
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Trained:
     train_speed: dict[str, Any]
     sha256: str
     each: PerImage
+
+    @property
+    def task(self) -> str:
+        """What it predicts."""
+        return self.each.task
 
     @property
     def measured(self) -> Measured:

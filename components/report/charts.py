@@ -67,8 +67,25 @@ def curves(series: Mapping[str, Mapping[int, float]], *, title: str, percent: bo
     return _svg(title, parts)
 
 
-def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: str, width: int = WIDTH) -> str:
-    """Return named points (name, x > 0, fraction), and the line of those that none beats in both."""
+def scatter(
+    points: Sequence[tuple[str, float, float]],
+    *,
+    title: str,
+    x_label: str,
+    width: int = WIDTH,
+    percent: bool = True,
+    more: bool = True,
+) -> str:
+    """Return named points (name, x > 0, y), and the line of those that none beats in both.
+
+    Args:
+        points: Name, x and y of each.
+        title: What the chart shows, for those who cannot see it.
+        x_label: Label of the x axis.
+        width: Of the picture.
+        percent: Whether y are fractions, shown as percentages.
+        more: Whether more of y is better.
+    """
     if not points:
         return ""
     xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
@@ -83,8 +100,8 @@ def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: 
     y_ticks = nice_ticks(max(0.0, min(ys) - 0.05), max(ys), 5)
     x = Scale(low, high, LEFT, width - RIGHT, log)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [_frame(x, y, x_ticks, y_ticks, x_label=x_label, percent=True)]
-    front = pareto(points)
+    parts = [_frame(x, y, x_ticks, y_ticks, x_label=x_label, percent=percent)]
+    front = pareto([(name, at, value if more else -value) for name, at, value in points])
     if len(front) > 1:
         path = " ".join(f"{x(points[i][1])},{y(points[i][2])}" for i in front)
         parts.append(f'<polyline class="front" points="{path}"/>')
@@ -96,7 +113,7 @@ def scatter(points: Sequence[tuple[str, float, float]], *, title: str, x_label: 
         start = px - wide if left else px + 7
         row = _free_row(py + 4, start, start + wide, placed)
         placed.append((start, start + wide, row))
-        tip = f"{name}: {100 * value:.1f} % in {at:.3g} ms"
+        tip = f"{name}: {f'{100 * value:.1f} %' if percent else f'{value:.3g}'} in {at:.3g} ms"
         parts.append(f'<circle cx="{px}" cy="{py}" r="5.5" style="fill:var(--s{index % COLORS})">')
         parts.append(f"<title>{escape(tip)}</title></circle>")
         anchor, text_x = ("end", px - 9) if left else ("start", px + 9)

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,14 @@ from components.errors import StepError
 from components.params import Params, train_settings
 from components.report import charts
 from components.results import read_json
-from segmodels.data.folder import DatasetInfo, Sample, read_image, read_label, samples
+from components.rules import COSTS, gate_rules
+from segmodels.data.folder import DatasetInfo, Sample, read_image, samples
 from segmodels.data.images import open_image
+from segmodels.data.targets import target
 from segmodels.errors import brief
 from segmodels.files import write_text
-from segmodels.tasks.semantic.pictures import colorize
+from segmodels.tasks import get_task, task_info
+from segmodels.tasks.base import Part, Task, TaskInfo
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -47,14 +50,15 @@ LINEAGE = {
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written, and the best model by mIoU."""
+    """What was written, and the best model by the task's main figure."""
 
     html: Path
     leaderboard: Path
     winner: str
+    figure: str
 
     def __str__(self) -> str:
-        return f"{self.html} and {self.leaderboard}; best by mIoU: {self.winner}"
+        return f"{self.html} and {self.leaderboard}; best by {self.figure}: {self.winner}"
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,6 @@ class Row:
     champion: bool
     reason: str | None
     card: str | None
-
-    @property
-    def miou(self) -> float:
-        return float(self.metrics["miou"] or 0.0)
 
     @property
     def aliases(self) -> list[str]:
@@ -112,56 +112,72 @@ def run(
         StepError: A result is missing or unreadable.
     """
     register = read_json(registered, "register") if registered is not None else {}
+    task = get_task(params.task)
+    main = task.info.main
     rows = sorted(
-        (_row(key, models[key], evaluations[key], register) for key in models), key=lambda r: (-r.miou, r.key)
+        (_row(key, models[key], evaluations[key], register) for key in models),
+        key=lambda r: (-main.quality(r.metrics[main.key]), r.key),
     )
     info = DatasetInfo.read(data)
+    parts = task.parts(info.classes)
     page = _render(
         title=info.name,
         info=info,
+        task=task.info,
+        parts=parts,
+        units=_units(task.info),
+        heat=_heat(rows, task.info),
         rows=rows,
         winner=rows[0],
-        columns=_columns(rows),
-        figures=_figures(rows),
-        comparison=_comparison(data, info, rows, evaluations),
+        columns=_columns(rows, task.info),
+        charts=_charts(rows, task.info),
+        comparison=_comparison(data, info, task, parts, rows, evaluations),
         galleries={row.key: _gallery(evaluations[row.key], len(rows)) for row in rows},
         cards={row.key: _html(row.card) for row in rows if row.card},
         validation=read_json(validation / "validation.json", "validate"),
         register=register,
         lineage=_lineage(register),
         commands=_commands(rows, models, data, register),
-        gate=params.register_,
+        gate=_gate(params),
         date=_date(),
         settings=_settings(params, rows, models),
-        confusions=_confusions(rows, info, evaluations),
+        confusions=_confusions(rows, len(parts), evaluations),
     )
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", page)
-    write_text(out / "leaderboard.md", leaderboard(rows, info))
-    return ReportResult(out / "report.html", out / "leaderboard.md", rows[0].key)
+    write_text(out / "leaderboard.md", leaderboard(rows, info, task.info, parts))
+    return ReportResult(out / "report.html", out / "leaderboard.md", rows[0].key, main.label)
 
 
-def leaderboard(rows: list[Row], info: DatasetInfo) -> str:
+def leaderboard(rows: list[Row], info: DatasetInfo, task: TaskInfo, parts: Sequence[Part]) -> str:
     """Return the leader board as Markdown, one table."""
-    head = ["", "architecture", "mIoU", "pixel acc.", "boundary F1", "ECE"]
-    head += [*info.class_names, "parameters", "GFLOPs", "ms/image", "version"]
+    head = ["", "architecture", *(figure.column for figure in task.shown), *(part.name for part in parts)]
+    head += ["parameters", "GFLOPs", "ms/image", "version"]
     lines = [_table_row(head), _table_row(["---:", "---", *["---:"] * (len(head) - 3), "---"])]
     for rank, row in enumerate(rows, 1):
         metrics, speed = row.metrics, row.speed
-        cells = [str(rank), row.key, f"**{percent(metrics['miou'])}**", percent(metrics["pixel_accuracy"])]
-        cells += [percent(metrics["boundary_f1"]), percent(metrics["ece"])]
-        cells += [percent(metrics["per_class"].get(name)) for name in info.class_names]
+        first, *others = (figure.number(metrics[figure.key]) for figure in task.shown)
+        cells = [str(rank), row.key, f"**{first}**", *others]
+        cells += [task.each.number(metrics["per_class"].get(part.name)) for part in parts]
         cells += [f"{speed['parameters'] / 1e6:.2f} M", f"{speed['gflops']:.2f}", f"{speed['ms_per_image']:.1f}"]
         cells += [", ".join(filter(None, [row.version, *row.aliases])) or "-"]
         lines.append(_table_row(cells))
-    first = rows[0]
-    size = " x ".join(str(side) for side in first.speed["image_size"])
+    first_row = rows[0]
+    size = " x ".join(str(side) for side in first_row.speed["image_size"])
     note = (
-        f"{info.name}, {first.metrics['images']} images of the {first.metrics['split']} split, labels at full "
-        f"resolution; IoU, accuracy, F1 and ECE in per cent; GFLOPs and ms for one image of {size} "
-        f"on {first.speed['device']}."
+        f"{info.name}, {first_row.metrics['images']} images of the {first_row.metrics['split']} split, labels at full "
+        f"resolution; {_units(task)}; GFLOPs and ms for one image of {size} on {first_row.speed['device']}."
     )
     return "\n".join(["# Leader board", "", note, "", *lines, ""])
+
+
+def _units(task: TaskInfo) -> str:
+    """Return in which units the task's figures stand in tables."""
+    units: dict[str, list[str]] = {}
+    for figure in (*task.shown, task.each):
+        unit = "per cent" if figure.unit == "share" else figure.unit or "no unit"
+        units.setdefault(unit, []).append(figure.label)
+    return "; ".join(f"{', '.join(labels)} in {unit}" for unit, labels in units.items())
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -195,62 +211,106 @@ def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -
     )
 
 
-def _columns(rows: list[Row]) -> dict[str, Any]:
+def _columns(rows: list[Row], task: TaskInfo) -> dict[str, Any]:
     """Return the best value of each column, to set it in bold."""
-    quality = ("miou", "pixel_accuracy", "boundary_f1")
-    best = {name: max((r.metrics[name] for r in rows if r.metrics[name] is not None), default=None) for name in quality}
-    best["ece"] = min((r.metrics["ece"] for r in rows if r.metrics["ece"] is not None), default=None)
+    best: dict[str, Any] = {}
+    for figure in task.shown:
+        values = [r.metrics[figure.key] for r in rows if r.metrics[figure.key] is not None]
+        best[figure.key] = max(values, key=figure.gain, default=None)
     best |= {name: min(r.speed[name] for r in rows) for name in ("parameters", "gflops", "ms_per_image")}
     return best if len(rows) > 1 else dict.fromkeys(best)
 
 
-def _figures(rows: list[Row]) -> dict[str, str]:
-    points = [(row.key, float(row.speed["ms_per_image"]), row.miou) for row in rows]
+def _heat(rows: list[Row], task: TaskInfo) -> dict[str, dict[str, float]]:
+    """Return how much colour each part's figure has in the table, 0..1: a share as it is, others between their ends."""
+    each = task.each
+    values = [v for row in rows for v in row.metrics["per_class"].values() if v is not None]
+    low, high = (0.0, 1.0) if each.unit == "share" else (min(values, default=0.0), max(values, default=1.0))
+
+    def heat(value: float | None) -> float:
+        if value is None or high <= low:
+            return 0.0
+        share = (value - low) / (high - low)
+        return share if each.better == "more" else 1 - share
+
+    return {row.key: {name: heat(value) for name, value in row.metrics["per_class"].items()} for row in rows}
+
+
+def _gate(params: Params) -> dict[str, str]:
+    """Return the gate's rules in words: its floors, and what it asks against the champion."""
+    info, rules = task_info(params.task), gate_rules(params)
+    floors, others = [], []
+    for key, rule in rules.items():
+        if key in COSTS:
+            others += [f"{key} at most {rule.times:g} times"] if rule.times is not None else []
+            continue
+        figure = info.figure(key)
+        label = f"{info.each.label} of each {info.part}" if key.endswith("/*") else figure.label
+        least = "at least" if figure.better == "more" else "at most"
+        if rule.floor is not None and not (key.endswith("/*") and rule.floor == 0):
+            floors.append(f"{label} {least} {figure.show(rule.floor)}")
+        step = f" {figure.step}".rstrip()
+        if rule.gain is not None:
+            others.append(f"{label} better by {figure.number(rule.gain)}{step}, by more than noise")
+        if rule.loss is not None:
+            others.append(f"{label} no more than {figure.number(rule.loss)}{step} worse")
+    return {"floors": "; ".join(floors) or "none", "against": "; ".join(others)}
+
+
+def _charts(rows: list[Row], task: TaskInfo) -> dict[str, str]:
+    main = task.main
+    share = main.unit == "share"
+    points = [(row.key, float(row.speed["ms_per_image"]), row.metrics[main.key]) for row in rows]
     return {
-        "miou": charts.curves(
-            {row.key: row.curve("val_miou") for row in rows}, title="Validation mIoU by epoch", percent=True
+        "main": charts.curves(
+            {row.key: row.curve(f"val_{main.key}") for row in rows},
+            title=f"Validation {main.label} by epoch",
+            percent=share,
         ),
         "loss": charts.curves(
             {row.key: row.curve("train_loss") for row in rows}, title="Training loss by epoch", percent=False
         ),
         "scatter": charts.scatter(
-            [p for p in points if p[1] > 0],
-            title="mIoU against milliseconds per image",
+            [(key, ms, float(value)) for key, ms, value in points if ms > 0 and value is not None],
+            title=f"{main.label} against milliseconds per image",
             x_label="milliseconds per image",
             width=charts.WIDTH if len(rows) <= 6 else 2 * charts.WIDTH,
+            percent=share,
+            more=main.better == "more",
         ),
     }
 
 
 def _comparison(
-    data: Path, info: DatasetInfo, rows: list[Row], evaluations: Mapping[str, Path]
+    data: Path,
+    info: DatasetInfo,
+    task: Task,
+    parts: Sequence[Part],
+    rows: list[Row],
+    evaluations: Mapping[str, Path],
 ) -> list[dict[str, Any]]:
-    """Return the same images through every model: image, truth, and each prediction with its pixel accuracy."""
+    """Return the same images through every model: image, truth, and each prediction with how good it is."""
+    name = task.info.needs[0]
+    kind, stored = target(name), info.targets.get(name, {})
     split = str(rows[0].metrics["split"])
-    known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split)}
+    known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split, task.info.needs)}
     shared = [{p.stem for p in (evaluations[row.key] / "predictions").glob("*.png")} for row in rows]
     width = _tile_width(len(rows) + 2)
     strips = []
     for sample_id in sorted(set.intersection(*shared) & set(known)):
         sample = known[sample_id]
-        truth = read_label(sample.label)
+        truth = task.value(kind.read(sample.targets[name], stored))
+        files = [evaluations[row.key] / "predictions" / f"{sample_id}.png" for row in rows]
+        values = [task.value(kind.read(file, stored)) for file in files]
+        pictures = [_map(drawn, width) for drawn in task.draw([truth, *values], parts)]
         tiles = [
             {"name": "image", "src": _photo(read_image(sample.image), width), "note": ""},
-            {"name": "truth", "src": _map(truth, info, width), "note": ""},
+            {"name": "truth", "src": pictures[0], "note": ""},
         ]
-        for row in rows:
-            prediction = read_label(evaluations[row.key] / "predictions" / f"{sample_id}.png")
-            note = f"{percent(_accuracy(truth, prediction))} %"
-            tiles.append({"name": row.key, "src": _map(prediction, info, width), "note": note})
+        for row, value, picture in zip(rows, values, pictures[1:], strict=True):
+            tiles.append({"name": row.key, "src": picture, "note": task.note(truth, value)})
         strips.append({"id": sample_id, "tiles": tiles})
     return strips
-
-
-def _accuracy(truth: np.ndarray, prediction: np.ndarray) -> float | None:
-    if truth.shape != prediction.shape:
-        return None
-    counted = truth != 255
-    return float((truth == prediction)[counted].mean()) if counted.any() else None
 
 
 def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
@@ -305,9 +365,9 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _confusions(rows: list[Row], info: DatasetInfo, evaluations: Mapping[str, Path]) -> dict[str, list[list[float]]]:
-    """Of each model, from the best on while the page stays small: shares of each true class's pixels, `[C, C]`."""
-    shown = max(1, CELLS // info.num_classes**2)
+def _confusions(rows: list[Row], parts: int, evaluations: Mapping[str, Path]) -> dict[str, list[list[float]]]:
+    """Of each model, from the best on while the page stays small: shares of each true part's pixels, `[K, K]`."""
+    shown = max(1, CELLS // parts**2)
     found = {}
     for row in rows[:shown]:
         path = evaluations[row.key] / "confusion.csv"
@@ -369,13 +429,13 @@ def _photo(image: np.ndarray, width: int) -> str:
     return _embed(picture, quality=80)
 
 
-def _map(label: np.ndarray, info: DatasetInfo, width: int) -> str:
-    picture = Image.fromarray(label)
+def _map(drawn: np.ndarray, width: int) -> str:
+    picture = Image.fromarray(drawn)
     if picture.width > width:
         picture = picture.resize(
             (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.NEAREST
         )
-    return _embed(Image.fromarray(colorize(np.asarray(picture), info.palette)), lossless=True)
+    return _embed(picture, lossless=True)
 
 
 def _embed(picture: Image.Image, **settings: Any) -> str:
@@ -405,7 +465,8 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
     environment.filters["rgb"] = lambda color: "#" + "".join(f"{int(v):02x}" for v in color)
     environment.globals["series_style"] = charts.series_style
-    values["figures"] = {name: Markup(svg) for name, svg in values["figures"].items()}
+    values["charts"] = {name: Markup(svg) for name, svg in values["charts"].items()}
     return environment.get_template(TEMPLATE).render(**values)

@@ -28,6 +28,7 @@ def train(
         trained = step.run_tracked(params, key, data=Path(data.path), out=Path(model.path))
         sha256 = file_sha256(trained.folder / "model.safetensors")
         model.metadata.update(key=key, architecture=params.architecture(key), sha256=sha256, data_md5=data_md5)
-        metrics.log_metric("val_miou", trained.val_miou)
+        for name, value in trained.figures.items():
+            metrics.log_metric(name, value)
         metrics.log_metric("epoch", trained.epoch)
     return sha256

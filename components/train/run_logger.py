@@ -22,7 +22,7 @@ class RunLogger:
     not logged again; where its values differ it is another training, which gets a run of its own.
 
         with RunLogger(params, "enet", lineage) as logger:
-            logger.log({"train_loss": 0.7, "val_miou": 0.4}, step=epoch)
+            logger.log({"train_loss": 0.7, "val_loss": 0.8}, step=epoch)
     """
 
     def __init__(

@@ -17,8 +17,9 @@ from components.lock import cache_folder, project_folder
 from components.params import Params, train_settings
 from components.train.run_logger import RunLogger
 from segmodels.data.frequencies import ClassCounts
-from segmodels.training.fit import Trained, fit
+from segmodels.training.fit import fit
 from segmodels.training.launch import Launcher
+from segmodels.training.result import Trained
 from segmodels.training.state import TrainingError, TrainingInterrupted
 
 # What a shell reports of a process that SIGTERM ended.
@@ -74,6 +75,7 @@ def run(
                 data,
                 out,
                 architecture=params.architecture(key),
+                task=params.task,
                 settings=settings,
                 options=entry.options,
                 backbone=entry.backbone,

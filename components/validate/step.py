@@ -17,6 +17,7 @@ from segmodels.data.folder import SPLITS, DatasetInfo
 from segmodels.data.frequencies import ClassCounts
 from segmodels.data.scan import scan, strays
 from segmodels.files import replaced
+from segmodels.tasks import task_info
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
     info = DatasetInfo.read(data)
     with only_one(out), disk_errors(out):
-        rows = scan(data, info)
+        rows = scan(data, info, task_info(params.task).needs)
         manifest = manifests.build(rows, info.num_classes)
         tables = checks.tables(rows, strays(data), info)
         outcomes = suite.judge(tables, info, params.validate_.limits)

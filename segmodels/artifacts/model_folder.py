@@ -21,6 +21,8 @@ from segmodels.data.folder import MAX_CLASSES, ClassInfo
 from segmodels.errors import UnknownModelError, brief
 from segmodels.files import ContentError, read_json
 from segmodels.layers.uninitialised import on_meta
+from segmodels.tasks import DEFAULT, get_task, list_tasks, task_info
+from segmodels.tasks.base import Part
 
 CONFIG_FILE, HISTORY_FILE = "model.json", "history.csv"
 # Since format 2, the options say all that networks of format 1 computed otherwise.
@@ -34,14 +36,15 @@ class ModelConfig:
 
     Attributes:
         architecture: Name in the registry.
-        classes: The classes in label order.
+        classes: The classes in label order; empty where the task predicts none.
+        task: What it predicts (`segmodels.tasks`); `semantic` in folders that say nothing of it.
         options: Keywords of `create_model`.
         backbone: Encoder, or None where the architecture fixes it.
         in_channels: Channels of the input.
         mean: Mean of each channel of images scaled to 0..1, subtracted before the network.
         std: Standard deviation of each channel, by which is divided.
         image_size: (height, width) to which images are resized before the network; None keeps their size.
-        metrics: What was measured in training, e.g. `val_miou` and its `epoch`.
+        metrics: What was measured in training, e.g. the best epoch and its main figure.
         training: How it was made: `settings` (`TrainSettings`), `seed`, and `data_md5`, the dataset folder's hash as
             DVC has it. Empty in folders that earlier releases wrote.
     """
@@ -57,20 +60,35 @@ class ModelConfig:
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    task: str = DEFAULT
 
     @property
     def class_names(self) -> list[str]:
         return [c.name for c in self.classes]
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """What predictions are counted by: the classes, or what the task has in their place."""
+        return get_task(self.task).parts(self.classes)
+
+    @property
+    def part_names(self) -> list[str]:
+        return [part.name for part in self.parts]
+
+    @property
     def palette(self) -> list[tuple[int, int, int]]:
-        return [c.color for c in self.classes]
+        return [part.color for part in self.parts]
+
+    @property
+    def channels(self) -> int:
+        """How many maps the network gives."""
+        return get_task(self.task).channels(self.classes)
 
     def build(self, weights: Path | None = None) -> nn.Module:
         """Return the model with fresh weights, or with those of a file."""
         return create_model(
             self.architecture,
-            len(self.classes),
+            self.channels,
             in_channels=self.in_channels,
             weights=weights,
             **{**self.options, **({"backbone": self.backbone} if self.backbone else {})},
@@ -116,7 +134,9 @@ def read_config(folder: Path | str) -> ModelConfig:
         raise CheckpointError(str(error)) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not the description of a model ({brief(error)})") from None
-    if not 1 <= len(config.classes) <= MAX_CLASSES:
+    if config.task not in list_tasks():
+        raise CheckpointError(f"{path}: its task '{config.task}' is unknown; known are {', '.join(list_tasks())}")
+    if task_info(config.task).needs_classes and not 1 <= len(config.classes) <= MAX_CLASSES:
         raise CheckpointError(
             f"{path}: has {len(config.classes)} classes; class maps of 8 bits hold 1 to {MAX_CLASSES}"
         )

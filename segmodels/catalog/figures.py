@@ -23,7 +23,7 @@ class Entry:
     """An architecture in figures.
 
     Attributes:
-        name: As in the registry; so are paper, year and task.
+        name: As in the registry; so are paper, year and tasks.
         parameters: In inference.
         parameters_training: With what training alone uses: auxiliary heads.
         gflops: 1e9 floating-point operations of one image; a multiply-add is two.

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmodels.errors import UnknownModelError, nearest, printable
+from segmodels.tasks import task_info
+from segmodels.tasks.base import TaskError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +51,7 @@ class ModelInfo:
         small: Keywords that make it small, for tests and first tries.
         onnx: Why it cannot be written as ONNX; empty where it can.
         backbones: Names that `backbone=` takes; empty where the paper leaves no choice.
-        task: `semantic`.
+        tasks: What it can learn: names of tasks, or a kind of them (`TaskInfo.kind`).
         builder: The class or function that builds it.
         defaults: Keywords that this name fixes when the builder serves several names.
     """
@@ -74,7 +76,7 @@ class ModelInfo:
     small: Mapping[str, Any] = field(default_factory=dict)
     onnx: str = ""
     backbones: tuple[str, ...] = ()
-    task: str = "semantic"
+    tasks: tuple[str, ...] = ("dense",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -130,6 +132,18 @@ def model_info(name: str) -> ModelInfo:
     if name not in _MODELS:
         importlib.import_module(_files()[name])
     return _MODELS[name]
+
+
+def check_fits(name: str, task: str) -> None:
+    """Refuse an architecture that cannot learn a task.
+
+    Raises:
+        UnknownModelError: There is no such architecture.
+        TaskError: There is no such task, or it is none for the architecture.
+    """
+    wanted, able = task_info(task), model_info(name).tasks
+    if not {wanted.name, wanted.kind} & set(able):
+        raise TaskError(f"{name} learns {', '.join(able)}, not {task}; take another architecture, or set task to that")
 
 
 def create_model(

@@ -36,16 +36,16 @@ def tune_crf_command(
     predictor = Predictor(model, device_name(device, torch.cuda.is_available()), flip=flip)
 
     def told(trial: Trial) -> None:
-        print(f"{100 * trial.miou:6.2f} %  {_shown(trial.settings)}", flush=True)
+        print(f"{100 * trial.figure:6.2f} %  {_shown(trial.settings)}", flush=True)
 
     best, *others = tune_crf(predictor, data, images=images, on_trial=told)
     plain = next(trial for trial in (best, *others) if trial.settings is None)
     if best.settings is None:
-        print(f"no setting gains over the model alone ({100 * plain.miou:.2f} % mIoU); nothing was written")
+        print(f"no setting gains over the model alone ({100 * plain.figure:.2f} % mIoU); nothing was written")
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(dataclasses.asdict(best.settings), indent=2) + "\n")
-    print(f"{100 * plain.miou:.2f} % mIoU without, {100 * best.miou:.2f} % with {_shown(best.settings)}; {out}")
+    print(f"{100 * plain.figure:.2f} % mIoU without, {100 * best.figure:.2f} % with {_shown(best.settings)}; {out}")
     print(f"predict with it: segmodels predict IMAGES --model {model} --crf {out} --out predictions")
 
 

@@ -72,6 +72,9 @@ def streets(
     height: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 120,
     width: Annotated[int, typer.Option(min=32, help="Of the images, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="Every scene follows from it.")] = 0,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Further truth, as often as wanted: depth, normals, instances.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
 ) -> None:
     """Render `streets`, the built-in dataset of street scenes, as a dataset folder."""
@@ -89,6 +92,7 @@ def streets(
             test=test,
             height=height,
             width=width,
+            targets=target or (),
             progress=lambda done, _: bar.update(task, completed=done),
         )
     print(f"{out}: {train} train, {val} val, {test} test")
@@ -111,16 +115,13 @@ def check_layout(data: Path) -> None:
 
 def dataset_folder(data: Path, out: Path) -> Path:
     """Return the dataset folder: the given one, or what its layout converts to, next to the output."""
+    from segmodels.data import given
     from segmodels.data.folder import INFO_FILE
-    from segmodels.data.formats import convert
 
-    if (data / INFO_FILE).is_file():
-        return data
     converted = out.with_name(out.name + ".data")
-    may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{data}: read as {convert(data, out=converted)}, kept as {converted}", flush=True)
-    return converted
+    if not (data / INFO_FILE).is_file():
+        may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
+    return given.dataset_folder(data, converted)
 
 
 def may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:

@@ -39,10 +39,11 @@ def evaluate(
     import torch
 
     from segmodels.evaluation.evaluate import evaluate as run
-    from segmodels.tasks.semantic.metrics import class_iou, scores
+    from segmodels.tasks import task_info
 
     quality = run(model, folder, out, settings, device=device_name(device, torch.cuda.is_available()))
-    figures = scores(quality.matrix)
-    print(f"{quality.split}, {len(quality.image_miou)} images: mIoU {100 * figures['miou']:.1f} %; {out}")
-    for name, iou in zip(quality.per_image.classes, class_iou(quality.matrix), strict=True):
-        print(f"  {name:<20} {100 * iou:6.1f} %")
+    info = task_info(quality.per_image.task)
+    told = ", ".join(f"{figure.label} {figure.show(quality.metrics[figure.key])}" for figure in info.shown)
+    print(f"{quality.split}, {len(quality.own)} images: {told}; {out}")
+    for name, value in quality.metrics["per_class"].items():
+        print(f"  {name:<20} {info.each.show(value):>8}")

@@ -23,6 +23,7 @@ def train(
     data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
     model: Annotated[str, typer.Option(help="The architecture.")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    task: Annotated[str, typer.Option(help="What it learns: semantic, depth or normals.")] = "semantic",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -40,17 +41,20 @@ def train(
     Interrupted, the same command goes on where it stopped. DATA is a dataset folder, or any folder whose layout is
     known; that is converted first, to OUT.data.
     """
-    from segmodels.catalog.registry import check_name, model_info
+    from segmodels.catalog.registry import check_fits, check_name, model_info
     from segmodels.settings.parse import build, parse
     from segmodels.settings.schema import TrainSettings
+    from segmodels.tasks import task_info
 
     # What can be refused without torch, which takes many seconds to import, comes before it.
     check_name(model)
-    build(TrainSettings, parse(setting or []))
+    info = task_info(task)
+    info.check_loss(build(TrainSettings, parse(setting or [])).loss)
     may_replace(out, "model.json", "a model folder", overwrite)
     check_layout(data)
 
     card = model_info(model)
+    check_fits(model, task)
     options = chosen_options(card, option)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weights": weights}
     settings = _settings(card, setting or [], {k: v for k, v in given.items() if v is not None})
@@ -64,13 +68,14 @@ def train(
         dataset,
         out,
         architecture=model,
+        task=task,
         settings=settings,
         options=options,
         backbone=backbone,
         seed=seed,
         signature=_signature(settings, options, backbone, seed, dataset),
     )
-    print(f"{model}: best validation mIoU {100 * result.val_miou:.1f} % in epoch {result.epoch}; {out}")
+    print(f"{model}: best validation {info.told(result.figures)} in epoch {result.epoch}; {out}")
     print(f"evaluate it:     segmodels evaluate {out} {dataset} --out {out}.evaluation")
     print(f"predict with it: segmodels predict IMAGES --model {out} --out predictions")
     print(f"serve it:        segmodels serve {out}")

@@ -1,4 +1,4 @@
-"""Augmentation, resizing and normalisation of images and labels, in one pass.
+"""Augmentation, resizing and normalisation of images and their targets, in one pass.
 
 Each sample's augmentation draws from a generator seeded by (seed, epoch, index), so neither the number of workers nor
 an interruption changes it. The crop is cut before it is scaled, so only pixels that are used are computed, and
@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segmodels.data.device import COLORS, INSIDE
 from segmodels.data.folder import IGNORE_INDEX
+from segmodels.data.targets import target
 
 # Luma weights of ITU-R BT.601, which saturation and hue keep.
 _LUMA = (0.299, 0.587, 0.114)
@@ -48,46 +50,73 @@ class Augmentation:
 
 
 def augment(
-    image: Tensor, label: Tensor, how: Augmentation, rng: np.random.Generator, mean: Tensor, std: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return one augmented, normalised sample.
+    image: Tensor,
+    targets: Mapping[str, Tensor],
+    how: Augmentation,
+    rng: np.random.Generator,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    late: bool = False,
+) -> dict[str, Tensor]:
+    """Return one augmented, normalised sample: one geometry, drawn for the image and all its targets.
 
     Args:
         image: uint8 `[3, H, W]`.
-        label: uint8 `[H, W]`.
+        targets: Name -> values `[H, W]` or `[K, H, W]`, as `segmodels.data.targets` reads them.
         how: The augmentation.
         rng: Where the randomness comes from.
         mean: Of each channel, for images in 0..1.
         std: Of each channel.
+        late: Leaves the colours to the device: `image` stays uint8, padded with black, and beside it are `colors` and
+            `inside` (`segmodels.data.device`).
 
     Returns:
-        float32 `[3, h, w]` and int64 `[h, w]`, padded with the mean colour and 255 where the scaled image is smaller.
+        `image`, float32 `[3, h, w]`, and each target at that size (class ids as int64); padded with the mean colour and
+        void where the scaled image is smaller.
     """
-    out_h, out_w = how.crop or (label.shape[0], label.shape[1])
+    kinds = {name: target(name) for name in targets}
+    out_h, out_w = how.crop or (image.shape[-2], image.shape[-1])
     if how.focus != "anywhere":
-        top, left, bottom, right = focus_box(label, rng, loose=how.focus == "proposals")
+        top, left, bottom, right = focus_box(targets["labels"], rng, loose=how.focus == "proposals")
+        zoomed = (out_h / (bottom - top) * out_w / (right - left)) ** 0.5
         image = resize_image(image[:, top:bottom, left:right], (out_h, out_w))
-        label = resize_label(label[top:bottom, left:right], (out_h, out_w))
-    height, width = label.shape
+        targets = {
+            name: kinds[name].zoom(kinds[name].resize(values[..., top:bottom, left:right], (out_h, out_w)), zoomed)
+            for name, values in targets.items()
+        }
+    height, width = image.shape[-2:]
     factor = math.exp(rng.uniform(math.log(how.scale[0]), math.log(how.scale[1])))
     # The window of the source that becomes the output, or the whole side where the output is larger.
     src_h, src_w = min(height, round(out_h / factor)), min(width, round(out_w / factor))
     top, left = int(rng.integers(height - src_h + 1)), int(rng.integers(width - src_w + 1))
     size = (min(out_h, round(src_h * factor)), min(out_w, round(src_w * factor)))
-    image = resize_image(image[:, top : top + src_h, left : left + src_w], size)
-    label = resize_label(label[top : top + src_h, left : left + src_w], size)
+    window = (..., slice(top, top + src_h), slice(left, left + src_w))
+    image = resize_image(image[window], size)
+    targets = {name: kinds[name].zoom(kinds[name].resize(v[window], size), factor) for name, v in targets.items()}
     if rng.random() < how.flip:
-        image, label = image.flip(-1), label.flip(-1)
+        image = image.flip(-1)
+        targets = {name: kinds[name].flip(values) for name, values in targets.items()}
     matrix, offset = color_map(how.color, rng, mean, std)
-    pixels = torch.addmm(offset[:, None], matrix, image.reshape(3, -1).float()).view(3, *size)
+    pixels = image
+    if not late:
+        pixels = torch.addmm(offset[:, None], matrix, image.reshape(3, -1).float()).view(3, *size)
+    targets = {name: kinds[name].finish(values) for name, values in targets.items()}
+    y = x = 0
+    if size != (out_h, out_w):
+        y, x = int(rng.integers(out_h - size[0] + 1)), int(rng.integers(out_w - size[1] + 1))
+    if late:
+        inside = torch.tensor([y, x, y + size[0], x + size[1]])
+        targets |= {COLORS: torch.cat([matrix, offset[:, None]], dim=1), INSIDE: inside}
     if size == (out_h, out_w):
-        return pixels, label.long()
-    full = torch.zeros(3, out_h, out_w)
-    target = torch.full((out_h, out_w), IGNORE_INDEX, dtype=torch.int64)
-    y, x = int(rng.integers(out_h - size[0] + 1)), int(rng.integers(out_w - size[1] + 1))
-    full[:, y : y + size[0], x : x + size[1]] = pixels
-    target[y : y + size[0], x : x + size[1]] = label
-    return full, target
+        return {"image": pixels, **targets}
+    here = (..., slice(y, y + size[0]), slice(x, x + size[1]))
+    sample = {"image": pixels.new_zeros(3, out_h, out_w)}
+    sample |= {name: targets[name].new_full((*targets[name].shape[:-2], out_h, out_w), kind.void)
+               for name, kind in kinds.items()}  # fmt: skip
+    for name, whole in sample.items():
+        whole[here] = pixels if name == "image" else targets[name]
+    return {**targets, **sample}
 
 
 def focus_box(label: Tensor, rng: np.random.Generator, *, loose: bool) -> tuple[int, int, int, int]:
@@ -131,7 +160,7 @@ def joint_transforms(named: Mapping[str, Mapping[str, Any]]) -> JointTransforms 
 
 
 class JointTransforms:
-    """Transforms of `torchvision.transforms.v2` on an image and its label together.
+    """Transforms of `torchvision.transforms.v2` on an image and its targets together.
 
     Raises:
         ValueError: There is no such transform, or it does not take the keywords.
@@ -153,19 +182,22 @@ class JointTransforms:
                 raise ValueError(f"augment.extra.{name}: {error}") from None
             self.transforms.append(transform if sometimes is None else v2.RandomApply([transform], p=sometimes))
 
-    def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """uint8 `[3, H, W]` and `[H, W]`; what a transform fills is 0 in the image and 255 in the label."""
+    def __call__(self, image: Tensor, targets: Mapping[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """uint8 `[3, H, W]` and targets `[H, W]`; what a transform fills is 0 in the image and void in the targets."""
         from torchvision import tv_tensors
 
-        # An extra channel of ones tells which pixels a geometric transform made up.
-        masks = torch.stack([label, torch.ones_like(label)])
+        # A plane of ones beside each target tells which pixels a geometric transform made up.
+        masks = {name: torch.stack([values, torch.ones_like(values)]) for name, values in targets.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            picture, planes = tv_tensors.Image(image), tv_tensors.Mask(masks)
+            sample = {"image": tv_tensors.Image(image), **{name: tv_tensors.Mask(m) for name, m in masks.items()}}
             for transform in self.transforms:
-                picture, planes = transform(picture, planes)
-        label = torch.where(planes[1] == 1, planes[0], torch.full_like(planes[0], IGNORE_INDEX))
-        return picture.as_subclass(Tensor), label.as_subclass(Tensor)
+                sample = transform(sample)
+        moved = {}
+        for name in targets:
+            values, there = sample[name].as_subclass(Tensor)
+            moved[name] = torch.where(there == 1, values, torch.full_like(values, target(name).void))
+        return sample["image"].as_subclass(Tensor), moved
 
 
 def color_map(strength: float, rng: np.random.Generator, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,19 +231,3 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
         image[None], size=size, mode="bilinear", antialias=True, align_corners=False
     )[0]
     return resized
-
-
-def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return class ids `[H, W]` to another size; each takes the label at its centre."""
-    if tuple(label.shape) == tuple(size):
-        return label
-    rows = _centers(label.shape[0], size[0])
-    columns = _centers(label.shape[1], size[1])
-    if label.device.type == "cpu":
-        # Numpy gathers bytes four times faster.
-        return torch.from_numpy(label.numpy().take(rows.numpy(), axis=0).take(columns.numpy(), axis=1))
-    return label[rows][:, columns]
-
-
-def _centers(source: int, target: int) -> Tensor:
-    return ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target)).long().clamp(max=source - 1)

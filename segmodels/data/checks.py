@@ -114,14 +114,14 @@ class Outcome:
         return cls(rule.name, rule.severity, len(rows), tuple(rule.describe(row) for row in bad), tuple(files))
 
 
-def check(root: Path, limits: Limits | None = None) -> list[str]:
-    """Judge a dataset folder; give its warnings.
+def check(root: Path, limits: Limits | None = None, *, needs: Sequence[str] = ("labels",)) -> list[str]:
+    """Judge a dataset folder, of which a task needs these targets; give its warnings.
 
     Raises:
         DatasetError: It has errors; the message lists the first twenty.
     """
     info = DatasetInfo.read(root)
-    outcomes = judge(tables(scan(root, info), strays(root), info), info, limits or Limits())
+    outcomes = judge(tables(scan(root, info, needs), strays(root), info), info, limits or Limits())
     errors = [detail for o in outcomes if o.severity == "critical" for detail in o.details]
     if errors:
         raise DatasetError(complaint(errors, f"{root}: the data has {len(errors)} errors:"))
@@ -292,6 +292,10 @@ def _errors(info: DatasetInfo, limits: Limits) -> list[Rule]:
         rule(
             "every label is readable, whole and single-channel", "samples", "absent", "label_error",
             lambda r: r["label_error"], _label,
+        ),
+        rule(
+            "every further target is readable and fits its image", "samples", "absent", "target_error",
+            lambda r: r["target_error"], _image,
         ),
         rule(
             "image and label have the same size", "samples", "equal", ("image_size", "label_size"),

@@ -3,7 +3,7 @@
     dataset.json                 name, classes, ignore_index, counts per split, source, targets
     <split>/images/<id>.<ext>    the original file, byte for byte
     <split>/labels/<id>.png      8-bit class ids 0..C-1, 255 = ignore
-    <split>/<target>/<id>.*      optional further targets: instances, depth, normals, alpha
+    <split>/<target>/<id>.*      optional further targets (`segmodels.data.targets`): instances, depth, normals
 
 Splits are `train`, `val` and `test`; a dataset without public test labels has no `test`.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ class DatasetInfo:
         classes: The classes in label order; class `i` has the id `i`.
         splits: Number of samples in each split.
         source: Where it came from: `url` or `path`, `sha256`, `licence`.
-        targets: Further targets that lie beside the labels, e.g. `depth`.
+        targets: Further targets that lie beside the labels, name -> how its files are to be read: `unit`, `scale`.
         ignore_index: The label of pixels that count nowhere; always 255.
         sequences: Of each split, name of a sequence -> ids of its frames in their order; what stands in none of them
             is an image by itself.
@@ -66,7 +66,7 @@ class DatasetInfo:
     classes: tuple[ClassInfo, ...]
     splits: Mapping[str, int] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
-    targets: tuple[str, ...] = ()
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ignore_index: int = IGNORE_INDEX
     sequences: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -102,7 +102,7 @@ class DatasetInfo:
                 classes=tuple(ClassInfo(str(c["name"]), _color(c["color"])) for c in raw["classes"]),
                 splits={str(k): int(v) for k, v in raw.get("splits", {}).items()},
                 source=dict(raw.get("source", {})),
-                targets=tuple(_target(t, f"{path}: target") for t in raw.get("targets", ())),
+                targets=_targets(raw.get("targets", {}), f"{path}: target"),
                 ignore_index=int(raw.get("ignore_index", IGNORE_INDEX)),
                 sequences={
                     str(split): {
@@ -129,11 +129,22 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image: its id and its files."""
+    """One labelled image: its id and its files.
+
+    Attributes:
+        id: The file's stem, unique within the split.
+        image: The image file.
+        targets: Name of a target -> its file.
+    """
 
     id: str
     image: Path
-    label: Path
+    targets: Mapping[str, Path]
+
+    @property
+    def label(self) -> Path:
+        """The file of class ids."""
+        return self.targets["labels"]
 
 
 def _check_described(info: DatasetInfo, path: Path) -> None:
@@ -147,11 +158,16 @@ def _check_described(info: DatasetInfo, path: Path) -> None:
         raise DatasetError(f"{path}: class {twice[0]!r} stands twice; every class needs its own name")
 
 
-def samples(root: Path | str, split: str) -> list[Sample]:
+def samples(root: Path | str, split: str, needs: Sequence[str] = ("labels",)) -> list[Sample]:
     """Return the samples of a split, sorted by id.
 
+    Args:
+        root: Dataset folder.
+        split: `train`, `val` or `test`.
+        needs: The targets that each of them has.
+
     Raises:
-        DatasetError: The split does not exist, or an image has no label.
+        DatasetError: The split does not exist, or an image lacks a target.
     """
     folder = Path(root) / split
     images = folder / "images"
@@ -160,10 +176,12 @@ def samples(root: Path | str, split: str) -> list[Sample]:
         raise DatasetError(f"{printable(folder)}: no such split; the dataset has {known}")
     found = []
     for image in sorted(utf8(p) for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-        label = folder / "labels" / f"{image.stem}.png"
-        if not label.is_file():
-            raise DatasetError(f"{split}/images/{image.name}: has no label; {split}/labels/{label.name} is missing")
-        found.append(Sample(image.stem, image, label))
+        files = {name: folder / name / f"{image.stem}.png" for name in needs}
+        for name, file in files.items():
+            if not file.is_file():
+                what = "label" if name == "labels" else name
+                raise DatasetError(f"{split}/images/{image.name}: has no {what}; {split}/{name}/{file.name} is missing")
+        found.append(Sample(image.stem, image, files))
     return found
 
 
@@ -222,11 +240,11 @@ class DatasetWriter:
         classes: tuple[ClassInfo, ...],
         *,
         source: Mapping[str, Any],
-        targets: tuple[str, ...] = (),
+        targets: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.root = Path(root)
         self.part = self.root.with_name(self.root.name + ".part")
-        self.name, self.classes, self.source, self.targets = name, classes, source, targets
+        self.name, self.classes, self.source, self.targets = name, classes, source, dict(targets or {})
         self.counts: dict[str, int] = {}
         self.sequences: dict[str, dict[str, list[str]]] = {}
 
@@ -304,10 +322,15 @@ def _store(data: Path | np.ndarray, target: Path) -> None:
     copy(data, target)
 
 
-def _target(given: Any, what: str) -> str:
-    if given in ("images", "labels"):
-        raise NameRefusedError(f"{what} {given!r} is a folder that every split has; rename it")
-    return file_name(given, what)
+def _targets(given: Any, what: str) -> dict[str, dict[str, Any]]:
+    """Return the targets; a plain list of names, as earlier releases wrote it, says nothing of their files."""
+    described = given.items() if isinstance(given, Mapping) else [(name, {}) for name in given]
+    targets = {}
+    for name, stored in described:
+        if name in ("images", "labels"):
+            raise NameRefusedError(f"{what} {name!r} is a folder that every split has; rename it")
+        targets[file_name(name, what)] = dict(stored)
+    return targets
 
 
 def _color(value: Any) -> tuple[int, int, int]:

@@ -1,9 +1,9 @@
-"""Datasets and loaders: images and labels read, decoded, kept in memory and put into batches."""
+"""Datasets and loaders: images and their targets read, decoded, kept in memory and put into batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segmodels.data.augment import Augmentation, augment, joint_transforms, normalize, resize_image, resize_label
-from segmodels.data.folder import DatasetError, Sample, read_image, read_label, samples
+from segmodels.data.augment import Augmentation, augment, joint_transforms, normalize, resize_image
+from segmodels.data.device import COLORS
+from segmodels.data.folder import DatasetError, DatasetInfo, Sample, read_image, samples
 from segmodels.data.images import open_image
+from segmodels.data.targets import check_transformable, target
 
 
 class Cache:
@@ -35,14 +37,15 @@ class Cache:
 
 
 class Decoded:
-    """The images and labels of a split, decoded once and kept while the cache has room for them.
+    """The images and targets of a split, decoded once and kept while the cache has room for them.
 
     Args:
         root: Dataset folder.
         split: `train`, `val` or `test`.
-        size: (height, width) to which images are resized (area-averaged) and labels too (nearest); None keeps them.
+        needs: The targets that are read.
+        size: (height, width) to which images are resized (area-averaged) and targets too (nearest); None keeps them.
         cache: Memory for decoded samples; beyond it samples are decoded each time. None keeps nothing.
-        resize_labels: False keeps labels at their own size, as evaluation needs.
+        resize_targets: False keeps targets at their own size, as evaluation needs.
     """
 
     def __init__(
@@ -50,60 +53,90 @@ class Decoded:
         root: Path,
         split: str,
         *,
+        needs: Sequence[str] = ("labels",),
         size: tuple[int, int] | None = None,
         cache: Cache | None = None,
-        resize_labels: bool = True,
+        resize_targets: bool = True,
     ) -> None:
-        self.samples: list[Sample] = samples(root, split)
+        self.samples: list[Sample] = samples(root, split, needs)
         if not self.samples:
             raise DatasetError(f"{root / split}: has no samples")
-        self.size, self.resize_labels = size, resize_labels
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self.needs, self.size, self.resize_targets = tuple(needs), size, resize_targets
+        self._stored = DatasetInfo.read(root).targets if self.needs != ("labels",) else {}
+        self._cache: dict[int, dict[str, Tensor]] = {}
         self._room = cache or Cache(0.0)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return image, uint8 `[3, H, W]` (channels last in memory), and label, uint8 `[H, W]`."""
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return `image`, uint8 `[3, H, W]` (channels last in memory), and each target, `[H, W]` or `[K, H, W]`."""
         if index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
         # torch.tensor copies: what PIL gives is read-only.
-        image, label = torch.tensor(read_image(sample.image)).permute(2, 0, 1), torch.tensor(read_label(sample.label))
-        if image.shape[-2:] != label.shape:
-            raise DatasetError(
-                f"{sample.label}: is {label.shape[1]}x{label.shape[0]}, its image {image.shape[2]}x{image.shape[1]}"
-            )
+        image = torch.tensor(read_image(sample.image)).permute(2, 0, 1)
+        targets = {name: target(name).read(sample.targets[name], self._stored.get(name, {})) for name in self.needs}
+        for name, values in targets.items():
+            if image.shape[-2:] != values.shape[-2:]:
+                raise DatasetError(
+                    f"{sample.targets[name]}: is {values.shape[-1]}x{values.shape[-2]}, its image "
+                    f"{image.shape[2]}x{image.shape[1]}"
+                )
         if self.size is not None and image.shape[-2:] != self.size:
             image = resize_image(image, self.size)
-            if self.resize_labels:
-                label = resize_label(label, self.size)
-        if self._room.take(image.numel() + label.numel()):
-            self._cache[index] = image, label
-        return image, label
+            if self.resize_targets:
+                targets = {name: target(name).resize(values, self.size) for name, values in targets.items()}
+        decoded = {"image": image, **targets}
+        if self._room.take(sum(values.nbytes for values in decoded.values())):
+            self._cache[index] = decoded
+        return decoded
 
 
-class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples; its items are keyed by (epoch, index), as `EpochSampler` yields them."""
+class TrainingSet(Dataset[dict[str, Tensor]]):
+    """Augmented samples; its items are keyed by (epoch, index), as `EpochSampler` yields them.
+
+    Args:
+        data: What is augmented.
+        augmentation: How.
+        mean: Of each channel, for images in 0..1.
+        std: Of each channel.
+        seed: Of the augmentation.
+        late: Images stay uint8, and their colours are computed on the device (`segmodels.data.device`).
+    """
 
     def __init__(
-        self, data: Decoded, augmentation: Augmentation, mean: Sequence[float], std: Sequence[float], seed: int
+        self,
+        data: Decoded,
+        augmentation: Augmentation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        *,
+        late: bool = False,
     ) -> None:
-        self.data, self.augmentation, self.seed = data, augmentation, seed
+        self.data, self.augmentation, self.seed, self.late = data, augmentation, seed, late
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.extra = joint_transforms(augmentation.extra)
+        if self.extra is not None:
+            check_transformable(data.needs)
+        if augmentation.focus != "anywhere" and "labels" not in data.needs:
+            raise DatasetError(
+                f"train.augment.focus is {augmentation.focus}: it lays crops around objects of the labels, and "
+                f"{', '.join(data.needs)} have none; set it to anywhere"
+            )
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
-        image, label = self.data[index]
+        targets = dict(self.data[index])
+        image = targets.pop("image")
         rng = np.random.default_rng((self.seed, epoch, index))
         if self.extra is not None:
-            image, label = self.extra(image, label, int(rng.integers(2**31)))
-        return augment(image, label, self.augmentation, rng, self.mean, self.std)
+            image, targets = self.extra(image, targets, int(rng.integers(2**31)))
+        return augment(image, targets, self.augmentation, rng, self.mean, self.std, late=self.late)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -118,11 +151,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, length: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch of the next iteration, and how many samples of it have been taken already."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.world)
@@ -130,33 +163,39 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
-        return iter([(self.epoch, int(i)) for i in order])
+        return iter([(self.epoch, int(i)) for i in order[self.skip :]])
 
 
-class EvaluationSet(Dataset[tuple[Tensor, Tensor]]):
+class EvaluationSet(Dataset[dict[str, Tensor]]):
     """Batches of neighbouring samples of one size, for validation and evaluation.
 
-    An item is the images, float32 `[n, 3, h, w]`, normalised, and their labels, uint8 `[n, H, W]` at full resolution.
+    An item is `image`, float32 `[n, 3, h, w]`, normalised, and the targets, `[n, …, H, W]` at full resolution. With
+    `late` images stay uint8, and their colours are computed on the device (`segmodels.data.device`).
     """
 
-    def __init__(self, data: Decoded, batch_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.data, self.mean, self.std = data, torch.tensor(mean), torch.tensor(std)
+    def __init__(
+        self, data: Decoded, batch_size: int, mean: Sequence[float], std: Sequence[float], *, late: bool = False
+    ) -> None:
+        self.data, self.mean, self.std, self.late = data, torch.tensor(mean), torch.tensor(std), late
         self.batches = list(same_size(data.samples, batch_size))
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*[self.data[i] for i in self.batches[index]], strict=True)
-        return normalize(torch.stack(images), self.mean, self.std), torch.stack(labels)
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        batch = _stacked([self.data[i] for i in self.batches[index]])
+        if self.late:
+            colors = torch.cat([torch.diag(1 / (255 * self.std)), -(self.mean / self.std)[:, None]], dim=1)
+            return {**batch, COLORS: colors.repeat(len(batch["image"]), 1, 1)}
+        return {**batch, "image": normalize(batch["image"], self.mean, self.std)}
 
 
 def same_size(listed: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of neighbouring samples whose labels have one size, at most `batch_size` at a time."""
+    """Yield the indices of neighbouring samples whose targets have one size, at most `batch_size` at a time."""
     batch: list[int] = []
     last: tuple[int, int] | None = None
     for index, sample in enumerate(listed):
-        with open_image(sample.label) as image:
+        with open_image(next(iter(sample.targets.values()))) as image:
             size = image.size
         if batch and (size != last or len(batch) == batch_size):
             yield batch
@@ -177,15 +216,13 @@ def training_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, w
         num_workers=workers,
         drop_last=len(sampler) >= batch_size,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
     )
 
 
-def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _stacked(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return a batch of samples of one size."""
-    sizes = {tuple(label.shape) for _, label in samples}
+    sizes = {tuple(sample["image"].shape[-2:]) for sample in samples}
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)[:3])
         raise DatasetError(f"train: samples of one batch have several sizes ({listed}); set train.augment.crop")
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels)
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

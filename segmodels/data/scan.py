@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from segmodels.data.folder import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
 from segmodels.data.images import PixelBudget, open_image
+from segmodels.data.targets import TARGETS
 from segmodels.files import utf8
 from segmodels.progress import Heartbeat
 from segmodels.runtime import available_cores
@@ -25,7 +26,7 @@ Row = Mapping[str, Any]
 _COLUMNS = (
     *("split", "id", "image", "label", "image_sha256", "label_sha256", "pixels_sha256"),
     *("width", "height", "label_width", "label_height", "readable"),
-    *("image_error", "label_error", "bad_ids", "void_fraction"),
+    *("image_error", "label_error", "target_error", "bad_ids", "void_fraction"),
 )
 
 
@@ -39,18 +40,22 @@ class Found:
     label: str | None
 
 
-def scan(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
+def scan(root: Path, info: DatasetInfo, needs: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return a row for every sample of the dataset folder `root`, sorted by split and id.
+
+    Further targets are looked at that `dataset.json` names, or that `needs` does.
 
     Columns: `split`, `id`, `image`, `label` (paths relative to `root`), `image_sha256`, `label_sha256`,
     `pixels_sha256` (of the decoded image), `width`, `height`, `label_width`, `label_height`, `readable`,
-    `image_error`, `label_error`, `bad_ids` (ids that no class has), `void_fraction`, and the pixels of each class as
+    `image_error`, `label_error`, `target_error` (of the first further target that has one), `bad_ids` (ids that no
+    class has), `void_fraction`, and the pixels of each class as
     `class_0`, `class_1`, … What a file does not tell is None.
     """
     budget, samples, rows = PixelBudget(), list(find(root)), list[dict[str, Any]]()
     told = Heartbeat(lambda: f"checked {len(rows)} of {len(samples)} samples", sys.stderr)
     with told, ThreadPoolExecutor(available_cores()) as pool:
-        rows.extend(pool.map(lambda sample: _row(root, sample, info.num_classes, budget), samples))
+        further = {name: info.targets.get(name, {}) for name in (*info.targets, *needs) if name != "labels"}
+        rows.extend(pool.map(lambda sample: _row(root, sample, info.num_classes, further, budget), samples))
     return rows
 
 
@@ -90,7 +95,9 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _row(root: Path, sample: Found, num_classes: int, budget: PixelBudget) -> dict[str, Any]:
+def _row(
+    root: Path, sample: Found, num_classes: int, further: Mapping[str, Mapping[str, Any]], budget: PixelBudget
+) -> dict[str, Any]:
     row = dict.fromkeys(columns(num_classes))
     row |= {"split": sample.split, "id": sample.id, "image": sample.image, "label": sample.label}
     with budget.hold_image(root / sample.image):
@@ -98,8 +105,34 @@ def _row(root: Path, sample: Found, num_classes: int, budget: PixelBudget) -> di
     if sample.label is not None:
         with budget.hold_image(root / sample.label):
             row |= _label_columns(root, sample.label, num_classes)
+    for name, stored in further.items():
+        if row["target_error"] is None:
+            row["target_error"] = _target_error(root, sample, name, stored, (row["height"], row["width"]), budget)
     row["readable"] = row["image_error"] is None and row["label_error"] is None and sample.label is not None
     return row
+
+
+def _target_error(
+    root: Path, sample: Found, name: str, stored: Mapping[str, Any], size: tuple[Any, Any], budget: PixelBudget
+) -> str | None:
+    """Return what is wrong with a further target of a sample, a sentence; None where nothing is."""
+    kind = TARGETS.get(name)
+    if kind is None:  # a folder that nothing here learns from
+        return None
+    file = f"{sample.split}/{name}/{sample.id}{kind.suffix}"
+    if not (root / file).is_file():
+        return f"{sample.image}: has no {name}; {file} is missing: add it, or remove the image"
+    try:
+        with budget.hold_image(root / file):
+            values = kind.read(root / file, stored)
+    except DatasetError as error:
+        return str(error).replace(str(root / file), file)
+    height, width = values.shape[-2:]
+    if size[0] is not None and (height, width) != size:
+        return f"{file}: is {width}x{height}, but its image is {size[1]}x{size[0]}; save them in one size"
+    if not kind.seen(values).any():
+        return f"{file}: all of it is void; remove the sample"
+    return None
 
 
 def _image_columns(root: Path, name: str) -> dict[str, Any]:

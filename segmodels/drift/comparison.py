@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmodels.drift.profile import CLASSES, COLORS, CONFIDENCE, INPUT_FEATURES, DriftError, Profile, Seen
+from segmodels.drift.profile import COLORS, INPUT_FEATURES, DriftError, Profile, Seen
 
 ALPHA = 0.01
 # The population stability index from which practice speaks of a moderate and of a large shift.
@@ -29,7 +29,7 @@ class Finding:
     """One number compared.
 
     Attributes:
-        name: A feature of `INPUT_FEATURES`, or `colours`, `class mix`, `confidence`.
+        name: A feature of `INPUT_FEATURES`, `colours`, or what the task watches: `class mix`, `confidence`.
         distance: Kolmogorov-Smirnov, or Jensen-Shannon divergence in bits; 0..1.
         threshold: The distance that samples of this size from the reference exceed in `alpha` of all draws.
         p: Chance of any such distance among all numbers where there is no drift.
@@ -109,9 +109,10 @@ def compare(
     if not seen:
         raise DriftError("no image could be read; there is nothing to compare")
     sample = _sample(seen)
-    names = [*INPUT_FEATURES, COLORS, *([CLASSES] if sample.mix is not None else [])]
-    names += [CONFIDENCE] if sample.confidence is not None else []
-    wanted = [i for i, name in enumerate((*INPUT_FEATURES, COLORS, CLASSES, CONFIDENCE)) if name in names]
+    shares, number = profile.watched
+    names = [*INPUT_FEATURES, COLORS, *([shares] if sample.mix is not None else [])]
+    names += [number] if sample.confidence is not None and np.isfinite(profile.confidence).all() else []
+    wanted = [i for i, name in enumerate((*INPUT_FEATURES, COLORS, shares, number)) if name in names]
     null = _null(_Key(profile), len(seen), resamples, seed)[:, wanted]
     observed = np.array([_distance(profile, sample, name) for name in names])
     p, thresholds = _family(null, observed, alpha)
@@ -120,7 +121,7 @@ def compare(
         _finding(profile, sample, name, observed[i], thresholds[i], p[i], drifted=enough and bool(p[i] <= alpha))
         for i, name in enumerate(names)
     ]
-    findings.sort(key=_order)
+    findings.sort(key=lambda finding: _order(finding, number))
     mix: dict[str, tuple[float, float]] = {}
     if sample.mix is not None:
         before, now = profile.mix.mean(0), sample.mix.mean(0)
@@ -163,7 +164,7 @@ def _sample(seen: Sequence[Seen]) -> _Sample:
 def _distance(profile: Profile, sample: _Sample, name: str) -> float:
     if name == COLORS:
         return _jensen_shannon(profile.colors.mean(0), sample.colors.mean(0))
-    if name == CLASSES:
+    if name == profile.watched[0]:
         assert sample.mix is not None
         return _jensen_shannon(profile.mix.mean(0), sample.mix.mean(0))
     before, now = _numbers(profile, sample, name)
@@ -171,7 +172,7 @@ def _distance(profile: Profile, sample: _Sample, name: str) -> float:
 
 
 def _numbers(profile: Profile, sample: _Sample, name: str) -> tuple[np.ndarray, np.ndarray]:
-    if name == CONFIDENCE:
+    if name == profile.watched[1]:
         assert sample.confidence is not None
         return profile.confidence, sample.confidence
     column = INPUT_FEATURES.index(name)
@@ -252,7 +253,7 @@ def _finding(
     profile: Profile, sample: _Sample, name: str, distance: float, threshold: float, p: float, *, drifted: bool
 ) -> Finding:
     shift = reference = mean = math.nan
-    if name in (COLORS, CLASSES):
+    if name in (COLORS, profile.watched[0]):
         before, now = (profile.colors, sample.colors) if name == COLORS else (profile.mix, sample.mix)
         assert now is not None
         psi = _psi(before.mean(0) / before.mean(0).sum(), now.mean(0) / now.mean(0).sum())
@@ -295,10 +296,10 @@ def _least(mean: np.ndarray) -> np.ndarray:
     return np.asarray(1e-3 + 1e-3 * np.abs(mean))
 
 
-def _order(finding: Finding) -> tuple[bool, bool, float]:
+def _order(finding: Finding, number: str) -> tuple[bool, bool, float]:
     """Return what drifted first; of these single numbers, the most moved first, since distributions name no cause."""
     is_number = math.isfinite(finding.shift)
-    cause = is_number and finding.name != CONFIDENCE
+    cause = is_number and finding.name != number
     return not finding.drifted, not cause, -abs(finding.shift) if is_number else -finding.psi
 
 

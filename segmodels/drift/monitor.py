@@ -9,40 +9,39 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.drift.comparison import ALPHA, LEAST, Drift, compare
 from segmodels.drift.profile import Profile, Seen, see
+from segmodels.tasks.base import Prediction
 
 
 class Monitor:
     """Drift of the last images that a server answered; safe to use from several threads.
 
-        monitor = Monitor(Profile.read("profile.json"))
-        monitor.add(image, classes, confidence)   # for each request, after it was answered: a few milliseconds
-        monitor.prometheus()                      # when it is asked for its metrics
+        monitor = Monitor(Profile.read("profile.json"), config)
+        monitor.add(image, prediction)    # for each request, after it was answered: a few milliseconds
+        monitor.prometheus()              # when it is asked for its metrics
 
     Args:
         profile: The reference of the model that predicts; another version needs another monitor.
+        config: The description of that model.
         window: How many of the last images are compared.
         alpha: The chance of a false alarm of one comparison.
         refresh: How many images must come before another comparison is made.
     """
 
-    def __init__(self, profile: Profile, *, window: int = 300, alpha: float = ALPHA, refresh: int = 20) -> None:
-        self.profile, self.alpha, self.refresh = profile, alpha, refresh
+    def __init__(
+        self, profile: Profile, config: ModelConfig, *, window: int = 300, alpha: float = ALPHA, refresh: int = 20
+    ) -> None:
+        self.profile, self.config, self.alpha, self.refresh = profile, config, alpha, refresh
         self._last: deque[Seen] = deque(maxlen=window)
         self._total = self._compared = 0
         self._drift: Drift | None = None
         self._lock = threading.Lock()
 
-    def add(self, image: np.ndarray, classes: np.ndarray, confidence: np.ndarray | None = None) -> None:
-        """Take an answered image into account.
-
-        Args:
-            image: RGB uint8 `[H, W, 3]`.
-            classes: Predicted class ids, uint8 `[H, W]`.
-            confidence: Probability of the predicted class `[H, W]`; always or never.
-        """
-        seen = see(image, classes, confidence, len(self.profile.classes))
+    def add(self, image: np.ndarray, prediction: Prediction) -> None:
+        """Take an answered image, RGB uint8 `[H, W, 3]`, into account; confidence is there always or never."""
+        seen = see(image, prediction, self.config)
         with self._lock:
             self._last.append(seen)
             self._total += 1
@@ -106,7 +105,13 @@ def prometheus(drift: Drift, labels: Mapping[str, str] | None = None) -> str:
         lines += family(name, meaning, [sample(name, getattr(f, name), feature=f.name) for f in findings])
     shares = [sample("class_share", now, **{"class": name}) for name, (_, now) in drift.mix.items()]
     before = [sample("class_share_reference", was, **{"class": name}) for name, (was, _) in drift.mix.items()]
-    lines += family("class_share", "Share of the pixels predicted as the class.", shares) if shares else []
+    lines += (
+        family(
+            "class_share", "Share of the pixels predicted as the class, or as what the task has in its place.", shares
+        )
+        if shares
+        else []
+    )
     lines += family("class_share_reference", "The same in the reference.", before) if before else []
     return "\n".join(lines) + "\n"
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.data.folder import DatasetInfo, read_image, samples
 from segmodels.errors import UserError, brief
 from segmodels.files import ContentError, read_json, write_text
+from segmodels.tasks import DEFAULT, get_task, named, task_info
+from segmodels.tasks.base import Prediction
 
 PROFILE_FILE = "profile.json"
 FORMAT = 1
@@ -25,7 +28,7 @@ FORMAT = 1
 REFERENCE_IMAGES = 400
 
 INPUT_FEATURES = ("brightness", "contrast", "saturation", "warmth", "tint", "sharpness", "noise", "pixels", "aspect")
-COLORS, CLASSES, CONFIDENCE = "colours", "class mix", "confidence"
+COLORS = "colours"
 MEANINGS = {
     "brightness": "mean luma, 0..1",
     "contrast": "spread of luma over its mean",
@@ -37,9 +40,14 @@ MEANINGS = {
     "pixels": "log10 of width times height",
     "aspect": "log of width over height",
     COLORS: "histogram of red, green and blue",
-    CLASSES: "share of the pixels predicted as each class",
-    CONFIDENCE: "mean probability of the predicted class",
 }
+
+
+def meanings(task: str) -> dict[str, str]:
+    """Return what is compared, name -> its meaning; the last two are the task's, of predictions."""
+    watched = task_info(task).watched
+    return {**MEANINGS, **dict([watched.shares, watched.number])}
+
 
 _BINS = 8
 _PIXELS_SEEN = 65_536
@@ -59,9 +67,9 @@ class Seen:
     Attributes:
         inputs: Each of `INPUT_FEATURES`.
         colors: Share of the pixels in each bin of red, green and blue, `[24]`, sum 3.
-        mix: Share of the pixels predicted as each class, `[C]`; None where nothing was predicted.
-        confidence: Mean probability of the predicted class; None where it is not known.
-        by_class: Mean of that probability over the pixels of each class, `[C]`, NaN where the class was not predicted.
+        mix: Share of the pixels predicted as each part (class), `[C]`; None where nothing was predicted.
+        confidence: The task's number, e.g. the mean probability of the predicted class; None where it is not known.
+        by_class: Mean of the confidence over the pixels of each part, `[C]`, NaN where there is none.
     """
 
     inputs: np.ndarray
@@ -76,7 +84,7 @@ class Profile:
     """What the reference images are like; a row for each of them.
 
     Attributes:
-        classes: Names of the classes in label order.
+        classes: Names of the parts: classes in label order, or what the task has in their place.
         images: How many images the reference was taken from, split -> number.
         inputs: `[N, len(INPUT_FEATURES)]`, of training images.
         colors: `[N, 24]`, of the same.
@@ -84,6 +92,7 @@ class Profile:
         confidence: `[M]`, of the same.
         by_class: Mean probability where a class was predicted, `[C]`; NaN where it never was.
         prediction: Keywords of `segmodels.Predictor` with which the evaluated images were predicted.
+        task: What was predicted.
     """
 
     classes: tuple[str, ...]
@@ -94,11 +103,19 @@ class Profile:
     confidence: np.ndarray
     by_class: np.ndarray
     prediction: Mapping[str, Any] = field(default_factory=dict)
+    task: str = DEFAULT
+
+    @property
+    def watched(self) -> tuple[str, str]:
+        """Names of what is compared of predictions: the mix, and the number."""
+        named_so = task_info(self.task).watched
+        return named_so.shares[0], named_so.number[0]
 
     def write(self, path: Path) -> None:
         """Write it as JSON; the same profile gives the same bytes."""
         content = {
             "format": FORMAT,
+            **named(self.task),
             "classes": list(self.classes),
             "images": dict(self.images),
             "prediction": dict(self.prediction),
@@ -133,6 +150,7 @@ class Profile:
                 confidence=_array(raw["confidence"]),
                 by_class=_array(raw["by_class"]).reshape(len(classes)),
                 prediction=dict(raw["prediction"]),
+                task=task_info(raw.get("task", DEFAULT)).name,
             )
         except FileNotFoundError:
             raise DriftError(f"{path}: no such file; `evaluate` writes it beside metrics.json") from None
@@ -181,70 +199,44 @@ def describe(image: np.ndarray) -> Seen:
     return Seen(_array(_rounded(np.array(inputs))), np.concatenate(shares) / luma.size)
 
 
-def describe_prediction(
-    classes: np.ndarray, confidence: np.ndarray, num_classes: int
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return class mix, mean confidence and confidence of each class, as `Seen` has them.
-
-    Args:
-        classes: Class ids `[H, W]`, each below `num_classes`.
-        confidence: Probability of the predicted class `[H, W]`.
-        num_classes: C.
-    """
-    flat = classes.ravel()
-    counts = np.bincount(flat, minlength=num_classes)
-    sums = np.bincount(flat, weights=confidence.ravel(), minlength=num_classes)
-    by_class = np.divide(sums, counts, out=np.full(num_classes, np.nan), where=counts > 0)
-    return counts / flat.size, float(confidence.mean(dtype=np.float64)), by_class
-
-
-def see(image: np.ndarray, classes: np.ndarray, confidence: np.ndarray | None, num_classes: int) -> Seen:
-    """Return what is kept of an image and its prediction.
-
-    Args:
-        image: RGB uint8 `[H, W, 3]`.
-        classes: Predicted class ids `[H, W]`.
-        confidence: Their probability `[H, W]`; None where it is not known, and so not compared.
-        num_classes: C.
-    """
+def see(image: np.ndarray, prediction: Prediction, config: ModelConfig) -> Seen:
+    """Return what is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model of this description predicts."""
     plain = describe(image)
-    if confidence is None:
-        mix = np.bincount(classes.ravel(), minlength=num_classes) / classes.size
-        return Seen(plain.inputs, plain.colors, mix)
-    return Seen(plain.inputs, plain.colors, *describe_prediction(classes, confidence, num_classes))
+    return Seen(plain.inputs, plain.colors, *get_task(config.task).describe(prediction, config.parts))
 
 
 def build_profile(
     data: Path,
-    classes: Sequence[str],
+    config: ModelConfig,
     split: str,
-    predicted: Sequence[tuple[np.ndarray, float, np.ndarray]],
+    predicted: Sequence[tuple[np.ndarray, float | None, np.ndarray]],
     prediction: Mapping[str, Any],
 ) -> Profile:
     """Return a model's profile: the training images as they are, and what it makes of images that it has not seen.
 
     Args:
         data: Dataset folder; its training images are read, `REFERENCE_IMAGES` of them at most.
-        classes: Names of the classes in label order.
+        config: The model's description.
         split: The split that was predicted.
-        predicted: Of images of this split, at least one, what `describe_prediction` gives.
+        predicted: Of images of this split, at least one, what `Task.describe` gives.
         prediction: Keywords of the `Predictor`.
 
     Raises:
         DatasetError: A training image cannot be read.
     """
-    listed = samples(data, "train")
+    listed = samples(data, "train", get_task(config.task).info.needs)
     described = [describe(read_image(listed[i].image)) for i in spread(len(listed))]
     mix, by_class = np.stack([one[0] for one in predicted]), np.stack([one[2] for one in predicted])
     return Profile(
-        classes=tuple(classes),
+        classes=tuple(config.part_names),
         images={"train": len(listed), split: DatasetInfo.read(data).splits.get(split, len(predicted))},
         inputs=np.stack([one.inputs for one in described]),
         colors=np.stack([one.colors for one in described]),
         mix=mix,
-        confidence=np.array([one[1] for one in predicted]),
+        confidence=np.array([np.nan if one[1] is None else one[1] for one in predicted]),
         by_class=confidence_by_class(mix, by_class),
         prediction=prediction,
+        task=config.task,
     )
 
 

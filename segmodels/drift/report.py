@@ -20,19 +20,18 @@ from segmodels.data.folder import DatasetError, read_image
 from segmodels.drift.comparison import Drift, compare
 from segmodels.drift.monitor import prometheus
 from segmodels.drift.profile import (
-    CONFIDENCE,
     INPUT_FEATURES,
-    MEANINGS,
     DriftError,
     Profile,
     Seen,
     confidence_by_class,
+    meanings,
     see,
 )
 from segmodels.files import write_text
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import PredictSettings
-from segmodels.tasks.semantic.pictures import overlay
+from segmodels.tasks import task_info
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # A first round of labelling: a tenth of what the model was trained on, since fewer images hardly move it.
@@ -136,8 +135,8 @@ def measure(
         DriftError: The profile is another model's, or no image could be read.
     """
     predictor = Predictor(model, device, settings=PredictSettings.of(profile.prediction))
-    names = predictor.config.class_names
-    if list(profile.classes) != names:
+    names = predictor.config.part_names
+    if list(profile.classes) != names or profile.task != predictor.config.task:
         raise DriftError(
             f"{model}: its classes ({', '.join(names)}) are not the profile's ({', '.join(profile.classes)}); "
             "give the profile.json that was written when this model was evaluated"
@@ -169,8 +168,8 @@ def measure(
 
 def predict_and_see(image: np.ndarray, predictor: Predictor) -> Seen:
     """Return what is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model makes of it."""
-    confidence, classes = (value.cpu().numpy() for value in predictor.probabilities(image).max(0))
-    return see(image, classes, confidence, len(predictor.config.classes))
+    (prediction,) = predictor.predict_with_confidence([image])
+    return see(image, prediction, predictor.config)
 
 
 def to_label(profile: Profile, drift: Drift) -> int:
@@ -189,7 +188,8 @@ def candidates(profile: Profile, paths: Sequence[Path], seen: Sequence[Seen]) ->
     mean, std = profile.inputs.mean(0), profile.inputs.std(0)
     away = np.abs(np.stack([one.inputs for one in seen]) - mean) / np.maximum(std, 1e-3 + 1e-3 * np.abs(mean))
     unlike = away.max(1)
-    sure = np.array([one.confidence if one.confidence is not None else 1.0 for one in seen])
+    sampled = task_info(profile.task).sampled  # other tasks have a number here that is no confidence
+    sure = np.array([one.confidence if sampled and one.confidence is not None else 1.0 for one in seen])
     # The same distance for all, as another camera's size gives, must not decide.
     order = np.argsort(_ranks(sure) + _ranks(-unlike), kind="stable")
     features = away.argmax(1)
@@ -240,14 +240,17 @@ def page(report: Report, profile: Profile, seen: Sequence[Seen], predictor: Pred
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
-    numbers = {name: _column(profile, seen, name) for name in (*INPUT_FEATURES, CONFIDENCE)}
+    numbers = {name: _column(profile, seen, name) for name in (*INPUT_FEATURES, profile.watched[1])}
     charts = {name: _bars(*pair) for name, pair in numbers.items() if pair is not None}
     shown = report.candidates[:SHOWN_IMAGES] if report.label else ()
     palette = predictor.config.palette
     return environment.from_string(TEMPLATE.read_text()).render(
         report=report,
         drift=report.drift,
-        meanings=MEANINGS,
+        meanings=meanings(profile.task),
+        watched=profile.watched,
+        part=task_info(profile.task).part,
+        sampled=task_info(profile.task).sampled,
         charts=charts,
         classes=_class_rows(report.drift, palette),
         pictures=[(c, _thumbnail(c.path, predictor)) for c in shown],
@@ -271,8 +274,9 @@ def _class_rows(drift: Drift, palette: Sequence[Sequence[int]]) -> list[dict[str
 
 
 def _column(profile: Profile, seen: Sequence[Seen], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    if name == CONFIDENCE:
-        return profile.confidence, np.array([one.confidence for one in seen], dtype=float)
+    if name == profile.watched[1]:
+        now = np.array([one.confidence for one in seen], dtype=float)
+        return (profile.confidence, now) if np.isfinite([*profile.confidence, *now]).all() else None
     index = INPUT_FEATURES.index(name)
     return profile.inputs[:, index], np.array([one.inputs[index] for one in seen])
 
@@ -299,7 +303,7 @@ def _steps(heights: np.ndarray) -> str:
 def _thumbnail(path: Path, predictor: Predictor) -> dict[str, str]:
     """Return the image and the prediction over it, as data addresses."""
     image = read_image(path)
-    mixed = overlay(image, predictor.predict(image), predictor.config.palette, 0.55)
+    mixed = predictor.task.overlay(image, predictor.predict(image), predictor.config.palette, 0.55)
     return {"image": _data_address(image), "overlay": _data_address(mixed)}
 
 

@@ -8,8 +8,8 @@ seed would vary, too, is not in it.
 Two things make a difference look surer than it is, and are taken into account. Frames of one video resemble each other:
 whole sequences are drawn, and where there are few of them blocks of neighbouring frames (Künsch, "The jackknife and the
 bootstrap for general stationary observations", Annals of Statistics 17, 1989). And the best of many models is better
-than it will be again: the interval of mIoU holds for all models that are compared at once, by the largest studentised
-difference of each draw (max-T; Westfall and Young, Resampling-Based Multiple Testing, 1993, section 2.3).
+than it will be again: the interval of the main figure holds for all models that are compared at once, by the largest
+studentised difference of each draw (max-T; Westfall and Young, Resampling-Based Multiple Testing, 1993, section 2.3).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from segmodels.tasks.semantic.per_image import PerImage
+from segmodels.tasks import task_info
+from segmodels.tasks.per_image import PerImage
 
 # Units below which sequences are cut into blocks.
 FEWEST_UNITS = 20
@@ -53,25 +54,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images; fractions in 0..1.
+    """Two models on the same images.
 
     Attributes:
         images: How many.
         units: What was drawn: images, or sequences of them, or blocks of these.
-        arms: Models that were compared with the same one at once; the interval of `miou` holds for all of them.
-        miou: Mean IoU.
-        boundary_f1: Mean boundary F1.
-        ece: Expected calibration error; less is better.
-        classes: Name -> IoU.
+        arms: Models that were compared with the same one at once; the interval of the main figure holds for all.
+        figures: Key of a figure of the task, those of its parts too (`iou/sky`) -> the difference.
     """
 
     images: int
     units: int
     arms: int
-    miou: Difference
-    boundary_f1: Difference
-    ece: Difference
-    classes: dict[str, Difference]
+    figures: dict[str, Difference]
 
 
 def compare(
@@ -90,46 +85,52 @@ def compare_all(
         new: Counts of each model.
         old: Counts of the one that they are compared with, on the same images and classes.
         resamples: Number of draws.
-        confidence: Of the intervals, in 0..1; of mIoU for all models together, of other figures for each by itself.
+        confidence: Of the intervals, in 0..1; of the main figure for all models together, of others for each by itself.
         seed: Of the draws; the same seed gives the same intervals.
 
     Raises:
-        ValueError: Images or classes differ.
+        ValueError: Images, classes or tasks differ.
     """
     for each in new:
-        if each.ids.tolist() != old.ids.tolist() or each.classes.tolist() != old.classes.tolist():
+        same = each.ids.tolist() == old.ids.tolist() and each.classes.tolist() == old.classes.tolist()
+        if not same or each.task != old.task:
             raise ValueError("two models are compared on the same images and the same classes")
     if not new:
         return []
     unit = units(new[0].sequences)
     images, count = len(unit), int(unit.max()) + 1
     whole = np.ones((1, images))
-    before = old.figures(whole)[0]
-    after = [each.figures(whole)[0] for each in new]
+    names = list(old.figures(whole))
+    main = names.index(task_info(old.task).main.key)
+    before = _columns(old, whole)[0]
+    after = [_columns(each, whole)[0] for each in new]
     rng = np.random.default_rng(seed)
     draws: list[list[np.ndarray]] = [[] for _ in new]
     for start in range(0, resamples, CHUNK):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(CHUNK, resamples - start))
         weights = drawn[:, unit].astype(np.float64)
-        base = old.figures(weights)
+        base = _columns(old, weights)
         for kept, each in zip(draws, new, strict=True):
-            kept.append(each.figures(weights) - base)
+            kept.append(_columns(each, weights) - base)
     joined = [np.concatenate(kept) for kept in draws]
-    points = np.array([one[0] - before[0] for one in after])
-    miou = _simultaneous(points, np.stack([one[:, 0] for one in joined], axis=1), count, confidence)
+    points = np.array([one[main] - before[main] for one in after])
+    together = _simultaneous(points, np.stack([one[:, main] for one in joined], axis=1), count, confidence)
     enough = count >= fewest_images(confidence)
     comparisons = []
     for arm, (one, differences) in enumerate(zip(after, joined, strict=True)):
         low, high = _interval(differences, confidence)
-        low[0], high[0] = miou[0][arm], miou[1][arm]
+        low[main], high[main] = together[0][arm], together[1][arm]
         found = [
             Difference(float(a), float(b), float(lo), float(hi), bool(enough and (lo > 0 or hi < 0)))
             for a, b, lo, hi in zip(one, before, low, high, strict=True)
         ]
-        first, boundary_f1, ece, *classes = found
-        named = dict(zip(old.classes.tolist(), classes, strict=True))
-        comparisons.append(Comparison(images, count, len(new), first, boundary_f1, ece, named))
+        comparisons.append(Comparison(images, count, len(new), dict(zip(names, found, strict=True))))
     return comparisons
+
+
+def _columns(counts: PerImage, weights: np.ndarray) -> np.ndarray:
+    """Return every figure of draws, `[B, F]`."""
+    return np.column_stack(list(counts.figures(weights).values()))
 
 
 def units(sequences: np.ndarray) -> np.ndarray:

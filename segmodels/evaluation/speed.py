@@ -37,7 +37,7 @@ def figures(name: str, classes: int = CLASSES, options: dict[str, Any] | None = 
         name=name,
         paper=card.paper,
         year=card.year,
-        task=card.task,
+        task=", ".join(card.tasks),
         parameters=count_parameters(model),
         parameters_training=count_parameters(model, training=True),
         gflops=round(gflops(config, SIZE), 3),

@@ -1,8 +1,9 @@
 """A trained network as one file that other programs load: PyTorch's pt2, ONNX, TorchScript.
 
-The complete form takes images, RGB uint8 `[N, H, W, 3]` of any size, and gives class ids, uint8 `[N, H, W]`, and their
-probability, float32 `[N, H, W]`: resizing, normalisation, argmax and the way back to the image's size are inside. The
-raw form is the bare network: normalised float32 `[N, channels, H, W]` in, logits `[N, C, H, W]` out.
+The complete form takes images, RGB uint8 `[N, H, W, 3]` of any size, and gives what the task predicts: class ids, uint8
+`[N, H, W]`, and their probability, float32 `[N, H, W]`, or depths. Resizing, normalisation, argmax and the way back to
+the image's size are inside. The raw form is the bare network: normalised float32 `[N, channels, H, W]` in, logits (the
+task's maps) `[N, C, H, W]` out.
 
 A file carries `model.json`, which has the classes and the normalisation, and `interface.json`, which says what goes in
 and comes out.
@@ -33,6 +34,7 @@ from segmodels.errors import UserError
 from segmodels.files import replaced
 from segmodels.inference.averaging import full_resolution
 from segmodels.inference.predictor import Predictor
+from segmodels.tasks import get_task
 
 Format = Literal["pt2", "onnx", "torchscript"]
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -73,26 +75,24 @@ class Logits(nn.Module):
 class Complete(nn.Module):
     """The network with what `segmodels.inference.predictor.Predictor` does before and after it."""
 
-    outputs = ("classes", "confidence")
-
     def __init__(self, model: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.model, self.size = model, config.image_size
+        self.task = get_task(config.task)
+        self.outputs = tuple(self.task.outputs())
         self.mean = nn.Buffer(torch.tensor(config.mean))
         self.std = nn.Buffer(torch.tensor(config.std))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images, uint8 `[N, H, W, channels]`, to class ids, uint8 `[N, H, W]`, and their probability `[N, H,
-        W]`.
-        """
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return values of images, uint8 `[N, H, W, channels]`, and their confidence where the task knows one."""
         pixels = images.permute(0, 3, 1, 2).float()
         if self.size is not None:
             pixels = _resize_like_uint8(pixels, self.size)
-        probs = self.model(normalize(pixels, self.mean, self.std))["out"].softmax(1)
+        maps = self.task.activate(self.model(normalize(pixels, self.mean, self.std)))
         if self.size is not None:
-            probs = full_resolution(probs, images.shape[1:3])
-        confidence, classes = probs.max(1)
-        return classes.to(torch.uint8), confidence
+            maps = full_resolution(maps, images.shape[1:3])
+        value, confidence = self.task.decide(maps)
+        return (value,) if confidence is None else (value, confidence)
 
 
 def _resize_like_uint8(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -113,8 +113,8 @@ class Exported:
     Attributes:
         path: The file.
         megabytes: Its size, 1e6 bytes.
-        agreement: Share of pixels of real images that get the class that the network gives them, 0..1; None where
-            the file could not be run since onnxruntime is not installed.
+        agreement: Share of pixels of real images that get the class (the value, to a hundredth) that the network gives
+            them, 0..1; None where the file could not be run since onnxruntime is not installed.
         pixels: How many pixels were compared.
     """
 
@@ -127,7 +127,9 @@ class Exported:
         size = f"{self.path}: {self.megabytes:.1f} MB"
         if self.agreement is None:
             return f"{size}; not run: onnxruntime is not installed"
-        return f"{size}; {100 * self.agreement:.3f} % of {self.pixels:,} pixels of real images get the network's class"
+        return (
+            f"{size}; {100 * self.agreement:.3f} % of {self.pixels:,} pixels of real images get what the network gives"
+        )
 
 
 def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Path | None = None) -> Exported:
@@ -165,7 +167,7 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
                 agreement, pixels = _agreement(network, run, folder, config, images)
                 if not agreement >= AGREEMENT:
                     raise ExportError(
-                        f"its file gives {100 * (1 - agreement):.2g} % of the pixels of real images another class"
+                        f"its file gives {100 * (1 - agreement):.2g} % of the pixels of real images another value"
                     )
     except ExportError as error:
         raise ExportError(f"{config.architecture} as {kind}: {error}") from None
@@ -222,15 +224,14 @@ def _pt2(network: nn.Module, example: Tensor, config: ModelConfig, path: Path) -
 
 
 def _onnx(network: nn.Module, example: Tensor, config: ModelConfig, path: Path) -> Run | None:
-    raw = isinstance(network, Logits)
-    outputs = Logits.outputs if raw else Complete.outputs
+    assert isinstance(network, Logits | Complete)
     program = torch.onnx.export(
         _program(network, example),
         (),
         dynamo=True,
         verbose=False,
         input_names=["images"],
-        output_names=list(outputs),
+        output_names=list(network.outputs),
         dynamic_shapes={"images": dict(zip((0, *_sides(network)), ("batch", "height", "width"), strict=True))},
     )
     assert program is not None
@@ -300,18 +301,28 @@ def _agreement(
         for image in images:
             batch = normalize(torch.tensor(image).permute(2, 0, 1), mean, std)[None]
             (given,) = _ran(run, batch, *image.shape[:2])
-            same += int((given.argmax(1) == network(batch).argmax(1)).sum())
+            task = get_task(config.task)
+            values = [task.decide(task.activate({"out": maps}))[0].numpy() for maps in (given, network(batch))]
+            same += agreeing(*values)
             total += given[0, 0].numel()
         return same / total, total
     predictor = Predictor(folder, "cpu")
     for group in _batches(images):
-        given, _ = _ran(run, torch.tensor(np.stack(group)), *group[0].shape[:2])
+        value = _ran(run, torch.tensor(np.stack(group)), *group[0].shape[:2])[0].numpy()
         wanted = np.stack([predictor.predict(image) for image in group])
-        if given.shape != wanted.shape:
-            raise ExportError(f"its file gives {list(given.shape)} for {list(wanted.shape)}")
-        same += int((given.numpy() == wanted).sum())
-        total += wanted.size
+        if value.shape != wanted.shape:
+            raise ExportError(f"its file gives {list(value.shape)} for {list(wanted.shape)}")
+        same += agreeing(value, wanted)
+        total += wanted[..., 0].size if wanted.ndim == 4 else wanted.size
     return same / total, total
+
+
+def agreeing(given: np.ndarray, wanted: np.ndarray) -> int:
+    """Return how many pixels agree: in their ids; in numbers to a hundredth of the value, in vectors to 0.01."""
+    if given.dtype.kind != "f":
+        return int((given == wanted).sum())
+    close = np.isclose(given, wanted, rtol=0.01, atol=0.0 if given.ndim == 3 else 0.01)
+    return int(close.sum() if given.ndim == 3 else close.all(-1).sum())
 
 
 def _batches(images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
@@ -348,18 +359,15 @@ def _tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 def _descriptions(network: nn.Module, config: ModelConfig) -> dict[str, str]:
     """Return the texts that a file carries."""
-    classes, channels = len(config.classes), config.in_channels
+    maps, channels = config.channels, config.in_channels
     if isinstance(network, Logits):
         given = _value("images", "float32", "batch", channels, "height", "width")
         given["content"] = "RGB in 0..1, minus `mean`, over `std` of model.json"
-        results = [_value("logits", "float32", "batch", classes, "height", "width")]
+        results = [_value("logits", "float32", "batch", maps, "height", "width")]
     else:
         given = _value("images", "uint8", "batch", "height", "width", channels)
         given["content"] = "RGB in 0..255"
-        results = [
-            _value("classes", "uint8", "batch", "height", "width") | {"content": "ids of `classes` of model.json"},
-            _value("confidence", "float32", "batch", "height", "width") | {"content": "probability of that class"},
-        ]
+        results = [{"name": name, **told} for name, told in get_task(config.task).outputs().items()]
     interface = {"inputs": [given], "outputs": results}
     return {CONFIG_FILE: json.dumps(dataclasses.asdict(config)), INTERFACE_FILE: json.dumps(interface)}
 

@@ -14,17 +14,31 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from segmodels.artifacts.model_folder import read_config
-from segmodels.data.folder import DatasetError, DatasetInfo, read_image, read_label, samples
-from segmodels.export.export import ExportError, Run, check_images, export, first_sentence, onnx_run, quiet
-from segmodels.tasks.semantic.metrics import confusion_matrix, scores
+from segmodels.artifacts.model_folder import ModelConfig, read_config
+from segmodels.data.folder import DatasetError, DatasetInfo
+from segmodels.data.loading import Decoded
+from segmodels.export.export import (
+    ExportError,
+    Run,
+    agreeing,
+    check_images,
+    export,
+    first_sentence,
+    onnx_run,
+    quiet,
+)
+from segmodels.inference.predictor import predictions
+from segmodels.settings.schema import EvaluateSettings
+from segmodels.tasks import get_task, task_info
+from segmodels.tasks.base import Counts
+from segmodels.tasks.per_image import PerImage
 
 INT8_FILE = "int8.json"
 CALIBRATION_IMAGES = 64
@@ -39,8 +53,8 @@ class Quantized:
         path: The file.
         images: Validation images.
         calibration_images: Training images that determined the scales.
-        miou_float: mIoU of the file in float32, 0..1.
-        miou: mIoU of the file in int8.
+        figure_float: The task's main figure of the file in float32.
+        figure: The same of the file in int8.
         agreement: Share of pixels that both give the same class.
         ms_float: Median milliseconds of an image in float32.
         ms: The same in int8.
@@ -52,19 +66,21 @@ class Quantized:
     path: Path
     images: int
     calibration_images: int
-    miou_float: float
-    miou: float
+    figure_float: float
+    figure: float
     agreement: float
     ms_float: float
     ms: float
     megabytes_float: float
     megabytes: float
     threads: int
+    task: str
 
     def __str__(self) -> str:
+        main = task_info(self.task).main
         return (
-            f"{self.path}: mIoU {100 * self.miou:.2f} % in int8, {100 * self.miou_float:.2f} % in float32 on "
-            f"{self.images} validation images, {100 * self.agreement:.2f} % of the pixels get the same class; "
+            f"{self.path}: {main.label} {main.show(self.figure)} in int8, {main.show(self.figure_float)} in float32 on "
+            f"{self.images} validation images, {100 * self.agreement:.2f} % of the pixels get the same value; "
             f"{self.ms:.1f} ms an image against {self.ms_float:.1f}, {self.megabytes:.1f} MB against "
             f"{self.megabytes_float:.1f}"
         )
@@ -89,7 +105,7 @@ def export_int8(folder: Path, out: Path, data: Path, *, count: int = CALIBRATION
     except ImportError:
         raise ExportError("int8 needs onnxruntime to calibrate and to measure; pip install onnxruntime") from None
     config = read_config(folder)
-    if DatasetInfo.read(data).class_names != config.class_names:
+    if config.classes and DatasetInfo.read(data).class_names != config.class_names:
         raise DatasetError(f"{data}: its classes are not the model's; give a dataset folder of its classes")
     calibration = check_images(config, data, split="train", count=count, resized=config.image_size is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +115,7 @@ def export_int8(folder: Path, out: Path, data: Path, *, count: int = CALIBRATION
         try:
             with quiet():
                 _quantize(plain, small, calibration)
-                result = _measure(plain, small, data, len(config.classes), len(calibration))
+                result = _measure(plain, small, data, config, len(calibration))
         except (OSError, MemoryError, DatasetError):
             raise
         except Exception as error:  # onnxruntime has no error of its own for what it cannot quantise
@@ -147,38 +163,47 @@ def _modules(node: Any) -> set[str]:
     return {scope.split(".")[0] for scope in ast.literal_eval(noted)}
 
 
-def _measure(plain: Path, small: Path, data: Path, classes: int, calibrated: int) -> Quantized:
-    runs = onnx_run(plain), onnx_run(small)
-    matrices = [torch.zeros(classes, classes, dtype=torch.int64) for _ in runs]
-    same = total = images = 0
-    for image, label in _validation(data):
-        given = [run(torch.tensor(image[None]))[0][0] for run in runs]
-        for matrix, classes_given in zip(matrices, given, strict=True):
-            matrix += confusion_matrix(classes_given, label, classes)
-        same += int((given[0] == given[1]).sum())
-        total += label.numel()
-        images += 1
-    first = next(_validation(data))[0]
-    miou_float, miou = (scores(matrix.numpy())["miou"] for matrix in matrices)
-    ms_float, ms = _milliseconds(runs, first)
+def _measure(plain: Path, small: Path, data: Path, config: ModelConfig, calibrated: int) -> Quantized:
+    runs, task = (onnx_run(plain), onnx_run(small)), get_task(config.task)
+    decoded = Decoded(data, "val", needs=task.info.needs)
+    counts: tuple[list[Counts], list[Counts]] = ([], [])
+    confusion = [np.zeros((len(config.parts), len(config.parts)), np.int64) for _ in runs]
+    same = total = 0
+    for index in range(len(decoded)):
+        sample = decoded[index]
+        image = sample["image"].permute(1, 2, 0)[None]
+        given = [predictions(*_outputs(run(image)))[0] for run in runs]
+        for kept, summed, prediction in zip(counts, confusion, given, strict=True):
+            kept.append(task.count(prediction, sample, config.parts, EvaluateSettings()))
+            summed += kept[-1].confusion
+        same += agreeing(given[0].value, given[1].value)
+        total += image[0, ..., 0].numel()
+    names = [sample.id for sample in decoded.samples]
+    figures = [
+        float(task.metrics(PerImage.of(config.task, config.part_names, names, kept, ()).measured, summed)[key])
+        for kept, summed in zip(counts, confusion, strict=True)
+        for key in (task.info.main.key,)
+    ]
+    ms_float, ms = _milliseconds(runs, decoded[0]["image"].permute(1, 2, 0).numpy())
     return Quantized(
         path=small,
-        images=images,
+        images=len(names),
         calibration_images=calibrated,
-        miou_float=miou_float,
-        miou=miou,
+        figure_float=figures[0],
+        figure=figures[1],
         agreement=same / total,
         ms_float=ms_float,
         ms=ms,
         megabytes_float=plain.stat().st_size / 1e6,
         megabytes=small.stat().st_size / 1e6,
         threads=torch.get_num_threads(),
+        task=config.task,
     )
 
 
-def _validation(data: Path) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    for sample in samples(data, "val"):
-        yield read_image(sample.image), torch.tensor(read_label(sample.label))
+def _outputs(given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return value and confidence of what a file gives."""
+    return given[0], given[1] if len(given) > 1 else None
 
 
 def _milliseconds(runs: Sequence[Run], image: np.ndarray) -> tuple[float, float]:

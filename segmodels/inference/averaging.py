@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -12,35 +12,17 @@ from torch.nn import functional as F
 
 from segmodels.layers.crf import dense_crf
 from segmodels.settings.schema import CRFSettings, PredictSettings
+from segmodels.tasks.base import Task
 
 
-def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return class ids, uint8 `[N, H, W]`, and their scores, of logits or probabilities `[N, C, H, W]`.
-
-    Of equal scores the first class is taken.
-    """
-    if scores.is_cuda:
-        best, classes = scores.max(1)
-        return classes.to(torch.uint8), best
-    if scores.is_contiguous(memory_format=torch.channels_last) and scores.shape[1] > 1:
-        best, classes = scores.permute(0, 2, 3, 1).max(-1)
-        return classes.to(torch.uint8), best
-    # Where classes are whole maps torch goes through them pixel by pixel; map by map is several times as fast.
-    best, ids = scores[:, 0].contiguous(), torch.zeros_like(scores[:, 0], dtype=torch.uint8).contiguous()
-    for index in range(1, scores.shape[1]):
-        larger = scores[:, index] > best
-        ids = torch.maximum(ids, larger.view(torch.uint8) * index)  # indices grow
-        best = torch.maximum(best, scores[:, index])
-    return ids, best
-
-
-def averaged(model: nn.Module, images: Tensor, settings: PredictSettings) -> Tensor:
-    """Return the mean probabilities over all that the settings average: scales, mirror image, windows, dropout.
+def averaged(model: nn.Module, images: Tensor, settings: PredictSettings, task: Task) -> Tensor:
+    """Return the mean maps over all that the settings average: scales, mirror image, windows, dropout.
 
     Args:
-        model: In evaluation mode; gives logits under `"out"`.
+        model: In evaluation mode; what it gives the task makes maps of.
         images: Normalised, `[N, 3, H, W]`.
         settings: `flip`, `scales`, `window`, `stride` and `mc_samples` count here.
+        task: What the model predicts.
 
     Returns:
         float32 `[N, C, H, W]`.
@@ -49,9 +31,8 @@ def averaged(model: nn.Module, images: Tensor, settings: PredictSettings) -> Ten
 
     def one_pass(batch: Tensor) -> Tensor:
         if samples:
-            return monte_carlo(model, batch, samples)[0]
-        probs: Tensor = model(batch)["out"].float().softmax(1)
-        return probs
+            return monte_carlo(model, batch, samples, task.activate)[0]
+        return task.activate(model(batch))
 
     size = images.shape[-2:]
     total: Tensor | None = None
@@ -63,9 +44,9 @@ def averaged(model: nn.Module, images: Tensor, settings: PredictSettings) -> Ten
                 target = [max(32, round(side * scale)) for side in size]
                 scaled = F.interpolate(images, target, mode="bilinear", align_corners=False, antialias=scale < 1)
             for mirrored in (False, True) if settings.flip else (False,):
-                probs = sliding(one_pass, scaled.flip(-1) if mirrored else scaled, settings.window, settings.stride)
-                probs = full_resolution(probs.flip(-1) if mirrored else probs, size)
-                total = probs if total is None else total + probs
+                maps = sliding(one_pass, scaled.flip(-1) if mirrored else scaled, settings.window, settings.stride)
+                maps = full_resolution(task.restore(maps, mirrored=mirrored, scale=scale), size)
+                total = maps if total is None else total + maps
     assert total is not None
     return total / (len(settings.scales) * (2 if settings.flip else 1))
 
@@ -136,14 +117,24 @@ def refined(probs: Tensor, images: Sequence[np.ndarray], crf: CRFSettings | None
     return dense_crf(probs.clamp(min=1e-6).log(), colors.float(), crf)
 
 
+def _probabilities(outputs: Mapping[str, Tensor]) -> Tensor:
+    return outputs["out"].float().softmax(1)
+
+
 @torch.no_grad()
-def monte_carlo(model: nn.Module, images: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+def monte_carlo(
+    model: nn.Module,
+    images: Tensor,
+    samples: int,
+    activate: Callable[[Mapping[str, Tensor]], Tensor] = _probabilities,
+) -> tuple[Tensor, Tensor]:
     """Monte-Carlo dropout (Bayesian SegNet, section 3): dropout stays on and the samples' probabilities are averaged.
 
     Args:
         model: Any model with dropout; only its dropout layers leave evaluation mode, and return to it.
         images: Normalised, `[N, 3, H, W]`.
         samples: Number of passes, at least 1; the paper uses up to 50.
+        activate: Maps that may be averaged, of what the model gives.
 
     Returns:
         Mean probabilities `[N, C, H, W]` and the uncertainty `[N, H, W]`: the variance of the samples, averaged over
@@ -159,7 +150,7 @@ def monte_carlo(model: nn.Module, images: Tensor, samples: int) -> tuple[Tensor,
     try:
         total = square = torch.zeros((), device=images.device)
         for _ in range(samples):
-            probs = model(images)["out"].float().softmax(1)
+            probs = activate(model(images))
             total, square = total + probs, square + probs**2
     finally:
         model.train(was_training)

@@ -19,6 +19,7 @@ from segmodels.data.folder import Sample, read_image, read_label, samples
 from segmodels.inference.averaging import refined
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import CRFSettings
+from segmodels.tasks.semantic import INFO
 from segmodels.tasks.semantic.metrics import confusion_matrix, scores
 
 COARSE = {"bilateral_weight": (2.0, 5.0, 10.0), "bilateral_xy": (20.0, 50.0, 100.0), "bilateral_rgb": (3.0, 6.0, 12.0)}
@@ -32,11 +33,11 @@ class Trial:
 
     Attributes:
         settings: Of the CRF.
-        miou: On the images of the search, in 0..1.
+        figure: mIoU on the images of the search, in 0..1.
     """
 
     settings: CRFSettings | None
-    miou: float
+    figure: float
 
 
 def tune_crf(
@@ -63,25 +64,25 @@ def tune_crf(
     classes = len(predictor.config.classes)
     pixels = [read_image(sample.image) for sample in chosen]
     labels = [torch.tensor(read_label(sample.label)) for sample in chosen]
-    probs = [predictor.probabilities(image) for image in pixels]
+    probs = [predictor.maps(image) for image in pixels]
     trials: list[Trial] = []
 
     def attempt(settings: CRFSettings | None) -> Trial:
         for trial in trials:
             if trial.settings == settings:
                 return trial
-        trial = Trial(settings, _miou(probs, pixels, labels, classes, settings))
+        trial = Trial(settings, _figure(probs, pixels, labels, classes, settings))
         trials.append(trial)
         on_trial(trial)
         return trial
 
     attempt(None)
     base = start or CRFSettings()
-    best = max((attempt(_at(base, values)) for values in itertools.product(*COARSE.values())), key=lambda t: t.miou)
+    best = max((attempt(_at(base, values)) for values in itertools.product(*COARSE.values())), key=lambda t: t.figure)
     center = [getattr(best.settings, name) for name in COARSE]
     for factors in itertools.product(FINE, repeat=len(COARSE)):
         attempt(_at(base, [round(value * factor, 2) for value, factor in zip(center, factors, strict=True)]))
-    return sorted(trials, key=lambda trial: -trial.miou)
+    return sorted(trials, key=lambda trial: -trial.figure)
 
 
 def _at(base: CRFSettings, point: Sequence[float]) -> CRFSettings:
@@ -90,7 +91,7 @@ def _at(base: CRFSettings, point: Sequence[float]) -> CRFSettings:
 
 
 @torch.inference_mode()
-def _miou(
+def _figure(
     probs: Sequence[Tensor],
     images: Sequence[np.ndarray],
     labels: Sequence[Tensor],
@@ -101,7 +102,7 @@ def _miou(
     for one, image, label in zip(probs, images, labels, strict=True):
         prediction = refined(one[None], [image], settings)[0].argmax(0).to(torch.uint8).cpu()
         matrix += confusion_matrix(prediction, label, classes)
-    return float(scores(matrix.numpy())["miou"])
+    return float(scores(matrix.numpy())[INFO.main.key])
 
 
 def _spread(found: Sequence[Sample], count: int) -> list[Sample]:

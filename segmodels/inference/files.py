@@ -15,10 +15,9 @@ from PIL import Image
 
 from segmodels.data.folder import DatasetError, read_image
 from segmodels.inference import rasters
-from segmodels.inference.inputs import MARK, Input, Job, Model
-from segmodels.inference.results import JPEG_QUALITY, save, write_mask
+from segmodels.inference.inputs import Input, Job, Model
 from segmodels.inference.videos import predict_video
-from segmodels.tasks.semantic.pictures import overlay
+from segmodels.tasks.pictures import JPEG_QUALITY, MARK, save
 
 
 @dataclass
@@ -77,12 +76,12 @@ def run(
 
 def _predict_image(job: Job, model: Model, alpha: float) -> None:
     image = read_image(job.input.path)
-    label = model.predict(image)
+    value = model.predict(image)
     palette = model.config.palette
     if job.masks is not None:
-        write_mask(label, palette, job.masks)
+        model.task.write(value, palette, job.masks)
     if job.overlay is not None:
-        picture = Image.fromarray(overlay(image, label, palette, alpha))
+        picture = Image.fromarray(model.task.overlay(image, value, palette, alpha))
         save(picture, job.overlay, "JPEG", quality=JPEG_QUALITY, comment=MARK)
 
 
@@ -97,6 +96,7 @@ def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_f
         rasters.predict_raster(
             job.input.path,
             model.predict,
+            model.task,
             model.config.palette,
             masks=job.masks,
             overlays=job.overlay,

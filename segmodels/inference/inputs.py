@@ -22,13 +22,13 @@ from segmodels.data.images import TooManyPixelsError, open_image
 from segmodels.files import NameRefusedError
 from segmodels.inference import rasters
 from segmodels.inference.stores import RemoteError, Store, is_remote
+from segmodels.tasks.base import Task
+from segmodels.tasks.pictures import MARK
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"}
     | {".3gp", ".gif"}
 )
-# Stands in each result: as text of a PNG, comment of a JPEG and a film, software of a TIFF.
-MARK = rasters.MARK
 _SOFTWARE = 305
 Kind = Literal["image", "video", "raster"]
 _RESULTS: dict[Kind, tuple[str, str]] = {
@@ -45,9 +45,10 @@ class Model(Protocol):
     """What predicts; `segmodels.inference.predictor.Predictor` does."""
 
     config: Any
+    task: Task
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Return class ids, uint8 `[H, W]`, of an RGB image, uint8 `[H, W, 3]`."""
+        """Return what the task predicts of an RGB image, uint8 `[H, W, 3]`."""
 
 
 @dataclass(frozen=True)

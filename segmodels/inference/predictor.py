@@ -1,4 +1,4 @@
-"""From an image to its class map: whole images, sliding windows, test-time augmentation, Monte-Carlo dropout."""
+"""From an image to what a model predicts: whole, in windows, averaged over mirror images, scales and samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from segmodels.artifacts.model_folder import load_model
 from segmodels.data.augment import normalize, resize_image
 from segmodels.data.inputs import as_rgb
-from segmodels.inference.averaging import averaged, full_resolution, most_likely, refined
+from segmodels.inference.averaging import averaged, full_resolution, refined
 from segmodels.layers.fuse import fuse_batch_norm
 from segmodels.runtime import turn
 from segmodels.settings.schema import PREDICT_KEYS, PredictSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.base import Prediction, TaskError
 
 # A path, an image of pillow, or an array.
 AnyImage = str | Path | Image.Image | np.ndarray
@@ -27,7 +29,7 @@ _EXAMPLE = (64, 64)  # the size of the image on which the network is watched; an
 
 
 class Predictor:
-    """A trained model that takes images and gives class maps.
+    """A trained model that takes images and gives what its task predicts: class maps, depths, normals.
 
     Args:
         folder: Model folder.
@@ -58,6 +60,9 @@ class Predictor:
         self.settings = PredictSettings.of({**base, **given})
         self.device = torch.device(device)
         self.model, self.config = load_model(folder, self.device)
+        self.task = get_task(self.config.task)
+        if self.settings.crf is not None and not self.task.info.sampled:
+            raise TaskError(f"a CRF refines probabilities, which {self.task.info.title} has not; set crf to null")
         channels_last(self.model)
         self.image_size = self.settings.image_size or self.config.image_size
         self.precision = precision
@@ -67,7 +72,7 @@ class Predictor:
             self.model = channels_last(fuse_batch_norm(self.model, example))
 
     def predict(self, image: AnyImage) -> np.ndarray:
-        """Return class ids, uint8 `[H, W]`, of an image.
+        """Return what the task predicts of an image, e.g. class ids, uint8 `[H, W]`.
 
         Args:
             image: A path, an image of pillow, or an array: RGB, RGBA or grey, uint8 or floats in 0..1
@@ -78,64 +83,62 @@ class Predictor:
         """
         return self.predict_batch([image])[0]
 
+    def show(self, image: AnyImage, alpha: float = 0.5) -> Image.Image:
+        """Return an image under the colours of what is predicted for it; a notebook shows it.
+
+        Args:
+            image: As for `predict`.
+            alpha: How much of the colours is seen, 0..1.
+        """
+        pixels = as_rgb(image)
+        return Image.fromarray(self.task.overlay(pixels, self.predict(pixels), self.config.palette, alpha))
+
     def predict_batch(self, images: Sequence[AnyImage]) -> list[np.ndarray]:
         """As `predict`, of several images; those of one size go through the network together."""
-        return self._by_size(images, confident=False)[0]
+        return [prediction.value for prediction in self._by_size(images, confident=False)]
 
-    def predict_with_confidence(self, images: Sequence[AnyImage]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """As `predict_batch`, and of each image the probability of the predicted classes, float32 `[H, W]`."""
+    def predict_with_confidence(self, images: Sequence[AnyImage]) -> list[Prediction]:
+        """As `predict_batch`, with the confidence of each prediction where the task knows one."""
         return self._by_size(images, confident=True)
 
     def predict_probabilities(self, image: AnyImage) -> np.ndarray:
-        """Return probabilities, float32 `[C, H, W]`, of an image, given as for `predict`."""
-        probs: np.ndarray = self.probabilities(image).cpu().numpy()
-        return probs
+        """Return probabilities of classes, or the maps that another task averages, float32 `[C, H, W]`, of an image."""
+        maps: np.ndarray = self.batch_maps([as_rgb(image)])[0].cpu().numpy()
+        return maps
 
-    def probabilities(self, image: AnyImage) -> Tensor:
-        """As `predict_probabilities`, on the model's device."""
-        return self.batch_probabilities([as_rgb(image)])[0]
-
-    def _by_size(self, images: Sequence[AnyImage], *, confident: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """`_most_likely` for images of several sizes, in the order they came in."""
+    def _by_size(self, images: Sequence[AnyImage], *, confident: bool) -> list[Prediction]:
+        """`_decided` for images of several sizes, in the order they came in."""
         pixels = [as_rgb(image) for image in images]
         places: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(pixels):
             places.setdefault(image.shape, []).append(index)
-        maps: dict[int, np.ndarray] = {}
-        sure: dict[int, np.ndarray] = {}
+        made: dict[int, Prediction] = {}
         for same in places.values():
-            found, confidence = self._most_likely([pixels[i] for i in same], confident=confident)
-            maps.update(zip(same, found, strict=True))
-            sure.update(zip(same, confidence, strict=False))
-        return [maps[i] for i in sorted(maps)], [sure[i] for i in sorted(sure)]
+            made.update(zip(same, self._decided([pixels[i] for i in same], confident=confident), strict=True))
+        return [made[i] for i in sorted(made)]
+
+    def maps(self, image: AnyImage) -> Tensor:
+        """As `predict_probabilities`, on the model's device."""
+        return self.batch_maps([as_rgb(image)])[0]
 
     @torch.inference_mode()
-    def batch_probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Return probabilities, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
+    def batch_maps(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Return the task's maps, float32 `[N, C, H, W]`, of RGB images of one size, on the model's device."""
         with turn(self.device.type):
-            return self._probabilities(self._normalized(images), images)
+            return self._maps(self._normalized(images), images)
 
     @torch.inference_mode()
-    def _most_likely(
-        self, images: Sequence[np.ndarray], *, confident: bool
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return class maps, and where asked for their probabilities; a softmax of all classes only where needed."""
+    def _decided(self, images: Sequence[np.ndarray], *, confident: bool) -> list[Prediction]:
+        """Return predictions of images of one size, with confidence only where asked for."""
         with turn(self.device.type):
-            return self._most_likely_now(images, confident=confident)
-
-    def _most_likely_now(
-        self, images: Sequence[np.ndarray], *, confident: bool
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        batch = self._normalized(images)
-        if not self.settings.plain or tuple(batch.shape[-2:]) != images[0].shape[:2]:
-            classes, best = most_likely(self._probabilities(batch, images))
-        else:  # the largest logit is the largest probability
-            with self._autocast():
-                logits = self.model(batch)["out"]
-            classes, best = most_likely(logits)
-            if confident:
-                best = (logits.float() - best.float()[:, None]).exp_().sum(1).reciprocal_()
-        return list(classes.cpu().numpy()), list(best.cpu().numpy()) if confident else []
+            batch = self._normalized(images)
+            if not self.settings.plain or tuple(batch.shape[-2:]) != images[0].shape[:2]:
+                values, confidence = self.task.decide(self._maps(batch, images))
+            else:
+                with self._autocast():
+                    outputs = self.model(batch)
+                values, confidence = self.task.decide_at_once(outputs, confident=confident)
+            return predictions(values, confidence if confident else None)
 
     def _normalized(self, images: Sequence[np.ndarray]) -> Tensor:
         pixels = [torch.tensor(image).permute(2, 0, 1) for image in images]
@@ -144,13 +147,20 @@ class Predictor:
         batch = torch.stack([normalize(image, self._mean, self._std) for image in pixels])
         return batch.to(self.device, memory_format=torch.channels_last)
 
-    def _probabilities(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
+    def _maps(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
         with self._autocast():
-            probs = averaged(self.model, batch, self.settings)
-        return refined(full_resolution(probs, images[0].shape[:2]), images, self.settings.crf)
+            maps = averaged(self.model, batch, self.settings, self.task)
+        return refined(full_resolution(maps, images[0].shape[:2]), images, self.settings.crf)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32")
+
+
+def predictions(values: Tensor, confidence: Tensor | None) -> list[Prediction]:
+    """Return the predictions of a batch, one for each image, off the device."""
+    held = values.cpu().numpy()
+    sure = confidence.cpu().numpy() if confidence is not None else [None] * len(held)
+    return [Prediction(value, one) for value, one in zip(held, sure, strict=True)]
 
 
 def fast_precision(device: torch.device | str) -> Precision:

@@ -1,8 +1,8 @@
-"""Class maps of georeferenced or very large TIFFs, window by window, so that memory stays bounded.
+"""Predictions for georeferenced or very large TIFFs, window by window, so that memory stays bounded.
 
 A window reads more than it writes: the margin around it, an eighth of its side or more, gives the network context and
 is thrown away, so that no seam is seen. The result has the source's size, reference system and transform; where the
-source has no data it has the value 255.
+source has no data it has the task's void, 255 for class ids.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from segmodels.data.folder import IGNORE_INDEX, DatasetError
+from segmodels.data.folder import DatasetError
 from segmodels.data.images import TooManyPixelsError, open_image
 from segmodels.files import replaced
-from segmodels.tasks.semantic.pictures import overlay
+from segmodels.tasks.base import Task
+from segmodels.tasks.pictures import MARK
 
 WINDOW = (1024, 1024)
-MARK = "segmodels predict"
 SUFFIXES = frozenset({".tif", ".tiff"})
 # Pillow decodes whole images; from here on that takes too much memory.
 LARGE = 1 << 25
@@ -58,6 +58,7 @@ def is_raster(file: Path | BinaryIO) -> bool:
 def predict_raster(
     path: Path,
     predict: Callable[[np.ndarray], np.ndarray],
+    task: Task,
     palette: Sequence[Sequence[int]],
     *,
     masks: Path | None,
@@ -70,9 +71,10 @@ def predict_raster(
 
     Args:
         path: A TIFF with 8-bit bands: red, green, blue, or one that is grey or has a palette; an alpha is a mask.
-        predict: Class ids, uint8 `[H, W]`, of an RGB image, uint8 `[H, W, 3]`.
-        palette: A colour for each class.
-        masks: The TIFF of class ids to write, 255 where the source has no data; None writes none.
+        predict: What the task predicts of an RGB image, uint8 `[H, W, 3]`.
+        task: The task.
+        palette: A colour for each of its parts.
+        masks: The TIFF of predictions to write, void where the source has no data; None writes none.
         overlays: The TIFF of the classes' colours over the image to write; None writes none.
         window: (height, width) of what the network sees.
         alpha: How much of the colours is seen in the overlay, 0..1.
@@ -100,18 +102,24 @@ def predict_raster(
             everywhere = all(MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
             held_so_far = _check_held(path, source, source.height * source.width if everywhere else 0)
             read = _reader(source, path)
-            ids = stack.enter_context(_created(source, parts[0], palette)) if parts[0] is not None else None
-            film = stack.enter_context(_created(source, parts[1], None)) if parts[1] is not None else None
+            kind = task.raster()
+            colors = palette if kind["count"] == 1 and kind["dtype"] == "uint8" else None
+            ids = None
+            if parts[0] is not None:
+                ids = stack.enter_context(_created(source, parts[0], {**kind, "compress": "deflate"}, colors))
+            shown = {"dtype": "uint8", "count": 3, "compress": "jpeg", "photometric": "ycbcr"}
+            film = stack.enter_context(_created(source, parts[1], shown, None)) if parts[1] is not None else None
             for rows in spans(source.height, window[0]):
                 for columns in spans(source.width, window[1]):
                     here = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
                     image, held = read(here)
-                    label = np.full(held.shape, IGNORE_INDEX, np.uint8)
+                    shape = held.shape if kind["count"] == 1 else (*held.shape, kind["count"])
+                    value = np.full(shape, kind["nodata"], kind["dtype"])
                     kept = slice(rows.first, rows.last), slice(columns.first, columns.last)
                     if held.any():
                         if not everywhere:
                             held_so_far = _check_held(path, source, held_so_far + int(held[kept].sum()))
-                        label[held] = predict(image)[held]
+                        value[held] = predict(image)[held]
                     there = Window(
                         columns.start + columns.first,
                         rows.start + rows.first,
@@ -119,9 +127,12 @@ def predict_raster(
                         rows.last - rows.first,
                     )
                     if ids is not None:
-                        ids.write(label[kept], 1, window=there)
+                        if kind["count"] == 1:
+                            ids.write(value[kept], 1, window=there)
+                        else:
+                            ids.write(value[kept].transpose(2, 0, 1), window=there)
                     if film is not None:
-                        mixed = overlay(image[kept], label[kept], palette, alpha)
+                        mixed = task.overlay(image[kept], value[kept], palette, alpha)
                         film.write(mixed.transpose(2, 0, 1), window=there)
                     on_window()
     except RasterioError as error:
@@ -184,18 +195,14 @@ def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.nda
     return read
 
 
-def _created(source: Any, path: Path, palette: Sequence[Sequence[int]] | None) -> Any:
-    """Return a TIFF in the place of the source: of class ids where there is a palette, else of colours."""
+def _created(source: Any, path: Path, kind: dict[str, Any], palette: Sequence[Sequence[int]] | None) -> Any:
+    """Return a TIFF in the place of the source, of this kind; with a palette where there is one."""
     import rasterio
 
-    kind = {"count": 1, "nodata": IGNORE_INDEX, "compress": "deflate"}
-    if palette is None:
-        kind = {"count": 3, "compress": "jpeg", "photometric": "ycbcr"}
     target = rasterio.open(
         path,
         "w",
         driver="GTiff",
-        dtype="uint8",
         width=source.width,
         height=source.height,
         crs=source.crs,

@@ -13,12 +13,11 @@ from PIL import UnidentifiedImageError
 
 from segmodels.data.folder import DatasetError
 from segmodels.files import replaced
-from segmodels.tasks.semantic.pictures import overlay
+from segmodels.tasks.pictures import MARK
 
 if TYPE_CHECKING:
     import av
-from segmodels.inference.inputs import DEMUXERS, MARK, Job, Model
-from segmodels.inference.results import write_mask
+from segmodels.inference.inputs import DEMUXERS, Job, Model
 
 
 def predict_video(job: Job, model: Model, alpha: float, on_frame: Callable[[Job], None]) -> None:
@@ -41,11 +40,11 @@ def predict_video(job: Job, model: Model, alpha: float, on_frame: Callable[[Job]
             writer = stack.enter_context(contextlib.closing(_Film(film))) if film is not None else None
             count = 0
             for image, seconds, rate in _frames(job.input.path):
-                label = model.predict(image)
+                value = model.predict(image)
                 if masks is not None:
-                    write_mask(label, palette, masks / f"{count:06d}.png")
+                    model.task.write(value, palette, masks / f"{count:06d}.png")
                 if writer is not None:
-                    writer.add(overlay(image, label, palette, alpha), seconds, rate)
+                    writer.add(model.task.overlay(image, value, palette, alpha), seconds, rate)
                 count += 1
                 on_frame(job)
             if count == 0:

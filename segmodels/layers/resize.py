@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,22 +14,30 @@ def resize(x: Tensor, size: torch.Size | tuple[int, ...], *, align_corners: bool
     return F.interpolate(x, size=tuple(size[-2:]), mode="bilinear", align_corners=align_corners)
 
 
-def shrink_labels(target: Tensor, size: torch.Size | tuple[int, ...], *, align_corners: bool = False) -> Tensor:
-    """Return class ids `[N, H, W]` at `size`'s last two dimensions, each that of one pixel.
+def shrink_targets(
+    targets: Mapping[str, Tensor], size: torch.Size | tuple[int, ...], *, align_corners: bool = False
+) -> dict[str, Tensor]:
+    """Return targets at `size`'s last two dimensions, each value that of one pixel.
 
     Args:
-        target: `[N, H, W]`.
+        targets: Name -> `[N, H, W]` or `[N, K, H, W]`.
         size: Of the scores that are compared with them.
         align_corners: The first and the last pixel of a side are those of the scores, and the rest lies evenly between
             them, as Caffe's Interp layer has it; otherwise each is one pixel of its cell.
     """
+    return {name: _shrunk(values, size, align_corners) for name, values in targets.items()}
+
+
+def _shrunk(values: Tensor, size: torch.Size | tuple[int, ...], align_corners: bool) -> Tensor:
     if align_corners:
         rows, columns = (
-            torch.linspace(0, before - 1, after, device=target.device, dtype=torch.float64).round().long()
-            for before, after in zip(target.shape[-2:], size[-2:], strict=True)
+            torch.linspace(0, before - 1, after, device=values.device, dtype=torch.float64).round().long()
+            for before, after in zip(values.shape[-2:], size[-2:], strict=True)
         )
-        return target[:, rows[:, None], columns]
-    return F.interpolate(target[:, None].float(), size=tuple(size[-2:]), mode="nearest")[:, 0].long()
+        return values[..., rows[:, None], columns]
+    planes = values[:, None] if values.ndim == 3 else values
+    taken = F.interpolate(planes.float(), size=tuple(size[-2:]), mode="nearest").to(values.dtype)
+    return taken[:, 0] if values.ndim == 3 else taken
 
 
 def grid_means(x: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every semantic architecture has in common: its training objective, and how foreign weights are named."""
+"""What every architecture has in common: its training objective, and how foreign weights are named."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segmodels.tasks.semantic.losses import CrossEntropy
+from segmodels.tasks.semantic.losses import CrossEntropy, OnLabels
+
+Targets = Mapping[str, Tensor]
 
 
 class SegmentationModel(nn.Module):
     """Base of the architectures.
 
-    `forward(images [N, 3, H, W])` returns a dict with `"out"`, logits `[N, C, H, W]`, and in training mode whatever
-    else the paper's objective needs. `criterion(logits, target)` is given by the trainer; `loss` applies it as the
-    paper does.
+    `forward(images [N, 3, H, W])` returns a dict with `"out"`, logits (or the maps of another task) `[N, C, H, W]`, and
+    in training mode whatever else the paper's objective needs. `criterion(map, targets)` is given by the trainer;
+    `loss` applies it as the paper does.
 
     Attributes:
         aux_weight: Factor on the loss of each output whose key begins with `aux`.
@@ -34,22 +36,22 @@ class SegmentationModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.criterion: nn.Module = CrossEntropy()
+        self.criterion: nn.Module = OnLabels(CrossEntropy())
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return the paper's training objective.
 
         Args:
             outputs: What forward returned in training mode.
-            target: Class ids `[N, H, W]`, int64, 255 = ignore.
+            targets: Name -> values of the images' size: `labels` are class ids `[N, H, W]`, int64, 255 = ignore.
 
         Returns:
             A scalar; zero, with zero gradients, where the whole target is void.
         """
-        loss: Tensor = self.criterion(outputs["out"], target)
+        loss: Tensor = self.criterion(outputs["out"], targets)
         for name, logits in outputs.items():
             if name.startswith("aux"):
-                loss = loss + self.aux_weight * self.criterion(logits, target)
+                loss = loss + self.aux_weight * self.criterion(logits, targets)
         return loss
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 @register(
-    "crfasrnn",
+    "crfasrnn", tasks=("semantic",),
     small=dict(width=0.04, train_iterations=2, test_iterations=2),
     paper="Conditional Random Fields as Recurrent Neural Networks",
     authors="Zheng, Jayasumana, Romera-Paredes, Vineet, Su, Du, Huang, Torr",

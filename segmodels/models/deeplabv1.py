@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from segmodels.backbones.vgg import convolutions, from_torchvision, scaled, vgg16_stages
 from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian, he_normal
-from segmodels.layers.resize import resize, shrink_labels
-from segmodels.models.base import SegmentationModel
+from segmodels.layers.resize import resize, shrink_targets
+from segmodels.models.base import SegmentationModel, Targets
 
 
 class Stride8(nn.Module):
@@ -132,10 +132,10 @@ class DeepLabV1(SegmentationModel):
         outputs = {"out": resize(score, images.shape, align_corners=self.align_corners)}
         return outputs | {"score": score} if self.training else outputs
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return cross-entropy at stride 8, against labels of that size (section 3.3)."""
         score = outputs["score"]
-        loss: Tensor = self.criterion(score, shrink_labels(target, score.shape, align_corners=self.align_corners))
+        loss: Tensor = self.criterion(score, shrink_targets(targets, score.shape, align_corners=self.align_corners))
         return loss
 
     imagenet = "VGG16_Weights.IMAGENET1K_V1"

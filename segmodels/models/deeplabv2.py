@@ -23,8 +23,8 @@ from segmodels.backbones.dilation import dilate_alike, stride_first
 from segmodels.backbones.vgg import from_torchvision, scaled
 from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian, he_normal
-from segmodels.layers.resize import resize, shrink_labels
-from segmodels.models.base import SegmentationModel
+from segmodels.layers.resize import resize, shrink_targets
+from segmodels.models.base import SegmentationModel, Targets
 from segmodels.models.deeplabv1 import Stride8
 
 
@@ -141,10 +141,10 @@ class DeepLabV2(SegmentationModel):
         score: Tensor = self.classifier(features if isinstance(features, Tensor) else features[-1])
         return score
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return cross-entropy of each scale's score and of their maximum, each against labels of its size."""
         scores = [score for name, score in outputs.items() if name != "out"]
-        return torch.stack([self.criterion(score, shrink_labels(target, score.shape)) for score in scores]).sum()
+        return torch.stack([self.criterion(score, shrink_targets(targets, score.shape)) for score in scores]).sum()
 
     imagenet = "VGG16_Weights.IMAGENET1K_V1"
 

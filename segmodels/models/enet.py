@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.resize import crop, pad_to_multiple, shrink_labels
-from segmodels.models.base import SegmentationModel
+from segmodels.layers.resize import crop, pad_to_multiple, shrink_targets
+from segmodels.models.base import SegmentationModel, Targets
 
 # Stages 2 and 3: what the middle convolution of each bottleneck is.
 _REPEATED = ("regular", "dilated 2", "asymmetric 5", "dilated 4", "regular", "dilated 8", "asymmetric 5", "dilated 16")
@@ -184,12 +184,12 @@ class ENet(SegmentationModel):
         x = self.stage5(self.up5(x, indices1))
         return {"out": crop(self.fullconv(x), 0, images.shape)}
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return cross-entropy; in the encoder stage against labels taken at 1/8 (section 4)."""
         if "encoder" not in outputs:
-            return super().loss(outputs, target)
+            return super().loss(outputs, targets)
         score = outputs["encoder"]
-        loss: Tensor = self.criterion(score, shrink_labels(target, score.shape))
+        loss: Tensor = self.criterion(score, shrink_targets(targets, score.shape))
         return loss
 
 

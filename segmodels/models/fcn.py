@@ -14,18 +14,17 @@ gradient reaches them alone, as in the original, which starts from ImageNet weig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.backbones import create_backbone
 from segmodels.backbones.vgg import VGG16_STAGES, classifier_as_convolutions, from_torchvision, scaled
 from segmodels.catalog.registry import register
-from segmodels.layers.conv import ScoreConv2d, conv_bn_relu
+from segmodels.layers.conv import ScoreConv2d
 from segmodels.layers.init import he_normal
-from segmodels.layers.resize import bilinear_upsampling, crop, resize
+from segmodels.layers.resize import bilinear_upsampling, crop
 from segmodels.models.base import SegmentationModel
 
 _PAPER: dict[str, Any] = dict(
@@ -175,65 +174,6 @@ class FCN(SegmentationModel):
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named = from_torchvision(super().translate(tensors), self, ["conv"])
         return classifier_as_convolutions(named, "fc6", "fc7")
-
-
-@register(
-    "fcn",
-    small=dict(backbone="test_resnet"),
-    pins="torchvision's fcn_resnet50 and fcn_resnet101, the form in which the idea lives on: no skips, but stride 8",
-    parameters={},
-    backbones=("resnet50", "resnet101", "any dilatable backbone"),
-    published={"COCO val2017 with VOC labels, mIoU, ResNet-50 (torchvision)": "60.5"},
-    recipe=dict(
-        optimizer="sgd", lr=2e-2, momentum=0.9, weight_decay=1e-4, decay_biases=True, decay_norms=True, batch_size=32,
-        epochs=30, schedule="poly", power=0.9, warmup=0.0, class_weights="none", loss={"cross_entropy": 1.0},
-        augment=dict(scale=(0.5, 2.0), crop=(480, 480), flip=0.5, color=0.0),
-    ),
-    **_PAPER | dict(differences=("This is not a network of the paper: see fcn32s, fcn16s and fcn8s.",)),
-)  # fmt: skip
-class DilatedFCN(SegmentationModel):
-    """A small convolutional head on a dilated encoder.
-
-    Args:
-        num_classes: Number of classes.
-        in_channels: Channels of the input.
-        backbone: The encoder.
-        output_stride: 8, 16 or 32.
-        aux: An auxiliary head on the last but one stage.
-        dropout: Probability before the classifier.
-    """
-
-    aux_weight = 0.5
-    renames: ClassVar = {r"^backbone\.(?!body\.)": "backbone.body."}
-
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        *,
-        backbone: str = "resnet50",
-        output_stride: int = 8,
-        aux: bool = False,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        self.backbone = create_backbone(backbone, output_stride=output_stride, in_channels=in_channels)
-        self.backbone.keep(-1, *([-2] if aux else []))
-        middle, deep = self.backbone.channels[-2:]
-        self.classifier = _head(deep, num_classes, dropout)
-        self.aux_classifier = _head(middle, num_classes, dropout) if aux else None
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)
-        outputs = {"out": resize(self.classifier(features[-1]), images.shape)}
-        if self.training and self.aux_classifier is not None:
-            outputs["aux"] = resize(self.aux_classifier(features[-2]), images.shape)
-        return outputs
-
-
-def _head(before: int, classes: int, dropout: float) -> nn.Sequential:
-    head = nn.Sequential(*conv_bn_relu(before, before // 4), nn.Dropout(dropout), nn.Conv2d(before // 4, classes, 1))
-    return head.apply(he_normal)
 
 
 class _Scale(nn.Module):

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.resize import grid_means, resize, shrink_labels, window_means
-from segmodels.models.base import SegmentationModel
+from segmodels.layers.resize import grid_means, resize, shrink_targets, window_means
+from segmodels.models.base import SegmentationModel, Targets
 
 
 class Bottleneck(nn.Module):
@@ -157,11 +157,11 @@ class ICNet(SegmentationModel):
             outputs |= {"guide4": self.guide4(coarse), "guide2": self.guide2(middle), "score": score}
         return outputs
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Cascade label guidance (equation 3): each level against labels of its size."""
         scores = (outputs["guide4"], outputs["guide2"], outputs["score"])
         terms = [
-            weight * self.criterion(score, shrink_labels(target, score.shape, align_corners=True))
+            weight * self.criterion(score, shrink_targets(targets, score.shape, align_corners=True))
             for weight, score in zip(self.guidance, scores, strict=True)
         ]
         return torch.stack(terms).sum()

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
-from segmodels.layers.resize import resize, shrink_labels
-from segmodels.models.base import SegmentationModel
+from segmodels.layers.resize import resize, shrink_targets
+from segmodels.models.base import SegmentationModel, Targets
 
 # Above this share of remaining pixels a masked convolution is faster than the list of pixels.
 _DENSE_ABOVE = 0.5
@@ -153,7 +153,7 @@ class Reduction(nn.Module):
 
 
 @register(
-    "layer_cascade",
+    "layer_cascade", tasks=("semantic",),
     small=dict(width=0.05, modules=[1, 1, 1]),
     paper="Not All Pixels Are Equal: Difficulty-Aware Semantic Segmentation via Deep Layer Cascade",
     authors="Li, Liu, Luo, Loy, Tang",
@@ -350,13 +350,13 @@ class LayerCascade(SegmentationModel):
             return False
         return bool(mask.float().mean() <= _DENSE_ABOVE)
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return each stage's score against labels of its size, of the pixels that it sees (section 3.3)."""
-        small = shrink_labels(target, outputs["stage1"].shape)
+        small = shrink_targets(targets, outputs["stage1"].shape)
         terms = [self.criterion(outputs["stage1"], small)]
         for number in (2, 3):
-            seen = torch.where(outputs[f"mask{number}"][:, 0], small, 255)
-            terms.append(self.criterion(outputs[f"stage{number}"], seen))
+            seen = torch.where(outputs[f"mask{number}"][:, 0], small["labels"], 255)
+            terms.append(self.criterion(outputs[f"stage{number}"], {"labels": seen}))
         return torch.stack(terms).sum()
 
 

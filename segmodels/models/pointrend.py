@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from segmodels.catalog.registry import register
 from segmodels.layers.init import gaussian
 from segmodels.layers.resize import crop, pad_to_multiple, resize
+from segmodels.models.base import Targets
 from segmodels.models.fpn import SemanticFPN
 
 
@@ -59,7 +60,7 @@ class PointHead(nn.Module):
 
 
 @register(
-    "pointrend",
+    "pointrend", tasks=("semantic",),
     small=dict(backbone="test_resnet", channels=16, head_channels=8, point_channels=8, train_points=64, test_points=64),
     paper="PointRend: Image Segmentation as Rendering",
     authors="Kirillov, Wu, He, Girshick",
@@ -148,13 +149,13 @@ class PointRend(SemanticFPN):
         score = self._subdivide(self._subdivide(coarse, pyramid[0], coarse), pyramid[0], coarse)
         return {"out": crop(score, 0, images.shape)}
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return the criterion on the coarse score everywhere, and on the points against the labels there."""
         if "points" not in outputs:
-            return super().loss(outputs, target)
-        labels = sample(target[:, None].float(), outputs["places"], mode="nearest")[:, 0].round().long()
-        point_loss: Tensor = self.criterion(outputs["points"][..., None], labels[..., None])
-        return super().loss({"out": outputs["out"]}, target) + point_loss
+            return super().loss(outputs, targets)
+        labels = sample(targets["labels"][:, None].float(), outputs["places"], mode="nearest")[:, 0].round().long()
+        point_loss: Tensor = self.criterion(outputs["points"][..., None], {"labels": labels[..., None]})
+        return super().loss({"out": outputs["out"]}, targets) + point_loss
 
     @torch.no_grad()
     def _unsure_places(self, coarse: Tensor, side: Tensor) -> Tensor:

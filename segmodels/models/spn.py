@@ -26,7 +26,7 @@ from segmodels.catalog.registry import create_model, register
 from segmodels.layers.init import he_normal
 from segmodels.layers.propagation import DIRECTIONS, normalize_gates, propagate
 from segmodels.layers.resize import bilinear_kernel, crop, pad_to_multiple
-from segmodels.models.base import SegmentationModel
+from segmodels.models.base import SegmentationModel, Targets
 
 
 class Guidance(nn.Module):
@@ -162,15 +162,15 @@ class SPN(SegmentationModel):
             outputs |= {f"base {name}": value for name, value in given.items()}
         return outputs
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return the criterion on the refined scores and, where the base learns with the refiner, the base's own
         objective.
         """
-        loss = super().loss(outputs, target)
+        loss = super().loss(outputs, targets)
         base = {name.removeprefix("base "): value for name, value in outputs.items() if name.startswith("base ")}
         if base and isinstance(self.base, SegmentationModel):
             self.base.criterion = self.criterion
-            loss = loss + self.base.loss(base, target)
+            loss = loss + self.base.loss(base, targets)
         return loss
 
     imagenet = "VGG16_Weights.IMAGENET1K_V1"

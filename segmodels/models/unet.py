@@ -28,7 +28,7 @@ from segmodels.backbones import create_backbone
 from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
 from segmodels.layers.resize import center_crop, crop, mirror_pad, pad_to_multiple
-from segmodels.models.base import SegmentationModel
+from segmodels.models.base import SegmentationModel, Targets
 from segmodels.tasks.semantic.losses import border_weights
 
 _Double = Callable[[int, int], nn.Sequential]
@@ -166,13 +166,14 @@ class UNet(SegmentationModel):
         rest_h, rest_w = ((4 - size) % 2**_LEVELS for size in images.shape[-2:])
         return mirror_pad(images, _BORDER, _BORDER + rest_h, _BORDER, _BORDER + rest_w)
 
-    def loss(self, outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> Tensor:
         """Return cross-entropy, each pixel weighted by 1 + equation 2's border term where `border_weight` is set."""
-        loss = super().loss(outputs, target)
+        loss = super().loss(outputs, targets)
         if self.border_weight > 0:
-            weights = border_weights(target, w0=self.border_weight, sigma=5.0)
-            pixel = F.cross_entropy(outputs["out"].float(), target, ignore_index=255, reduction="none")
-            loss = loss + (weights * pixel).sum() / (target != 255).sum().clamp(min=1)
+            labels = targets["labels"]
+            weights = border_weights(labels, w0=self.border_weight, sigma=5.0)
+            pixel = F.cross_entropy(outputs["out"].float(), labels, ignore_index=255, reduction="none")
+            loss = loss + (weights * pixel).sum() / (labels != 255).sum().clamp(min=1)
         return loss
 
 

@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segmodels.catalog.registry import model_info
 from segmodels.drift.monitor import prometheus
-from segmodels.drift.profile import MEANINGS
-from segmodels.serving.answers import Form, negotiate
+from segmodels.drift.profile import meanings
 from segmodels.serving.engine import LoadedModel
 from segmodels.serving.images import RefusedError
 from segmodels.serving.schema import (
@@ -46,6 +45,7 @@ from segmodels.serving.schema import (
 )
 from segmodels.serving.service import Service
 from segmodels.serving.watch import Watched
+from segmodels.tasks import task_info
 
 PAGE = Path(__file__).with_name("page.html")
 RETRY_AFTER = "1"  # seconds
@@ -62,7 +62,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(
         title="segmodels",
-        summary="Semantic segmentation: images in, class maps out.",
+        summary="Images in; class maps, depths or what else the model predicts out.",
         description=DESCRIPTION,
         version="1",
         lifespan=lifespan,
@@ -76,14 +76,15 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-Output = Annotated[Form | None, Query(description="What the answer holds.", examples=["classes"])]
+Output = Annotated[
+    str | None, Query(description="What the answer holds: one of `forms` of /model.", examples=["classes"])
+]
 Alpha = Annotated[float, Query(ge=0, le=1, description="How much of the colours is seen in overlays.", examples=[0.5])]
 
 
 def _add_predictions(app: FastAPI, service: Service) -> None:
-    async def respond(request: Request, output: Form | None, alpha: float, several: bool) -> Response:
-        form, kind = negotiate(output, request.headers.get("accept", "*/*"))
-        made, model = await service.answer(request, form, kind, alpha, several=several)
+    async def respond(request: Request, output: str | None, alpha: float, several: bool) -> Response:
+        made, model = await service.answer(request, output, alpha, several=several)
         return Response(made.body, media_type=made.type, headers=_model_headers(model))
 
     @app.post(
@@ -96,6 +97,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     )
     async def predict(request: Request, output: Output = None, alpha: Alpha = 0.5) -> Response:
         """Return the class map of an image (PNG), an overlay (JPEG or PNG), or polygons (COCO or GeoJSON, in pixels).
+
+        A model of another task has other forms: `forms` of /model names them, the first by default.
 
         The body is the file itself (`Content-Type: image/…`), or a form with one file.
         """
@@ -259,8 +262,9 @@ def _drift_state(version: str, watched: Watched) -> DriftState:
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no NaN
 
+    meaning = meanings(watched.monitor.profile.task)
     features = [
-        DriftFeature(f.name, MEANINGS[f.name], f.drifted, f.size, f.distance, f.threshold, f.p, f.psi,
+        DriftFeature(f.name, meaning[f.name], f.drifted, f.size, f.distance, f.threshold, f.p, f.psi,
                      number(f.reference), number(f.mean))
         for f in drift.findings
     ]  # fmt: skip
@@ -282,7 +286,9 @@ def _card(model: LoadedModel, trouble: str) -> ModelCard:
         paper=info.paper,
         year=info.year,
         options=options,
-        classes=[ServedClass(i, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for i, c in enumerate(config.classes)],
+        task=config.task,
+        forms={name: list(kinds) for name, kinds in task_info(config.task).forms.items()},
+        classes=[ServedClass(i, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for i, c in enumerate(config.parts)],
         image_size=list(model.predictor.image_size) if model.predictor.image_size else None,
         settings=model.settings.as_json(),
         metrics={name: value for name, value in config.metrics.items() if math.isfinite(value)},

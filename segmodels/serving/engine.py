@@ -17,6 +17,7 @@ import torch
 from segmodels.artifacts.sources import Fetched, Version
 from segmodels.inference.predictor import Precision, Predictor, fast_precision
 from segmodels.serving.watch import Watched, watched
+from segmodels.tasks.base import Prediction
 
 log = logging.getLogger("segmodels.serving")
 # What a network meets first if it has answered nothing and has no size of its own.
@@ -44,7 +45,7 @@ class LoadedModel:
         self.loaded_at = time.time()
         self.predictor = Predictor(fetched.folder, device, precision=chosen, fused=True, settings=fetched.settings)
         self.config = self.predictor.config
-        self.watched: Watched | None = watched(version.number, fetched, self.config.class_names)
+        self.watched: Watched | None = watched(version.number, fetched, self.config)
 
     def warm_up(self, size: tuple[int, int]) -> None:
         """Predict an image of the size (height, width) twice: the first passes choose kernels and take memory."""
@@ -53,24 +54,22 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The class maps of a request's images, and the one model that made them all.
+class Made:
+    """What was predicted for a request's images, and the one model that made it all.
 
     Attributes:
-        maps: Class ids, uint8 `[H, W]`.
-        confidences: Their probabilities, float32 `[H, W]`; none where nobody asks for them.
+        predictions: One for each image, with confidence only where drift is watched.
         model: What predicted.
     """
 
-    maps: list[np.ndarray]
-    confidences: list[np.ndarray]
+    predictions: list[Prediction]
     model: LoadedModel
 
 
 @dataclass
 class _Job:
     images: Sequence[np.ndarray]
-    result: Future[Prediction] = field(default_factory=Future)
+    result: Future[Made] = field(default_factory=Future)
 
     @property
     def size(self) -> tuple[int, ...] | None:
@@ -120,7 +119,7 @@ class Engine:
         self._model = model
         self._failures, self.broken = 0, ""
 
-    def submit(self, images: Sequence[np.ndarray]) -> Future[Prediction]:
+    def submit(self, images: Sequence[np.ndarray]) -> Future[Made]:
         """Queue the images of a request; cancelling the future takes them out again."""
         job = _Job(images)
         with self._changed:
@@ -146,7 +145,7 @@ class Engine:
             try:
                 if model is None:
                     raise RuntimeError("no model is loaded")
-                maps, confidences = self._predict(model, [image for job in running for image in job.images])
+                made = self._predict(model, [image for job in running for image in job.images])
             except Exception as error:
                 if not isinstance(error, RuntimeError):
                     log.exception("a batch failed")
@@ -158,8 +157,8 @@ class Engine:
             self._failures, self.broken = 0, ""
             for job in running:
                 count = len(job.images)
-                job.result.set_result(Prediction(maps[:count], confidences[:count], model))
-                maps, confidences = maps[count:], confidences[count:]
+                job.result.set_result(Made(made[:count], model))
+                made = made[count:]
 
     def _failed(self, model: LoadedModel) -> None:
         """Count a failure; after several in a row an image of a size that went well tells what is at fault."""
@@ -177,27 +176,24 @@ class Engine:
         if model is self._model:
             self._failures, self.broken = 0, broken
 
-    def _predict(self, model: LoadedModel, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _predict(self, model: LoadedModel, images: Sequence[np.ndarray]) -> list[Prediction]:
         most = self._most(model)
-        maps: list[np.ndarray] = []
-        confidences: list[np.ndarray] = []
-        while len(maps) < len(images):
-            group = [images[len(maps)]]
-            for image in images[len(maps) + 1 :]:
+        made: list[Prediction] = []
+        while len(made) < len(images):
+            group = [images[len(made)]]
+            for image in images[len(made) + 1 :]:
                 if len(group) >= most or image.shape != group[0].shape:
                     break
                 group.append(image)
             start = time.perf_counter()
             if model.watched is not None:
-                classes, confidence = model.predictor.predict_with_confidence(group)
-                confidences += confidence
+                made += model.predictor.predict_with_confidence(group)
             else:
-                classes = model.predictor.predict_batch(group)
-            maps += classes
+                made += [Prediction(value) for value in model.predictor.predict_batch(group)]
             self._on_batch(len(group), time.perf_counter() - start)
         height, width = images[-1].shape[:2]
         self.last_size = height, width
-        return maps, confidences
+        return made
 
     def _take(self) -> list[_Job]:
         """Return the next job with those that fit into one pass with it; nothing at the end."""

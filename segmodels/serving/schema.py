@@ -32,7 +32,7 @@ class Ready:
 
 @dataclass
 class ServedClass:
-    """A class of the model."""
+    """A class of the model, or what its task has in its place."""
 
     id: int
     name: str
@@ -53,6 +53,8 @@ class ModelCard:
     paper: str
     year: int
     options: dict[str, Any]
+    task: str
+    forms: dict[str, list[str]]
     classes: list[ServedClass]
     image_size: list[int] | None
     settings: dict[str, Any]
@@ -98,7 +100,8 @@ class DriftState:
     classes: list[DriftClass]
 
 
-DESCRIPTION = """POST an image and get its class map, an overlay, or the outlines of its regions. `output` says which;
+DESCRIPTION = """POST an image and get its class map, an overlay, or the outlines of its regions; of a model of another
+task what it predicts. `output` says which, /model lists what there is;
 without it the header `Accept` does. Every answer names the model that gave it: `X-Model-Name`, `X-Model-Version`,
 `X-Model-SHA256`. What cannot be answered gets a status of 4xx or 503 and `{"error": "one sentence"}`."""
 

@@ -16,12 +16,13 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from segmodels.serving.answers import Answer, Form, answer
-from segmodels.serving.engine import Engine, LoadedModel, Prediction
+from segmodels.serving.answers import Answer, answer, negotiate
+from segmodels.serving.engine import Engine, LoadedModel, Made
 from segmodels.serving.follow import Follower
 from segmodels.serving.images import RefusedError, Upload, decode
 from segmodels.serving.metrics import Metrics
 from segmodels.serving.watch import Watch
+from segmodels.tasks import task_info
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class Service:
         self._inside = self._received = self._bytes = 0
 
     async def answer(
-        self, request: Request, form: Form, kind: str, alpha: float, *, several: bool
+        self, request: Request, output: str | None, alpha: float, *, several: bool
     ) -> tuple[Answer, LoadedModel]:
         """Return the answer to a request, and the model that gave it.
 
@@ -84,6 +85,9 @@ class Service:
             RefusedError: It cannot be answered.
         """
         with self._admitted():
+            assert self.engine.model is not None
+            task = self.engine.model.config.task
+            form, kind = negotiate(task, output, request.headers.get("accept", "*/*"))
             body = await self._body(request)
             with self._queued(len(body)):
                 uploads = await self._uploads(request, body, several)
@@ -105,27 +109,27 @@ class Service:
         self._pool.shutdown()
 
     async def _predict(
-        self, uploads: Sequence[Upload], form: Form, kind: str, alpha: float, several: bool
+        self, uploads: Sequence[Upload], form: str, kind: str, alpha: float, several: bool
     ) -> tuple[Answer, LoadedModel]:
         images = await self._in_pool(lambda: [decode(upload, self.limits.pixels) for upload in uploads])
         try:
-            prediction = await asyncio.wrap_future(self.engine.submit(images))
+            made = await asyncio.wrap_future(self.engine.submit(images))
         except RuntimeError as error:  # torch: not enough memory, a size that the network does not take
             sentence = f"the network failed ({str(error).splitlines()[0][:160]}); send a smaller image"
             raise RefusedError(422, sentence, "network") from None
         names = [upload.name for upload in uploads]
-        config = prediction.model.config
-        made = await self._in_pool(
-            lambda: answer(form, kind, images, prediction.maps, names, config, alpha, several=several)
-        )
+        config, values = made.model.config, [prediction.value for prediction in made.predictions]
+        if form not in task_info(config.task).forms:  # a version of another task was loaded meanwhile
+            raise RefusedError(503, "the model has just changed to another task; try again", "swapped")
+        said = await self._in_pool(lambda: answer(form, kind, images, values, names, config, alpha, several=several))
         # Called when this request's task pauses next, which is when its answer was sent; not after a slow reader has
         # taken all of it, or images would be kept for each of them.
-        asyncio.get_running_loop().call_soon(self._look, images, prediction)
-        return made, prediction.model
+        asyncio.get_running_loop().call_soon(self._look, images, made)
+        return said, made.model
 
-    def _look(self, images: Sequence[np.ndarray], made: Prediction) -> None:
+    def _look(self, images: Sequence[np.ndarray], made: Made) -> None:
         """Have what was answered looked at for drift."""
-        self._watch.offer(made.model.watched, images, made.maps, made.confidences, busy=self._inside > 0)
+        self._watch.offer(made.model.watched, images, made.predictions, busy=self._inside > 0)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

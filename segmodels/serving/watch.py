@@ -9,11 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.artifacts.sources import Fetched
 from segmodels.drift.comparison import Drift
 from segmodels.drift.monitor import Monitor
 from segmodels.drift.profile import DriftError, Profile
 from segmodels.settings.schema import PredictSettings
+from segmodels.tasks.base import Prediction
 
 log = logging.getLogger("segmodels.serving")
 BUSY_PAUSE = 1.0  # seconds between two images that are looked at while others wait: a hundredth of a core's time
@@ -24,35 +26,36 @@ class Watched:
 
     Args:
         profile: What they were like when the version was evaluated.
+        config: The description of the model.
         confident: Whether it predicts as it was evaluated, so that confidence may be compared.
     """
 
-    def __init__(self, profile: Profile, confident: bool) -> None:
-        self.monitor = Monitor(profile)
+    def __init__(self, profile: Profile, config: ModelConfig, confident: bool) -> None:
+        self.monitor = Monitor(profile, config)
         self._confident = confident
         self.drift: Drift | None = None  # the newest comparison
 
-    def add(self, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], confidences: Sequence[np.ndarray]) -> None:
-        """Look at answered images, and compares anew where enough of them came."""
-        for image, classes, confidence in zip(images, maps, confidences, strict=True):
-            self.monitor.add(image, classes, confidence if self._confident else None)
+    def add(self, images: Sequence[np.ndarray], made: Sequence[Prediction]) -> None:
+        """Look at answered images, and compare anew where enough of them came."""
+        for image, prediction in zip(images, made, strict=True):
+            self.monitor.add(image, prediction if self._confident else Prediction(prediction.value))
         self.drift = self.monitor.drift()
 
 
-def watched(number: str, fetched: Fetched, classes: Sequence[str]) -> Watched | None:
+def watched(number: str, fetched: Fetched, config: ModelConfig) -> Watched | None:
     """Return what tells the drift of a version; None, and a line in the log, where it has no profile that fits.
 
     Args:
         number: The version's.
         fetched: Its profile, and the settings that it predicts with.
-        classes: Names of its classes.
+        config: Its description.
     """
     if fetched.profile is None:
         log.info("version %s has no profile.json: no drift is told", number)
         return None
     try:
         profile = Profile.read(fetched.profile)
-        if list(profile.classes) != list(classes):
+        if list(profile.classes) != config.part_names or profile.task != config.task:
             raise DriftError(f"{fetched.profile}: its classes are not the model's; give that of this model")
     except (DriftError, OSError) as error:
         log.warning("version %s: %s; no drift is told", number, error)
@@ -61,7 +64,7 @@ def watched(number: str, fetched: Fetched, classes: Sequence[str]) -> Watched | 
     if not confident:
         log.warning("version %s was evaluated with other settings than it predicts with: its confidence is not "
                     "compared", number)  # fmt: skip
-    return Watched(profile, confident)
+    return Watched(profile, config, confident)
 
 
 class Watch:
@@ -80,8 +83,7 @@ class Watch:
         self,
         watched: Watched | None,
         images: Sequence[np.ndarray],
-        maps: Sequence[np.ndarray],
-        confidences: Sequence[np.ndarray],
+        made: Sequence[Prediction],
         *,
         busy: bool,
     ) -> None:
@@ -90,8 +92,7 @@ class Watch:
         Args:
             watched: Of the version that predicted.
             images: RGB, uint8 `[H, W, 3]`.
-            maps: Their class ids `[H, W]`.
-            confidences: The probabilities of these `[H, W]`.
+            made: What was predicted for them.
             busy: Whether other requests are being served: then one image is taken, and not more than one a second.
         """
         if watched is None or (self._running is not None and not self._running.done()):
@@ -100,15 +101,15 @@ class Watch:
             return
         self._last = time.monotonic()
         count = 1 if busy else len(images)
-        self._running = self._pool.submit(_look, watched, images[:count], maps[:count], confidences[:count])
+        self._running = self._pool.submit(_look, watched, images[:count], made[:count])
 
     def close(self) -> None:
         """End the thread."""
         self._pool.shutdown()
 
 
-def _look(watched: Watched, *seen: Sequence[np.ndarray]) -> None:
+def _look(watched: Watched, images: Sequence[np.ndarray], made: Sequence[Prediction]) -> None:
     try:
-        watched.add(*seen)
+        watched.add(images, made)
     except Exception:  # what only watches must not end what it watches, nor fail in silence
         log.exception("an image could not be compared with the profile")

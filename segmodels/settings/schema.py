@@ -9,12 +9,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 Optimizer = Literal["adamw", "adam", "sgd", "rmsprop", "rmsprop_lasagne"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
+PRECISIONS = ("auto", "32", "bf16", "16")
 ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet", "enet_encoder", "linknet"]
-LossTerm = Literal["cross_entropy", "focal", "dice", "lovasz", "ohem"]
 # Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
 _REPLACED = ("loss", "extra", "lr_factors", "options")
 # An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
@@ -78,10 +78,13 @@ class TrainSettings:
             factors of all that fit are multiplied.
         schedule: `poly` (1 - t)^power, `cosine`, `step` (x step_factor every step_epochs epochs, or at the milestones)
             or `constant`.
+        power: Exponent of `poly`.
+        step_epochs: Epochs between the steps of `step`.
+        step_factor: By which each step of `step` multiplies the rate.
         milestones: Updates after which `step` takes its next step, in place of every step_epochs epochs.
         warmup: Fraction of all steps over which the rate rises linearly.
         clip: Largest norm of the gradient; None does not clip.
-        loss: The sum's terms, name -> weight.
+        loss: The sum's terms, name -> weight; none are those that the task has by default.
         class_weights: Scheme of the cross-entropy's class weights.
         label_smoothing: In 0..1.
         reduction: Of the loss: `mean` over pixels, `sum`, or `batch`, the sum over the number of images (Caffe's
@@ -89,13 +92,15 @@ class TrainSettings:
         norm_statistics: `running` averages of training, or `exact`: before each validation those of the whole training
             set are computed for the weights as they are (SegNet, DeconvNet).
         ema: Decay of the running average of weights that is validated and kept; None keeps the weights themselves.
-        early_stop: Validations without a better mIoU after which training ends; None never stops early.
+        early_stop: Validations after which training ends where the task's main figure gained nothing; None never
+            stops early.
         val_every: Epochs between validations; the last epoch is always validated.
         precision: `auto` is what is fastest of bf16, where the hardware multiplies it, and 32 bit.
         compile: Compiles the network (needs a C++ compiler on a CPU); `auto` where a trial finds that it pays.
         channels_last: Memory format; `auto` is what is fastest. A short trial at the start finds it, where many steps
             follow (`segmodels.training.trial`).
-        workers: Processes that load data; 0 loads in the training process.
+        workers: Processes that load data; 0 loads in the training process, `auto` takes the cores of this process
+            beside a GPU and none without one.
         cache_gb: Memory for decoded samples, of all splits, processes and workers of a machine together.
         devices: Number of devices, or `auto` for all.
         accelerator: `auto`, `cpu` or `gpu`.
@@ -129,7 +134,7 @@ class TrainSettings:
     milestones: tuple[int, ...] = ()
     warmup: float = 0.05
     clip: float | None = None
-    loss: dict[LossTerm, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    loss: dict[str, float] = field(default_factory=dict)
     class_weights: ClassWeights = "sqrt_median_frequency"
     label_smoothing: float = 0.0
     reduction: Literal["mean", "sum", "batch"] = "mean"
@@ -137,10 +142,10 @@ class TrainSettings:
     ema: float | None = None
     early_stop: int | None = None
     val_every: int = 1
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] | int = "auto"
     compile: bool | Literal["auto"] = False
     channels_last: bool | Literal["auto"] = "auto"
-    workers: int = 0
+    workers: int | Literal["auto"] = "auto"
     cache_gb: float = 4.0
     devices: Literal["auto"] | int = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -150,6 +155,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _tuples(self, "stages", "milestones", "image_size")
+        # YAML and the command line read 32 as a number.
+        object.__setattr__(self, "precision", str(self.precision))
+        _check(
+            self.precision in PRECISIONS, f"train.precision is {self.precision}; it is one of {', '.join(PRECISIONS)}"
+        )
         if isinstance(self.augment, Mapping):
             object.__setattr__(self, "augment", AugmentSettings(**self.augment))
         for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every", "iterations"):
@@ -165,12 +175,8 @@ class TrainSettings:
         _check(0 <= self.min_lr <= self.lr, f"train.min_lr is {self.min_lr}; it lies between 0 and train.lr")
         rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         _check(rising, f"train.milestones are {self.milestones}; they are updates, each later than the one before")
-        _check(self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
+        _check(self.workers == "auto" or self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
         _check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
-        known = get_args(LossTerm)
-        _check(bool(self.loss), f"train.loss has no term; known are {', '.join(known)}")
-        for term in self.loss:
-            _check(term in known, f"train.loss: unknown term '{term}'; known are {', '.join(known)}")
         for number in range(len(self.stages)):
             self.stage(number)
 

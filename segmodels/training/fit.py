@@ -1,4 +1,4 @@
-"""Training one architecture: Lightning's loop, resumable at any moment, bit for bit.
+"""Training one architecture, resumable at any moment, bit for bit.
 
 What a step does depends on (seed, epoch, batch) alone: the order of the samples, their augmentation, the dropout masks
 and the learning rate are functions of them. The resume state therefore is the weights, the optimiser, the running
@@ -16,8 +16,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +25,29 @@ from safetensors.torch import load_file
 
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.catalog.recipes import from_scratch
+from segmodels.catalog.registry import check_fits
 from segmodels.data import checks
 from segmodels.data.folder import DatasetInfo, samples
 from segmodels.data.frequencies import ClassCounts
+from segmodels.data.given import Given, dataset_folder
 from segmodels.data.sizes import described, image_sizes, training_crop
 from segmodels.files import cache_folder, folder_md5, locked, replaced, write_text
 from segmodels.progress import Heartbeat
 from segmodels.runtime import turn
 from segmodels.settings.schema import TrainSettings
+from segmodels.tasks import DEFAULT, task_info
 from segmodels.training import launch
-from segmodels.training.loop import PRECISIONS, Loop, OnEpoch, fields_of, on_gpu, trainer_for
+from segmodels.training.loop import PRECISIONS, Loop, OnEpoch, fabric_for, fields_of, on_gpu
+from segmodels.training.result import Trained
 from segmodels.training.state import STATE_FILE, ResumeState, TrainingError
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training gives.
-
-    Attributes:
-        folder: The model folder.
-        val_miou: Best mIoU on the validation split, in 0..1.
-        epoch: The epoch that reached it, counted from 1.
-        seconds: Wall time of this process's training.
-        images_per_second: Training images per second of this process.
-    """
-
-    folder: Path
-    val_miou: float
-    epoch: int
-    seconds: float
-    images_per_second: float
-
-
 def fit(
-    data: Path | str,
+    data: Given,
     out: Path | str,
     *,
     architecture: str,
+    task: str = DEFAULT,
     settings: TrainSettings | None = None,
     options: Mapping[str, Any] | None = None,
     backbone: str | None = None,
@@ -76,13 +61,16 @@ def fit(
     checked: bool = False,
     on_epoch: OnEpoch | None = None,
     launcher: launch.Launcher | None = None,
+    classes: Sequence[str] = (),
 ) -> Trained:
-    """Train an architecture on a dataset folder and write its model folder.
+    """Train an architecture on labelled images and write its model folder.
 
     Args:
-        data: Dataset folder with the splits `train` and `val`.
+        data: A dataset folder; what else is taken (`segmodels.data.given.dataset_folder`: a folder of a known layout, a
+            pair of folders, a torch Dataset of (image, label)) is first written as one, to `<out>.data`.
         out: Model folder; it appears when training has ended.
         architecture: Name in the registry.
+        task: What it learns (`segmodels.tasks`); the dataset folder has the targets that it needs.
         settings: How to train; by default as `TrainSettings` says, and as the architecture sets otherwise.
         options: Keywords of the architecture.
         backbone: Encoder, where the architecture leaves the choice.
@@ -99,32 +87,40 @@ def fit(
         checked: The data were judged already (`segmodels.data.checks`); otherwise that is done first.
         on_epoch: Called with each row of the history.
         launcher: Starts the processes of a training on several nodes; those of one node are started here.
+        classes: Names of the classes, where `data` is a torch Dataset.
+
+    Returns:
+        The model folder, its figures and its history; a notebook shows them.
 
     Raises:
         DatasetError: The data cannot be trained on; the message names the files.
         TrainingError: The loss is not finite, or another process trains into the same state.
         TrainingInterrupted: The process was told to stop (SIGTERM, Ctrl-C); calling again goes on.
     """
-    data, out = Path(data), Path(out)
+    out = Path(out)
+    check_fits(architecture, task)
+    data = dataset_folder(data, out.with_name(out.name + ".data"), classes=classes, seed=seed)
     if settings is None:
         settings = TrainSettings(**from_scratch(architecture))
+    settings = task_info(task).with_loss(settings)
     state = Path(state) if state is not None else out.with_name(out.name + ".state")
     if not launch.is_worker():
         if not checked and not (state / STATE_FILE).is_file():
-            for warning in checks.check(data):
+            for warning in checks.check(data, needs=task_info(task).needs):
                 print(f"warning: {warning}", flush=True)
         settings = with_crop(settings, data, name or architecture)
         data_md5 = data_md5 or folder_md5(data)
     state.mkdir(parents=True, exist_ok=True)
     count = launch.processes(settings)
     weighted = {settings.class_weights, *(stage.get("class_weights", "none") for stage in settings.stages)}
-    if weighted != {"none"} and counts is None:
+    if weighted != {"none"} and counts is None and task_info(task).needs_classes:
         counts = _counted(data, state, signature)
     if (launcher is not None or count > 1) and not launch.is_worker():
         job = launch.Job(
             data=str(data),
             out=str(out),
             architecture=architecture,
+            task=task,
             settings=dataclasses.asdict(settings),
             options=dict(options or {}),
             backbone=backbone,
@@ -139,9 +135,9 @@ def fit(
         outcome = launcher(job, tell) if launcher is not None else launch.run(job, count, tell)
         return Trained(**{**outcome, "folder": out})
     with _alone(state), warnings.catch_warnings():
-        # Lightning advises more workers, a logger and other products; the settings have decided.
+        # Lightning advises other products; the settings have decided.
         warnings.filterwarnings("ignore", module="lightning")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         info = DatasetInfo.read(data)
         stages = [settings.stage(number) for number in range(len(settings.stages))] or [(settings, {})]
         torch.manual_seed(seed)
@@ -159,7 +155,8 @@ def fit(
                     own = dataclasses.replace(own, weights=str(resume.best(saved["position"]["best_epoch"])))
                 config = ModelConfig(
                     architecture=architecture,
-                    classes=info.classes,
+                    task=task,
+                    classes=info.classes if task_info(task).needs_classes else (),
                     options={**(options or {}), **own_options},
                     backbone=backbone,
                     image_size=own.image_size,
@@ -171,17 +168,16 @@ def fit(
                 if not loop.over:
                     loop.choose(trials or cache_folder("trials.json"))
                     with turn("cuda" if on_gpu(own) else "cpu") as loop.cores:
-                        try:
-                            trainer_for(own, loop.epoch, loop.choice).fit(loop)
-                        finally:
-                            loop.close()
+                        loop.run(fabric_for(own, loop.choice))
                 if torch.distributed.is_initialized():
                     torch.distributed.barrier()  # the first process has written the weights that all go on from
                 seconds, images = seconds + time.monotonic() - started, images + loop.images_seen
                 saved = loop.ended()
             assert loop is not None
-            trained = Trained(out, loop.best_miou, loop.best_epoch, seconds, images / seconds if seconds > 0 else 0.0)
-            if loop.global_rank == 0:
+            trained = Trained(
+                out, loop.best_figures, loop.best_epoch, seconds, images / seconds if seconds > 0 else 0.0
+            )
+            if loop.first:
                 _write(loop, out, trained)
                 shutil.rmtree(state, ignore_errors=True)
             return trained
@@ -243,7 +239,7 @@ def _no_memory(error: Exception) -> bool:
 
 
 def _write(loop: Loop, out: Path, trained: Trained) -> None:
-    metrics = {"val_miou": loop.best_miou, "epoch": loop.best_epoch}
+    metrics = {**loop.best_figures, "epoch": loop.best_epoch}
     config = ModelConfig(**{**fields_of(loop.config), "metrics": metrics})
     speed = {
         "seconds": round(trained.seconds, 1),

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segmodels.runtime import available_cores
+from segmodels.runtime import WORKER, available_cores
 from segmodels.settings.schema import TrainSettings
 from segmodels.training.state import TrainingError, TrainingInterrupted
 
@@ -35,8 +35,6 @@ from segmodels.training.state import TrainingError, TrainingInterrupted
 RESTARTS = 3
 ALIVE = "alive"
 _POLL_SECONDS = 0.2
-# Set by a worker itself, with its own number: what a process inherits is another one's.
-WORKER = "SEGMODELSWORKER"
 ERRORS = {"TrainingError": TrainingError, "TrainingInterrupted": TrainingInterrupted, "ValueError": ValueError}
 
 
@@ -55,6 +53,7 @@ class Job:
     data: str
     out: str
     architecture: str
+    task: str
     settings: Mapping[str, Any]
     options: Mapping[str, Any]
     backbone: str | None

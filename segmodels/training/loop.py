@@ -1,7 +1,12 @@
-"""Lightning's loop around one network, resumable at any moment, bit for bit."""
+"""The loop around one network, on Lightning's Fabric: every step is seen, and resumable at any moment, bit for bit.
+
+Fabric places the network and the batches on devices, wraps it for several processes and scales what half precision
+needs; what happens when is written here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -12,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
@@ -24,17 +29,17 @@ from torch.utils.data import DataLoader
 
 from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.catalog.weights import load_weights
-from segmodels.data.augment import Augmentation, resize_label
+from segmodels.data.augment import Augmentation
+from segmodels.data.device import on_device
 from segmodels.data.frequencies import ClassCounts
 from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
+from segmodels.data.targets import target
 from segmodels.inference.predictor import channels_last
 from segmodels.models.base import SegmentationModel
 from segmodels.progress import Progress
 from segmodels.runtime import Turn, available_cores
 from segmodels.settings.schema import TrainSettings
-from segmodels.tasks.semantic import losses
-from segmodels.tasks.semantic.metrics import scores
-from segmodels.tasks.semantic.summed import ConfusionMatrix
+from segmodels.tasks import get_task
 from segmodels.training import launch, trial
 from segmodels.training.optimizers import learning_rate, move_average, optimizer_for
 from segmodels.training.state import ResumeState, TrainingError, TrainingInterrupted
@@ -44,12 +49,14 @@ OnEpoch = Callable[[Mapping[str, Any]], None]
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _POSITION = (
     *("epoch", "batch", "updates", "before", "updates_before", "loss_count"),
-    *("best_miou", "best_epoch", "since_best"),
+    *("best", "best_epoch", "since_best"),
 )
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+# The state is written no more often than so many times as long as writing it takes.
+SAVE_SHARE = 30
 
 
-class Loop(pl.LightningModule):
+class Loop:
     """The network, its data, its optimiser and its place in the run."""
 
     def __init__(
@@ -65,55 +72,46 @@ class Loop(pl.LightningModule):
         on_epoch: OnEpoch | None,
         counts: ClassCounts | None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        # A small validation set may have fewer batches than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.config, self.settings, self.data, self.seed, self.name = config, settings, data, seed, name
         self.state, self.stage, self.on_epoch = state, stage, on_epoch
-        self.network = config.build()
+        self.task = get_task(config.task)
+        self.network = cast(SegmentationModel, config.build())
         self.new: set[str] = {n for n, _ in self.network.named_parameters()}
         begun = saved is not None and saved["stage"] == stage
         if settings.weights and not begun:
             self.new = load_weights(self.network, settings.weights)
-        size = settings.image_size
+        size, needs = settings.image_size, self.task.info.needs
         augmentation = Augmentation(**fields_of(settings.augment))
+        self.workers = workers(settings)
         # What all processes and workers of this machine keep together is what the setting says.
-        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launch.is_worker() else 1
-        cache = Cache(settings.cache_gb / (sharing * max(1, settings.workers)))
-        self.train_data = Decoded(data, "train", size=size, cache=cache)
-        self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed)
+        cache = Cache(settings.cache_gb / (_together() * max(1, self.workers)))
+        # A GPU gets bytes, a quarter of what it computes with, and makes colours of them itself.
+        late = on_gpu(settings)
+        self.train_data = Decoded(data, "train", needs=needs, size=size, cache=cache)
+        self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed, late=late)
         # Workers of the validation end with it, and what they keep with them.
-        kept = Cache(0.0) if settings.workers else cache
-        held_out = Decoded(data, "val", size=size, cache=kept, resize_labels=False)
-        self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std)
-        weight = None
-        if counts is not None:
-            weight = losses.class_weights(counts, settings.class_weights)
-        self.network.criterion = losses.build(
-            settings.loss,
-            class_weight=weight,
-            label_smoothing=settings.label_smoothing,
-            reduction=settings.reduction,
-        )
-        self.criterion = losses.CrossEntropy()
-        self.matrix = ConfusionMatrix(len(config.classes))
-        # The average lives outside the module tree: it is neither trained nor wrapped by DDP.
+        kept = Cache(0.0) if self.workers else cache
+        held_out = Decoded(data, "val", needs=needs, size=size, cache=kept, resize_targets=False)
+        self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std, late=late)
+        self.network.criterion = self.task.criterion(settings, counts)
+        self.criterion = self.task.plain_criterion()
+        self.metric = self.task.summed(config.channels)
+        # The average lives outside the module tree: it is neither trained nor wrapped for several processes.
         kept_apart = settings.ema is not None or settings.norm_statistics == "exact"
-        self._average: list[nn.Module] = [copy.deepcopy(self.network)] if kept_apart else []
-        device = torch.device("cuda" if on_gpu(settings) else "cpu")
-        self.choice = candidates(settings, device)[0]
-        self.forward_network: nn.Module | Callable[..., Any] = self.network
+        self.average: nn.Module | None = copy.deepcopy(self.network) if kept_apart else None
+        self.device = torch.device("cuda" if on_gpu(settings) else "cpu")
+        self.choice = candidates(settings, self.device)[0]
 
         self.epoch, self.batch, self.updates, self.images_seen = 0, 0, 0, 0
-        self.best_miou, self.best_epoch, self.since_best = -1.0, 0, 0
+        # As much of the main figure as is better, so that more of it is: `Figure.gain`.
+        self.best, self.best_epoch, self.since_best = -math.inf, 0, 0
         self.loss_sum, self.loss_count = torch.zeros(()), 0
         self.history: list[dict[str, Any]] = []
-        self.val_loss, self.val_images = 0.0, 0
         self.stop_requested = False
         self.cores = Turn()
         self.progress: Progress | None = None
-        self._previous: dict[int, Any] = {}
+        self._best_weights: dict[str, Tensor] | None = None
+        self._saved_at, self._saving_took = -math.inf, 0.0
         # Epochs and updates of the stages before, and what they told.
         self.before, self.updates_before = 0, 0
         self._optimizer_state: dict[str, Any] | None = None
@@ -123,168 +121,187 @@ class Loop(pl.LightningModule):
 
     def choose(self, trials: Path) -> None:
         """Find out how the network trains fastest, unless a training that is resumed has begun in some way."""
-        s, device = self.settings, torch.device("cuda" if on_gpu(self.settings) else "cpu")
+        s = self.settings
         if not self._begun and not launch.is_worker():
             steps = s.epochs * max(1, len(self.train_set) // s.batch_size)
             self.choice = trial.choose(
-                self.network, self._first_batch, s, device, steps=steps, name=self.name, kept=trials
+                self.network, self._first_batch, s, self.device, steps=steps, name=self.name, kept=trials
             )
         if self.choice.channels_last:
             channels_last(self.network)
 
-    def _first_batch(self) -> tuple[Tensor, Tensor]:
+    def _first_batch(self) -> dict[str, Tensor]:
         sampler = EpochSampler(len(self.train_set), self.seed)
-        images, target = next(iter(training_loader(self.train_set, sampler, self.settings.batch_size, 0)))
-        return images, target
+        batch: dict[str, Tensor] = next(iter(training_loader(self.train_set, sampler, self.settings.batch_size, 0)))
+        return on_device(batch, self.device)
 
-    # Data
+    # The run
 
-    def train_dataloader(self) -> DataLoader:
-        world = self.trainer.world_size
-        sampler = EpochSampler(len(self.train_set), self.seed, rank=self.global_rank, world=world)
-        return training_loader(self.train_set, sampler, self.settings.batch_size, self._workers)
+    def run(self, fabric: Fabric) -> None:
+        """Train until nothing is left to train.
 
-    def val_dataloader(self) -> DataLoader:
-        mine = range(self.global_rank, len(self.val_set), self.trainer.world_size)
-        return DataLoader(self.val_set, batch_size=None, sampler=mine, num_workers=self._workers)
+        Raises:
+            TrainingInterrupted: The process was told to stop; the state is saved.
+            TrainingError: The loss is not finite.
+        """
+        self.fabric, self.device = fabric, fabric.device
+        self._set_up()
+        with self._stoppable():
+            while not self.over:
+                self._train_epoch()
+                due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == self.settings.epochs
+                figures = self._validate() if due else None
+                self._end_epoch(figures)
 
-    @property
-    def _workers(self) -> int:
-        """Processes that load data: as the settings say, but no more than there are cores for them."""
-        return min(self.settings.workers, max(1, available_cores() // self.trainer.world_size))
-
-    # Optimisation
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer_for(self.network, self.settings, self.new)
-
-    def on_fit_start(self) -> None:
+    def _set_up(self) -> None:
+        """Place everything on the device, and begin or go on."""
+        s, fabric = self.settings, self.fabric
+        if fabric.world_size > 1 and self.device.type == "cuda":
+            # Each device sees a part of the batch; norms are those of the whole.
+            self.network = cast(SegmentationModel, nn.SyncBatchNorm.convert_sync_batchnorm(self.network))
+        self.optimizer = optimizer_for(self.network, s, self.new, fused=self.device.type == "cuda")
+        module: Any = torch.compile(self.network, dynamic=False) if self.choice.compile else self.network
+        self.module, self.stepper = fabric.setup(module, self.optimizer, _reapply_compile=False)
         if self._optimizer_state is not None:
-            # The fresh state says on which device each tensor belongs; load_state_dict moves them there.
-            _optimizer(self).load_state_dict(self._optimizer_state)
+            self.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
-        for average in self._average:
-            average.to(self.device)
+        for other in (self.average, self.criterion, self.metric):
+            if other is not None:
+                other.to(self.device)
         self.loss_sum = self.loss_sum.to(self.device)
-        if self.choice.compile:
-            self.forward_network = torch.compile(self.network, dynamic=False)
-        self.steps = len(self.trainer.fit_loop._combined_loader or self.train_dataloader())
-        self.progress = Progress(self.name, self.settings.epochs, self.steps, self.epoch) if self._first else None
-        if self._begun and self._first:
-            print(f"{self.name}: goes on after epoch {self.epoch}, step {self.batch} of {self.steps}", flush=True)
-        self._tick = time.monotonic()
+        torch.backends.cudnn.benchmark = s.augment.crop is not None
+        self.sampler = EpochSampler(len(self.train_set), self.seed, rank=fabric.global_rank, world=fabric.world_size)
+        self.loader = training_loader(self.train_set, self.sampler, s.batch_size, self.workers)
+        self.steps = len(self.loader)
+        if self.first:
+            main = self.task.info.main
+            told = {f"val_{main.key}": (f"val {main.label}", main.show)}
+            self.progress = Progress(self.name, s.epochs, self.steps, self.epoch, told)
+            if self._begun:
+                print(f"{self.name}: goes on after epoch {self.epoch}, step {self.batch} of {self.steps}", flush=True)
 
-    def on_train_start(self) -> None:
-        # Not before: Lightning has now installed its own handler, which would end the process without saving.
-        self._previous = {number: signal.signal(number, self._request_stop) for number in _STOPS}
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as wishes while the body runs; end the progress lines after it."""
+        previous = {number: signal.signal(number, self._request_stop) for number in _STOPS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            if self.progress is not None:
+                self.progress.close()
 
-    def close(self) -> None:
-        """Give the signals back and say no more; Lightning has no hook that is called however training ended."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-        if self.progress is not None:
-            self.progress.close()
+    # An epoch
 
-    def on_train_epoch_start(self) -> None:
+    def _train_epoch(self) -> None:
+        """Take the epoch's steps, those that are left of it."""
+        s = self.settings
+        self.network.train()
         self._epoch_images, self._tick = 0, time.monotonic()
-        due = (self.epoch + 1) % self.settings.val_every == 0 or self.epoch + 1 == self.settings.epochs
-        self.trainer.limit_val_batches = 1.0 if due else 0.0
-        # Not where validation begins: a process that has no batch of it would keep its last result.
-        self.matrix.reset()
-        self.val_loss, self.val_images = 0.0, 0
+        # What was trained on before an interruption is not loaded again.
+        self.sampler.set_epoch(self.epoch, skip=self.batch * s.batch_size)
+        for batch in self.loader:
+            if self.updates == s.iterations:
+                break  # all that was to be done
+            if self.batch % s.accumulate == 0 and self._must_stop():
+                self._stop()
+            self._step(on_device(batch, self.device))
+            self.cores.pass_on()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        if index < self.batch or self.updates == self.settings.iterations:
-            return  # done before the interruption, or all that was to be done
-        accumulate = self.settings.accumulate
-        if index % accumulate == 0 and self._must_stop():
-            self._stop()
-        images, target = batch
+    def _step(self, batch: dict[str, Tensor]) -> None:
+        """Add one batch's gradient, and move the weights where the window is full."""
+        s, images = self.settings, batch["image"]
         if self.choice.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(_mixed(self.seed, self.epoch, index, self.global_rank))
-        optimizer: Any = self.optimizers()
-        if index % accumulate == 0:
-            optimizer.zero_grad()
-        outputs = self.forward_network(images)
-        loss: Tensor = cast(SegmentationModel, self.network).loss(outputs, target)
-        window = min(accumulate, self.steps - index // accumulate * accumulate)
-        self.manual_backward(loss / window)
-        if (index + 1) % accumulate == 0 or index + 1 == self.steps:
-            self._update(optimizer)
+        torch.manual_seed(_mixed(self.seed, self.epoch, self.batch, self.fabric.global_rank))
+        if self.batch % s.accumulate == 0:
+            self.optimizer.zero_grad()
+        loss: Tensor = self.network.loss(self.module(images), batch)
+        window = min(s.accumulate, self.steps - self.batch // s.accumulate * s.accumulate)
+        self.fabric.backward(loss / window)
+        self.batch += 1
+        if self.batch % s.accumulate == 0 or self.batch == self.steps:
+            self._update()
         self.loss_sum += loss.detach()
         self.loss_count += 1
-        self.batch = index + 1
-        self.images_seen += len(images) * self.trainer.world_size
-        self._epoch_images += len(images) * self.trainer.world_size
+        count = len(images) * self.fabric.world_size
+        self.images_seen += count
+        self._epoch_images += count
         if self.progress is not None:
-            self.progress.step(self.epoch, index, float(loss.detach()) if self.device.type == "cpu" else None)
-        self.cores.pass_on()
+            shown = float(loss.detach()) if self.device.type == "cpu" else None
+            self.progress.step(self.epoch, self.batch - 1, shown)
 
-    def _update(self, optimizer: Any) -> None:
+    def _update(self) -> None:
         s = self.settings
         rate = self._rate()
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if s.clip is not None:
-            if scaler is not None:
-                scaler.unscale_(optimizer.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
-        optimizer.step()
+            self.fabric.clip_gradients(self.module, self.stepper, max_norm=s.clip, error_if_nonfinite=False)
+        self.stepper.step()
         self.updates += 1
-        if self._average and s.ema:
-            move_average(self._average[0], self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
+        if self.average is not None and s.ema:
+            move_average(self.average, self.network, min(s.ema, (1 + self.updates) / (10 + self.updates)))
 
     def _rate(self) -> float:
         """Return the learning rate of the next update, a function of how many came before."""
-        per_epoch = math.ceil(self.steps / self.settings.accumulate)
-        return learning_rate(self.settings, self.updates, per_epoch)
+        return learning_rate(self.settings, self.updates, math.ceil(self.steps / self.settings.accumulate))
 
     # Validation
 
-    def on_validation_start(self) -> None:
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Return the loss and the task's figures on the validation split, of all processes together."""
         if self.settings.norm_statistics == "exact":
-            (average,) = self._average
-            if not self.settings.ema:
-                average.load_state_dict(self.network.state_dict())
-            sampler = EpochSampler(len(self.train_set), self.seed)
-            sampler.set_epoch(self.epoch)
-            loader = training_loader(self.train_set, sampler, self.settings.batch_size, 0)
-            # Dropout is drawn in this pass, too: the same after a resume.
-            torch.manual_seed(_mixed(self.seed, self.epoch, self.steps))
-            update_bn(self._between(loader), average, self.device)
+            self._estimate_norms()
+        network = (self.average if self.average is not None else self.network).eval()
+        mine = range(self.fabric.global_rank, len(self.val_set), self.fabric.world_size)
+        loader = DataLoader(self.val_set, batch_size=None, sampler=mine, num_workers=self.workers)
+        self.metric.reset()
+        loss, images = 0.0, 0
+        for index, held in enumerate(self._between(loader)):
+            if self.progress is not None:
+                self.progress.validating(self.epoch, index, len(self.val_set))
+            batch = on_device(held, self.device)
+            with self.fabric.autocast():
+                maps = network(batch["image"])["out"]
+            maps, truth = maps.float(), {name: batch[name] for name in self.task.info.needs}
+            size, whole = tuple(maps.shape[-2:]), tuple(next(iter(truth.values())).shape[-2:])
+            at_size = {name: target(name).finish(target(name).resize(values, size)) for name, values in truth.items()}
+            loss += float(self.criterion(maps, {**at_size, "image": batch["image"]})) * len(maps)
+            images += len(maps)
+            if size != whole:
+                maps = F.interpolate(maps, whole, mode="bilinear", align_corners=False)
+            self.metric.update(maps, truth)
+        figures: dict[str, float] = self.metric.figures()
+        return {"loss": self._summed(loss) / max(self._summed(images), 1), **figures}
 
-    def _between(self, loader: DataLoader) -> Iterator[Any]:
-        """Yield the batches of a pass that may be stopped, and lets others compute, after each of them."""
+    def _estimate_norms(self) -> None:
+        """Give the average's batch norms the statistics of the whole training set, for the weights as they are."""
+        assert self.average is not None
+        if not self.settings.ema:
+            self.average.load_state_dict(self.network.state_dict())
+        sampler = EpochSampler(len(self.train_set), self.seed)
+        sampler.set_epoch(self.epoch)
+        loader = training_loader(self.train_set, sampler, self.settings.batch_size, 0)
+        # Dropout is drawn in this pass, too: the same after a resume.
+        torch.manual_seed(_mixed(self.seed, self.epoch, self.steps))
+        images = (on_device(batch, self.device)["image"] for batch in self._between(loader))
+        update_bn(images, self.average, self.device)
+
+    def _between(self, loader: DataLoader) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of a pass that may be stopped, and let others compute after each of them."""
         for batch in loader:
-            if self.trainer.world_size == 1 and self._must_stop():
+            # Several processes may have unequal shares; they ask each other at the next training step.
+            if self.fabric.world_size == 1 and self._must_stop():
                 self._stop()
             yield batch
             self.cores.pass_on()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        # Several processes may have unequal shares; they ask each other at the next training step.
-        if self.trainer.world_size == 1 and self._must_stop():
-            self._stop()
-        if self.progress is not None:
-            self.progress.validating(self.epoch, index, len(self.val_set))
-        images, labels = batch
-        network = self._average[0].eval() if self._average else self.network
-        logits = network(images)["out"].float()
-        target = labels
-        if logits.shape[-2:] != labels.shape[-2:]:
-            target = torch.stack([resize_label(label, tuple(logits.shape[-2:])) for label in labels])
-        self.val_loss += float(self.criterion(logits, target.long())) * len(images)
-        self.val_images += len(images)
-        if logits.shape[-2:] != labels.shape[-2:]:
-            logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-        self.matrix.update(logits.argmax(1).to(torch.uint8), labels)
-        self.cores.pass_on()
-
-    def on_train_epoch_end(self) -> None:
-        """After training and validation of an epoch: history, best weights, state."""
+    def _end_epoch(self, figures: Mapping[str, float] | None) -> None:
+        """Write the epoch into the history, keep the best weights, and save the state."""
+        info = self.task.info
         train_loss = self._summed(float(self.loss_sum)) / max(self._summed(self.loss_count), 1)
         if not math.isfinite(train_loss):
             raise TrainingError(
@@ -295,44 +312,32 @@ class Loop(pl.LightningModule):
             "step": self.updates_before + self.updates,
             "lr": self._rate() if self.epoch + 1 < self.settings.epochs else 0.0,
             "train_loss": train_loss,
-            "val_loss": "",
-            "val_miou": "",
-            "val_pixel_accuracy": "",
+            **{f"val_{key}": "" if figures is None else figures[key] for key in ("loss", *info.validated)},
         }
-        improved = False
-        if self.trainer.limit_val_batches:
-            result = scores(self.matrix.counts())
-            row |= {
-                "val_loss": self._summed(self.val_loss) / max(self._summed(self.val_images), 1),
-                "val_miou": result["miou"],
-                "val_pixel_accuracy": result["pixel_accuracy"],
-            }
-            improved = result["miou"] > self.best_miou
-            self.since_best = 0 if improved else self.since_best + 1
-            if improved:
-                self.best_miou, self.best_epoch = result["miou"], self.before + self.epoch + 1
+        if figures is not None:
+            reached = info.main.gain(figures[info.main.key])
+            self.since_best += 1
+            if reached > self.best:
+                self.best, self.best_epoch, self.since_best = reached, self.before + self.epoch + 1, 0
+                if self.first:
+                    best = self.average if self.average is not None else self.network
+                    self._best_weights = {k: v.detach().to("cpu", copy=True) for k, v in best.state_dict().items()}
         self.history.append(row)
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self.loss_count = 0
-        if self._first:
-            if improved:
-                best = self._average[0] if self._average else self.network
-                self.state.save_best(self.best_epoch, best.state_dict())
-            self._save()
-            self.state.forget_but(self.best_epoch)
+        if self.first:
+            if self.over or time.monotonic() - self._saved_at >= SAVE_SHARE * self._saving_took:
+                self._save()
             if self.progress is not None:
-                self.progress.epoch(
-                    {**row, "epoch": self.epoch}, self._epoch_images / max(time.monotonic() - self._tick, 1e-6)
-                )
+                seconds = max(time.monotonic() - self._tick, 1e-6)
+                self.progress.epoch({**row, "epoch": self.epoch}, self._epoch_images / seconds)
             if self.on_epoch is not None:
                 self.on_epoch(row)
-        if self.over:
-            self.trainer.should_stop = True
-        if self._must_stop() and self.epoch < self.settings.epochs:
+        if not self.over and self._must_stop():
             self._stop()
 
-    # State
+    # Stopping and state
 
     @property
     def over(self) -> bool:
@@ -341,8 +346,9 @@ class Loop(pl.LightningModule):
         return stalled or self.epoch >= self.settings.epochs
 
     @property
-    def _first(self) -> bool:
-        return self.global_rank == 0
+    def first(self) -> bool:
+        """Whether this is the process that writes and tells."""
+        return not launch.is_worker() or os.environ.get("RANK", "0") == "0"
 
     def _request_stop(self, number: int, frame: object) -> None:
         if self.stop_requested and number == signal.SIGINT:
@@ -351,49 +357,61 @@ class Loop(pl.LightningModule):
 
     def _must_stop(self) -> bool:
         """Tell whether any process was told to stop; all of them stop at the same step."""
-        if self.trainer.world_size == 1:
-            return self.stop_requested
-        return bool(self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False))
+        return self._summed(float(self.stop_requested)) > 0
 
     def _summed(self, value: float) -> float:
         """Return the sum over all processes."""
-        if self.trainer.world_size == 1:
+        if self.fabric.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        return float(self.trainer.strategy.reduce(total, reduce_op="sum"))  # type: ignore[arg-type]
+        return float(self.fabric.all_reduce(total, reduce_op="sum"))  # type: ignore[arg-type]
 
     def _stop(self) -> None:
         # What the first process saves stands for all.
-        self.loss_sum = self.loss_sum.new_tensor(self._summed(float(self.loss_sum)) / self.trainer.world_size)
-        if self._first:
+        self.loss_sum = self.loss_sum.new_tensor(self._summed(float(self.loss_sum)) / self.fabric.world_size)
+        if self.first:
             self._save()
         raise TrainingInterrupted(
             f"{self.name}: stopped in epoch {self.epoch + 1}, step {self.batch}; the state is saved, "
             "run the same command again to go on"
         )
 
+    @property
+    def best_figures(self) -> dict[str, float]:
+        """What the best epoch had: the main figure, as history names it."""
+        main = self.task.info.main
+        return {f"val_{main.key}": main.gain(self.best)}
+
     def ended(self) -> dict[str, Any]:
         """Return what a stage that follows needs to know of this one."""
         return {"stage": self.stage, "position": {k: getattr(self, k) for k in _POSITION}, "history": self.history}
 
     def _save(self) -> None:
+        """Write the best weights, where they are new, and the state."""
+        began = time.monotonic()
+        if self._best_weights is not None:
+            self.state.save_best(self.best_epoch, self._best_weights)
+            self._best_weights = None
         self.state.save(
             {
                 **self.ended(),
                 "new": sorted(self.new),
                 "network": self.network.state_dict(),
-                "average": [a.state_dict() for a in self._average],
-                "optimizer": _optimizer(self).state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
                 "choice": dataclasses.asdict(self.choice),
                 "loss_sum": self.loss_sum.cpu(),
             }
         )
+        self.state.forget_but(self.best_epoch)
+        self._saved_at = time.monotonic()
+        self._saving_took = self._saved_at - began
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self.choice = trial.Choice(**saved["choice"])
         self.network.load_state_dict(saved["network"])
-        for average, weights in zip(self._average, saved["average"], strict=True):
-            average.load_state_dict(weights)
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self._optimizer_state = saved["optimizer"]
         self.new = set(saved["new"])
         for key in _POSITION:
@@ -411,12 +429,28 @@ def on_gpu(settings: TrainSettings) -> bool:
     return settings.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def trainer_for(settings: TrainSettings, epoch: int, choice: trial.Choice) -> pl.Trainer:
+def workers(settings: TrainSettings) -> int:
+    """Return how many processes load data: as the settings say, but no more than there are cores for them.
+
+    `auto` is one for each core of this process's share beside a GPU, and none beside a CPU, whose cores the network
+    has.
+    """
+    share = max(1, available_cores() // _together())
+    if settings.workers == "auto":
+        return share - 1 if on_gpu(settings) else 0
+    return min(settings.workers, share)
+
+
+def _together() -> int:
+    """Return how many processes train together on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launch.is_worker() else 1
+
+
+def fabric_for(settings: TrainSettings, choice: trial.Choice) -> Fabric:
+    """Return the Fabric that trains: one device, or the processes that a launcher has started here and elsewhere."""
     several = launch.is_worker()
-    trainer = pl.Trainer(
-        max_epochs=settings.epochs,
+    fabric = Fabric(
         accelerator=settings.accelerator,
-        # Several are processes that a launcher has started already, on this machine and on others.
         devices=int(os.environ["LOCAL_WORLD_SIZE"]) if several else 1,
         num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]) if several else 1,
         # Networks with a part that not every batch reaches (a head of one stage, say) need the search.
@@ -424,27 +458,9 @@ def trainer_for(settings: TrainSettings, epoch: int, choice: trial.Choice) -> pl
         precision=PRECISIONS[choice.precision],  # type: ignore[arg-type]
         # Not what the environment says of other processes (RANK, SLURM_…), which may be left over from something else.
         plugins=None if several else LightningEnvironment(),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        # Each device sees a part of the batch; norms are those of the whole.
-        sync_batchnorm=several and settings.accelerator != "cpu" and torch.cuda.is_available(),
-        benchmark=settings.augment.crop is not None,
-        log_every_n_steps=1,
     )
-    # Lightning counts epochs from here; the rest of the state is restored by the loop itself.
-    place: Any = trainer.fit_loop.epoch_progress.current
-    place.processed = place.completed = epoch
-    return trainer
-
-
-def _optimizer(loop: Loop) -> torch.optim.Optimizer:
-    optimizer = loop.optimizers(use_pl_optimizer=False)
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer
+    fabric.launch()
+    return fabric
 
 
 def _mixed(*parts: int) -> int:

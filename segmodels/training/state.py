@@ -45,7 +45,7 @@ class ResumeState:
         if saved["signature"] != self.signature:
             print("the saved state belongs to other settings or other data; training begins anew", flush=True)
             return None
-        if "stage" not in saved:
+        if "stage" not in saved or "best" not in saved["position"]:
             print("the saved state is of an earlier version of segmodels; training begins anew", flush=True)
             return None
         return saved

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,9 @@ class Choice:
 def candidates(settings: TrainSettings, device: torch.device) -> list[Choice]:
     """Return what the settings leave open on a device; the usual choice first."""
     fast = fast_precision(device)
-    precisions: Sequence[Precision] = [fast, "32"] if settings.precision == "auto" else [settings.precision]
+    precisions: Sequence[Precision] = (
+        [fast, "32"] if settings.precision == "auto" else [cast("Precision", settings.precision)]
+    )
     # Without AVX-512 oneDNN's kernels for channels-last are slower than the others.
     usual = device.type == "cuda" or "AVX512" in torch.backends.cpu.get_cpu_capability()
     orders = [usual, not usual] if settings.channels_last == "auto" else [settings.channels_last]
@@ -69,7 +71,7 @@ def candidates(settings: TrainSettings, device: torch.device) -> list[Choice]:
 
 def choose(
     network: nn.Module,
-    batch: Callable[[], tuple[Tensor, Tensor]],
+    batch: Callable[[], dict[str, Tensor]],
     settings: TrainSettings,
     device: torch.device,
     *,
@@ -81,7 +83,7 @@ def choose(
 
     Args:
         network: As it begins; it is not changed.
-        batch: Gives images, float32 `[N, C, H, W]`, and labels, int64 `[N, H, W]`, of a training step.
+        batch: Gives what a training step takes: `image`, float32 `[N, C, H, W]`, and the targets.
         settings: What they fix is not tried.
         device: Where it trains.
         steps: How many the training has left; with few of them the usual choice is taken.
@@ -91,15 +93,15 @@ def choose(
     options = candidates(settings, device)
     if len(options) == 1 or len(options) * STEPS > SHARE * steps:
         return options[0]
-    images, labels = batch()
-    key = _key(network, images, settings, device)
+    given = batch()
+    key = _key(network, given["image"], settings, device)
     known = _read(kept)
     if key in known:
         return known[key]
     times: dict[Choice, float] = {}
     for option in options:
         least = min(times.values(), default=float("inf"))
-        times[option] = _step_seconds(network, images, labels, option, device, least)
+        times[option] = _step_seconds(network, given, option, device, least)
     best = min(times, key=lambda option: times[option])
     if times[best] > (1 - MARGIN) * times[options[0]]:
         best = options[0]
@@ -111,11 +113,12 @@ def choose(
 
 
 def _step_seconds(
-    network: nn.Module, images: Tensor, labels: Tensor, option: Choice, device: torch.device, least: float
+    network: nn.Module, batch: dict[str, Tensor], option: Choice, device: torch.device, least: float
 ) -> float:
     """Return seconds of the fastest step; of one that is far from the least so far only the first that counts."""
     model = copy.deepcopy(network).to(device).train()
-    images, labels = images.to(device), labels.to(device)
+    batch = {name: values.to(device) for name, values in batch.items()}
+    images = batch["image"]
     if option.channels_last:
         channels_last(model)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -130,7 +133,7 @@ def _step_seconds(
             with turn(device.type):
                 _wait(device)
                 began = time.perf_counter()
-                loss: Tensor = model.loss(forward(images), labels)  # type: ignore[operator]
+                loss: Tensor = model.loss(forward(images), batch)  # type: ignore[operator]
                 loss.backward()
                 model.zero_grad()
                 _wait(device)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.files import write_text
-from segmodels.runtime import set_up_process
+from segmodels.runtime import WORKER, set_up_process
 from segmodels.settings.parse import build
 from segmodels.settings.schema import TrainSettings
-from segmodels.training.launch import ALIVE, ERRORS, WORKER, Job
+from segmodels.training.launch import ALIVE, ERRORS, Job
 from segmodels.training.state import TrainingError, TrainingInterrupted
 
 
@@ -77,6 +77,7 @@ def _work(job: Job, rows: Path | None) -> dict[str, Any]:
         Path(job.data),
         Path(job.out),
         architecture=job.architecture,
+        task=job.task,
         settings=build(TrainSettings, job.settings),
         options=job.options,
         backbone=job.backbone,

@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 3,
     "data": {"source": "streets", "streets": {"train": 48, "val": 4, "test": 4, "height": 96, "width": 128}},
     "train": {"epochs": 5, "batch_size": 2, "precision": "32"},
-    "register": {"min_miou": 0.0, "model_name": "cluster"},
+    "register": {"rules": {"miou": {"floor": 0.0}}, "model_name": "cluster"},
     "models": {"unet": {"options": {"width": 4}}},
     "resources": {"default": {"cpu": "1", "memory": "3Gi", "gpu": 0}},
 }

@@ -15,8 +15,9 @@ from PIL import Image
 from components.lineage import Lineage, collect
 from components.params import Params
 from segmodels.data.folder import ClassInfo, DatasetWriter
-from segmodels.tasks.semantic.per_image import PerImage
-from segmodels.tasks.semantic.pictures import colorize, error_map, panel
+from segmodels.tasks.per_image import PerImage
+from segmodels.tasks.pictures import panel
+from segmodels.tasks.semantic.pictures import colorize, error_map
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -92,7 +93,9 @@ def counts(per_class: dict[str, float | None], boundary_f1: float, images: int =
     bins = np.zeros((images, 3, 15))
     bins[:, :, 10] = [1000, 700 + 1000 * ece, 700]
     ids, names = np.array([f"{i:04}" for i in range(images)]), np.array(list(per_class))
-    return PerImage(ids, names, hits, pixels, hits, np.where(known, boundary_f1, np.nan) + 0 * hits, bins)
+    boundary = np.where(known, boundary_f1, np.nan) + 0 * hits
+    own = {"hits": hits, "truth": pixels, "predicted": hits, "boundary_f1": boundary, "calibration": bins}
+    return PerImage(ids, names, own)
 
 
 def write_evaluation(folder: Path, key: str) -> None:

@@ -93,6 +93,7 @@ def test_an_image_says_itself_what_it_is(data: Path, params: Params):
     tags = collect(params, data, env=env).tags("wide")
     assert tags == {
         "architecture": "unet",
+        "task": "semantic",
         "params.hash": params_hash(params, "wide"),
         "dvc.data.md5": folder_md5(data),
         "git.commit": "c0ffee",
@@ -118,7 +119,7 @@ def test_the_settings_hash_follows_what_affects_the_model_and_nothing_else(param
     assert params_hash(changed(params, data={"source": "photos"}), "enet") != before
     assert params_hash(changed(params, train={"lr": 0.5}), "enet") != before
     assert params_hash(changed(params, evaluate={"flip": True}), "enet") != before
-    assert params_hash(changed(params, register={"min_miou": 0.9}), "enet") == before
+    assert params_hash(changed(params, register={"rules": {"miou": {"floor": 0.9}}}), "enet") == before
     assert params_hash(changed(params, train={"workers": 7}), "enet") == before
     assert params_hash(changed(params, data={"retries": 1}), "enet") == before
     models = {"enet": {}, "wide": {"architecture": "unet", "train": {"lr": 0.02}}}

@@ -23,7 +23,11 @@ TINY: dict[str, Any] = {
     "data": {"source": "streets", "streets": {"train": 12, "val": 3, "test": 3, "height": 48, "width": 64}},
     "train": {"epochs": 2, "batch_size": 4, "lr": 0.002, "ema": None, "class_weights": "none", "precision": "32"},
     "models": {"unet": {"options": {"width": 2}}, "segnet_basic": {"options": {"width": 2}}},
-    "register": {"experiment": "e2e", "model_name": "e2e", "min_miou": 0.0, "min_class_iou": 0.0},
+    "register": {
+        "experiment": "e2e",
+        "model_name": "e2e",
+        "rules": {"miou": {"floor": 0.0}, "iou/*": {"floor": 0.0}},
+    },
 }
 
 
@@ -131,7 +135,7 @@ def test_the_data_hash_of_the_lineage_is_dvcs(project: Project) -> None:
         ({"models": {**TINY["models"], "unet": {"options": {"width": 3}}}},
          "code train@unet evaluate@unet summary register report"),
         ({"evaluate": {"flip": True}}, "evaluate@unet evaluate@segnet_basic summary register report"),
-        ({"register": {**TINY["register"], "min_miou": 0.1}}, "register report"),
+        ({"register": {**TINY["register"], "rules": {"miou": {"floor": 0.1}}}}, "register report"),
         ({"train": {**TINY["train"], "epochs": 3}},
          "train@unet train@segnet_basic evaluate@unet evaluate@segnet_basic summary register report"),
     ],
@@ -238,7 +242,7 @@ def test_a_queued_experiment_takes_the_data_from_beside_the_project(compared: Pr
 
 def test_queued_experiments_run_side_by_side_and_share_one_store(project: Project) -> None:
     for lowest in ("0.001", "0.002"):
-        project.run("dvc", "exp", "run", "--queue", "--set-param", f"register.min_miou={lowest}")
+        project.run("dvc", "exp", "run", "--queue", "--set-param", f"register.rules.miou.floor={lowest}")
     project.run("dvc", "exp", "run", "--run-all", "--jobs", "2")
     shown = project.run("dvc", "exp", "show", "--json").stdout
     assert "0.001" in shown

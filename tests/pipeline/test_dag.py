@@ -19,6 +19,7 @@ from components.download.component import download, fingerprint
 from components.errors import StepError
 from components.lineage import params_hash
 from components.params import Params, Register, Validate
+from components.rules import Rule, gate_rules
 from pipeline.dag import Cluster, build, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,7 +164,7 @@ def test_every_task_is_given_the_code_and_the_image_and_the_arms_the_hash_of_dat
     ("section", "value", "touched"),
     [
         ("validate_", Validate(overlays=1), {"validate"}),
-        ("register_", Register(min_miou=0.5), set()),
+        ("register_", Register(rules={"miou": Rule(floor=0.5)}), set()),
         ("resources", {}, set()),
         ("seed", 7, {"download", "train-enet"}),
     ],
@@ -185,6 +186,15 @@ def test_a_task_finds_the_run_of_its_model_with_the_settings_it_is_given(step, k
     given = Params.parse(json.loads(settings_for(ARMS, step, key if step == "train" else None)))
     assert params_hash(given, key) == params_hash(ARMS, key)
     assert given.register_.experiment == ARMS.register_.experiment
+
+
+@pytest.mark.parametrize("step", ["register", "report"])
+def test_a_task_holds_models_against_the_rules_of_the_settings(step):
+    """A rule that names one limit of a figure leaves its others as they are, behind the pipeline too."""
+    params = Params.parse({"models": {"enet": {}}, "register": {"rules": {"miou": {"floor": 0.3}}}})
+    given = Params.parse(json.loads(settings_for(params, step)))
+    assert gate_rules(given) == gate_rules(params)
+    assert gate_rules(given)["miou"] == Rule(floor=0.3, gain=0.005)
 
 
 def test_an_image_without_digest_caches_nothing(tmp_path):

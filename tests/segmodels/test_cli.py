@@ -47,10 +47,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def two_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, figures.Entry]:
     """A file of figures with two architectures, one of them measured."""
     entries = {
-        "enet": figures.Entry(
-            "enet", "ENet", 2016, "semantic", 363_791, 363_791, 2.5, 12.3, "a processor", "2026-01-31"
-        ),
-        "segnet_basic": figures.Entry("segnet_basic", "SegNet", 2015, "semantic", 1_416_587, 1_416_587, 118.4),
+        "enet": figures.Entry("enet", "ENet", 2016, "dense", 363_791, 363_791, 2.5, 12.3, "a processor", "2026-01-31"),
+        "segnet_basic": figures.Entry("segnet_basic", "SegNet", 2015, "dense", 1_416_587, 1_416_587, 118.4),
     }
     figures.write(entries.values(), tmp_path / "figures.csv")
     monkeypatch.setattr(figures, "read", partial(figures.read, tmp_path / "figures.csv"))

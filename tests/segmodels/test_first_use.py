@@ -64,7 +64,7 @@ def test_photos_of_three_sizes_simply_train(tmp_path: Path, capsys: pytest.Captu
         "worst",
     ]
     sizes = {read_label(p).shape for p in (tmp_path / "m.data" / quality.split / "labels").iterdir()}
-    assert len(quality.image_miou) >= 2
+    assert len(quality.own) >= 2
     assert sizes <= {(60, 80), (80, 60), (100, 140)}
 
 
@@ -92,6 +92,13 @@ def test_one_image_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureF
     status, _, error = train(photos(tmp_path / "own", [(60, 80)]), tmp_path / "m", capsys)
     assert (status, error.count("\n")) == (1, 1)
     assert "val: has no samples; training and choosing a model need both train and val, at least one labelled" in error
+
+
+def test_a_term_that_the_loss_has_not_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = train(photos(tmp_path / "own", [(60, 80)] * 8), tmp_path / "m", capsys, "-s", "loss.dise=1")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "train.loss: unknown term 'dise'; known are cross_entropy, focal, dice, lovasz, ohem" in error
+    assert not (tmp_path / "m").exists()
 
 
 def test_one_class_trains_and_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +136,7 @@ def test_what_another_launcher_left_in_the_environment_does_no_harm(
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     there = segmodels.fit(dataset, tmp_path / "b", architecture="unet", settings=settings, options={"width": 2})
-    assert there.val_miou == plain.val_miou
+    assert there.figures == plain.figures and there.figures.keys() == {"val_miou"}
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -183,7 +190,7 @@ def test_the_public_names_are_there_and_listing_imports_no_network() -> None:
     code = "import sys, segmodels; print(len(segmodels.list_models()), sorted({m.split('.')[0] for m in sys.modules}"
     code += " & {'torch', 'numpy', 'PIL', 'timm'}), [m for m in sys.modules if m.startswith('segmodels.models')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "40 [] []\n"
+    assert done.stdout == "41 [] []\n"
     for name in segmodels.__all__:
         assert getattr(segmodels, name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
@@ -265,10 +272,12 @@ def test_a_predictor_takes_what_people_have(predictor: Predictor, tmp_path: Path
 def test_a_batch_may_have_several_sizes(predictor: Predictor) -> None:
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 50), (64, 33), (40, 50), (33, 33))]
-    maps, sure = predictor.predict_with_confidence(images)
-    assert [m.shape for m in maps] == [s.shape for s in sure] == [image.shape[:2] for image in images]
-    for image, found in zip(images, maps, strict=True):
-        assert (predictor.predict(image) == found).mean() > 0.999
+    found = predictor.predict_with_confidence(images)
+    assert len(found) == len(images)
+    for image, one in zip(images, found, strict=True):
+        assert one.confidence is not None
+        assert one.value.shape == one.confidence.shape == image.shape[:2]
+        assert (predictor.predict(image) == one.value).mean() > 0.999
     assert predictor.predict_batch([]) == []
 
 

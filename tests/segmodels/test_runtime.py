@@ -162,3 +162,27 @@ def test_one_that_was_stopped_or_killed_while_it_held_the_cores_holds_nobody_up(
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_processes_that_train_together_wait_for_nobody_who_holds_the_cores(tmp_path: Path) -> None:
+    """Each waits for the others within a step: one that waited for its turn besides would hold all of them up."""
+    hold = (
+        "import time; from segmodels.runtime import turn\n"
+        "with turn(threads=99): print('holds', flush=True); time.sleep(60)"
+    )
+    worker = (
+        "import os; from segmodels.training import launch; from segmodels.runtime import turn\n"
+        "os.environ[launch.WORKER] = str(os.getpid()); assert launch.is_worker()\n"
+        "with turn(threads=1): print('went on')"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    holder = subprocess.Popen([sys.executable, "-c", hold], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
+        done = subprocess.run(
+            [sys.executable, "-c", worker], env=environment, capture_output=True, text=True, timeout=50
+        )
+        assert done.stdout == "went on\n", done.stderr
+    finally:
+        holder.kill()
+        holder.wait()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,19 @@ def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], spli
     Raises:
         DatasetError: An image has no label or two, or a label is unreadable or has an unknown colour; all are listed.
     """
+    convert_parts(_parts(root), root, out, name=name, source=source, splitting=splitting)
+
+
+def convert_parts(
+    parts: Sequence[Part], root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting
+) -> None:
+    """Write the dataset folder `out` of folders of images and labels; `root` is looked into for a list of classes.
+
+    Raises:
+        DatasetError: As `convert` does.
+    """
     problems: list[str] = []
-    pairs = [pair for part in _parts(root) for pair in _pairs(part, problems)]
+    pairs = [pair for part in parts for pair in _pairs(part, problems)]
     refuse(problems)
     if not pairs:
         raise DatasetError(f"{root}: has no image with a label; looked for {LOOKS_FOR}")

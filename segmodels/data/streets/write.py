@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from segmodels.data.folder import DatasetInfo, DatasetWriter
 from segmodels.data.streets.classes import CLASSES
-from segmodels.data.streets.render import TARGETS, Frame, render
+from segmodels.data.streets.render import TARGETS, render
+from segmodels.data.targets import target
 
 VERSION = 1
-_FARTHEST = 65535  # centimetres
 
 
 def write_dataset(
@@ -47,7 +44,7 @@ def write_dataset(
     Raises:
         ValueError: A target is unknown.
     """
-    kept = tuple(t for t in TARGETS if t in targets)
+    kept = {name: target(name).stored for name in TARGETS if name in targets}
     counts = {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
     source = {"generator": "streets", "seed": seed, "height": height, "width": width, "version": VERSION,
               "licence": "CC0-1.0"}  # fmt: skip
@@ -58,22 +55,10 @@ def write_dataset(
                 frame = render(seed, split, index, height=height, width=width, targets=targets)
                 name = f"{index:06d}"
                 writer.add(split, name, frame.image, frame.label)
-                for target in kept:
-                    encode(frame, target).save(writer.path(split, target, f"{name}.png"), compress_level=1)
+                for kind in kept:
+                    values = getattr(frame, kind)
+                    target(kind).write(values, writer.path(split, kind, f"{name}.png"), target(kind).stored)
                 done += 1
                 if progress:
                     progress(done, total)
     return DatasetInfo.read(root)
-
-
-def encode(frame: Frame, target: str) -> Image.Image:
-    """Return a target as the image that the dataset folder holds."""
-    if target == "instances":
-        assert frame.instances is not None
-        return Image.fromarray(frame.instances)
-    if target == "depth":
-        assert frame.depth is not None
-        centimetres = np.where(np.isfinite(frame.depth), np.clip(np.rint(frame.depth * 100), 1, _FARTHEST), 0)
-        return Image.fromarray(centimetres.astype(np.uint16))
-    assert frame.normals is not None
-    return Image.fromarray(np.rint((frame.normals + 1) * 127.5).astype(np.uint8))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.data.frequencies import ClassCounts
+from segmodels.tasks.criteria import WeightedSum
 
 IGNORE_INDEX = 255
 Reduction = Literal["mean", "sum", "batch"]
@@ -108,16 +109,16 @@ class LovaszSoftmax(nn.Module):
         return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
-class WeightedSum(nn.Module):
-    """The sum of several criteria, each times its weight."""
+class OnLabels(nn.Module):
+    """A criterion of logits and class ids, on the `labels` of a sample's targets."""
 
-    def __init__(self, terms: Mapping[str, tuple[float, nn.Module]]) -> None:
+    def __init__(self, criterion: nn.Module) -> None:
         super().__init__()
-        self.weights = {name: weight for name, (weight, _) in terms.items()}
-        self.terms = nn.ModuleDict({name: term for name, (_, term) in terms.items()})
+        self.criterion = criterion
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return torch.stack([self.weights[name] * term(logits, target) for name, term in self.terms.items()]).sum()
+    def forward(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        loss: Tensor = self.criterion(logits, targets["labels"])
+        return loss
 
 
 def build(

@@ -5,12 +5,14 @@ It stands alone since importing torchmetrics takes seconds, and only training ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segmodels.tasks.semantic.metrics import confusion_matrix
+from segmodels.tasks.semantic.metrics import confusion_matrix, scores
 
 
 class ConfusionMatrix(Metric):
@@ -28,9 +30,13 @@ class ConfusionMatrix(Metric):
         self.num_classes = num_classes
         self.add_state("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of class ids; see `confusion_matrix`."""
-        self.matrix += confusion_matrix(prediction, target, self.num_classes)
+    def update(self, maps: Tensor, targets: Mapping[str, Tensor]) -> None:
+        """Add a batch: scores of each class `[N, C, H, W]`, and class ids under `labels`, of their size."""
+        self.matrix += confusion_matrix(maps.argmax(1).to(torch.uint8), targets["labels"], self.num_classes)
+
+    def figures(self) -> dict[str, float]:
+        """Return what the confusion matrix tells (`segmodels.tasks.semantic.metrics.scores`)."""
+        return scores(self.counts())
 
     def counts(self) -> np.ndarray:
         """As `compute`, on the CPU; of one class, too, whose matrix torchmetrics gives as a number."""

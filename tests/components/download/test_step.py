@@ -71,7 +71,7 @@ def test_the_generator_writes_as_many_frames_as_it_is_told(params: Make) -> None
     wanted = {"train": 2, "val": 1, "test": 1, "height": 48, "width": 64, "targets": ["depth"]}
     result = step.run(params(streets=wanted), out=Path("data"))
     assert (result.format, dict(result.splits)) == ("streets", {"train": 2, "val": 1, "test": 1})
-    assert DatasetInfo.read("data").targets == ("depth",)
+    assert DatasetInfo.read("data").targets == {"depth": {"unit": "m", "scale": 0.01}}
 
 
 def test_an_address_gives_the_same_dataset_as_the_folder(params: Make, unpacked: Path, server: Any) -> None:

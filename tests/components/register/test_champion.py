@@ -18,15 +18,15 @@ from components.register.card import LONGEST
 from components.tracking import Store
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.data.folder import ClassInfo, DatasetInfo
-from segmodels.tasks.semantic.per_image import PerImage
+from segmodels.tasks.per_image import PerImage
 
 # The made-up figures of these models have nothing to do with their weights' number and speed.
-COSTS = {"max_growth": 1e6, "max_slowdown": 1e6}
+COSTS = {"parameters": {"times": 1e6}, "ms_per_image": {"times": 1e6}}
 
 
 def register(results, name: str, **settings):
-    rules = {"model_name": name, **COSTS, **settings}
-    params = Params.parse({**results.params.model_dump(mode="json", by_alias=True), "register": rules})
+    own = {"model_name": name, "rules": COSTS, **settings}
+    params = Params.parse({**results.params.model_dump(mode="json", by_alias=True), "register": own})
     return step.run(params, **results.folders, out=Path("outputs/register.json"), lineage=results.lineage)
 
 
@@ -53,7 +53,9 @@ def better(results) -> None:
     metrics["miou"] += 0.05
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
     each = PerImage.read(evaluation / "per_image.npz")
-    replace(each, hits=each.hits + 50, predicted=each.hits + 50).write(evaluation / "per_image.npz")
+    hits = each.counts["hits"] + 50
+    counts = {**each.counts, "hits": hits, "predicted": hits}
+    PerImage(each.ids, each.classes, counts, each.sequences).write(evaluation / "per_image.npz")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_a_challenger_stays_before_what_is_worse_on_the_same_data(promoted, name
     again = register(promoted, name)
     assert again.versions[1].passed and again.versions[1].version == "4" and again.challenger is None
     assert str(client.get_model_version_by_alias(name, "challenger").version) == "3"
-    told = "challenger of {}: version 3 (unet) stays: 66.0 % mIoU on the same data, the best of these 64.0 %"
+    told = "challenger of {}: version 3 (unet) stays: mIoU 66.0 % on the same data, the best of these 64.0 %"
     assert told.format(name) in str(again)
     # On other data its figures say nothing.
     moved = replace(promoted, lineage=replace(promoted.lineage, data_md5=f"{'c' * 32}.dir"))
@@ -217,6 +219,35 @@ def test_a_champion_of_other_classes_is_no_measure(promoted, name):
     )
 
 
+def test_a_champion_of_another_task_is_no_measure(promoted, name):
+    Store(None).client.set_model_version_tag(name, "2", "task", "depth")
+    better(promoted)
+    result = register(promoted, name)
+    assert not result.versions[1].passed and result.challenger is None
+    assert result.versions[1].reason == (
+        "the champion (version 2) predicts another task (depth): register this one under another register.model_name"
+    )
+
+
+def test_what_an_earlier_release_registered_is_found_and_compared(promoted, name, capsys):
+    """Its runs, versions and counts say nothing of a task."""
+    client = Store(None).client
+    versions = {str(v.version): v for v in client.search_model_versions(f"name = '{name}'")}
+    for number, version in versions.items():
+        client.delete_model_version_tag(name, number, "task")
+        client.delete_tag(version.run_id, "task")
+    again = register(promoted, name)
+    assert [(v.version, v.run_id) for v in again.versions] == [(n, versions[n].run_id) for n in ("1", "2")]
+    assert again.versions[0].reason.startswith("worse than the champion (version 2): mIoU -")
+    assert client.get_run(versions["2"].run_id).data.tags["task"] == "semantic"
+    better(promoted)
+    capsys.readouterr()
+    result = register(promoted, name)
+    assert (result.challenger, result.versions[1].version) == ("unet", "3")
+    assert "evaluating it" not in capsys.readouterr().out
+    assert client.get_model_version(name, "3").tags["task"] == "semantic"
+
+
 def test_an_evaluation_without_counts_is_named(results):
     (results.evaluations["enet"] / "per_image.npz").unlink()
     with pytest.raises(StepError, match=r"enet/per_image\.npz: no such file; `python -m components evaluate` writes"):
@@ -228,17 +259,17 @@ def test_an_evaluation_without_counts_is_named(results):
 
 def card(results, key: str = "unet", **changes):
     model = step.read_model(key, results.models[key], results.evaluations[key])
-    settings = results.params.register_
+    gate = step.Gate.of(results.params)
     facts = {
         "model": model,
-        "decision": step.decide(settings, model.metrics, model.measured, None),
+        "decision": step.decide(gate, model.metrics, model.measured, None),
         "dataset": json.loads((results.data / "dataset.json").read_text()),
         "validation": json.loads((results.validation / "validation.json").read_text()),
         "tags": results.lineage.tags(key),
         "name": "segmentation",
         "run_id": "0123abc",
         "version": "7",
-        "confidence": 0.95,
+        "gate": gate,
     }
     return step.Card(**{**facts, **changes})
 
@@ -253,7 +284,7 @@ def test_the_card_says_what_a_decision_needs(results):
         "stripes: 4 train, 2 val, 6 test images; licence CC0; DVC hash `",
         "with 1 warning:\n\n- 'pole &amp; &lt;sign&gt;' covers 0.05 % of train",
         "| ms per image of 48 x 64 on cpu | 31.0 |",
-        "Weakest classes: sky (41.0 %)",
+        "Weakest, by IoU of each class: sky (41.0 %)",
         'mlflow.pyfunc.load_model("models:/segmentation/7")',
         "Code `c0ffee`, image `none`, settings `",
         "`python -m pipeline trace models:/segmentation/7`",
@@ -275,7 +306,7 @@ def test_a_card_of_many_classes_fits_into_a_description_and_names_the_worst(resu
     assert len(many.markdown()) > LONGEST
     text = many.description()
     assert len(text) <= LONGEST and "class number 000" in text and "class number 149" not in text
-    assert "worst of 150 classes; all stand in the run's `card.md`" in text
+    assert "worst of 150; all stand in the run's `card.md`" in text
     assert "### Lineage" in text
 
 

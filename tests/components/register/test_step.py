@@ -88,10 +88,10 @@ def test_every_model_gets_a_run_a_version_and_the_best_the_alias(results):
 
 
 def test_what_fails_the_gate_is_recorded_with_the_reason_and_gets_no_version(results):
-    result = register(results, changed(results, min_miou=0.5))
+    result = register(results, changed(results, rules={"miou": {"floor": 0.5}}))
     enet, unet = result.versions
     assert (enet.version, enet.passed) == (None, False)
-    assert enet.reason == "mIoU is 42.0 %, below register.min_miou, 50.0 %"
+    assert enet.reason == "mIoU is 42.0 %, below register.rules.miou.floor, 50.0 %"
     assert unet.passed and result.challenger == "unet"
     client = Store("segmentation").client
     assert client.get_run(enet.run_id).data.tags["gate"] == enet.reason
@@ -99,10 +99,10 @@ def test_what_fails_the_gate_is_recorded_with_the_reason_and_gets_no_version(res
 
 
 def test_other_weights_under_the_same_settings_get_a_run_and_a_version_of_their_own(results):
-    first = register(results, changed(results, min_miou=0.5))
+    first = register(results, changed(results, rules={"miou": {"floor": 0.5}}))
     weights = results.models["unet"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"\0")
-    second = register(results, changed(results, min_miou=0.5))
+    second = register(results, changed(results, rules={"miou": {"floor": 0.5}}))
     assert first.versions[0].run_id == second.versions[0].run_id
     assert first.versions[1].run_id != second.versions[1].run_id
     assert second.versions[1].version == "2"
@@ -139,7 +139,7 @@ def test_with_mlflow_away_one_sentence_says_what_to_do_and_a_later_run_completes
     assert "secret" not in sentence and "\n" not in sentence
     assert not Path("outputs/register.json").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert register(results, changed(results, min_miou=0.5)).challenger == "unet"
+    assert register(results, changed(results, rules={"miou": {"floor": 0.5}})).challenger == "unet"
 
 
 def test_a_missing_result_is_named_before_mlflow_is_asked(results, monkeypatch):

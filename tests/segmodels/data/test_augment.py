@@ -15,9 +15,9 @@ from segmodels.data.augment import (
     focus_box,
     joint_transforms,
     normalize,
-    resize_label,
 )
 from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
+from segmodels.data.targets import take_centers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HOW = Augmentation(crop=(32, 40), scale=(0.5, 2.0), flip=0.5, color=0.3)
@@ -27,9 +27,10 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(dataset: Path) -> None:
     first = TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=1)
     again = TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=1)
     for index in (7, 2, 5):
-        assert torch.equal(first[3, index][0], again[3, index][0])
-    assert not torch.equal(first[3, 2][0], first[4, 2][0])
-    assert not torch.equal(first[3, 2][0], TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=2)[3, 2][0])
+        assert torch.equal(first[3, index]["image"], again[3, index]["image"])
+    assert not torch.equal(first[3, 2]["image"], first[4, 2]["image"])
+    other = TrainingSet(Decoded(dataset, "train"), HOW, MEAN, STD, seed=2)
+    assert not torch.equal(first[3, 2]["image"], other[3, 2]["image"])
 
 
 def test_workers_change_nothing(dataset: Path) -> None:
@@ -39,9 +40,10 @@ def test_workers_change_nothing(dataset: Path) -> None:
         sampler = EpochSampler(len(data), 0)
         sampler.set_epoch(2)
         batches.append(list(training_loader(data, sampler, 4, workers)))
-    for (a, b), (c, d) in zip(*batches, strict=True):
-        assert torch.equal(a, c)
-        assert torch.equal(b, d)
+    for one, other in zip(*batches, strict=True):
+        assert one.keys() == other.keys() == {"image", "labels"}
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["labels"], other["labels"])
 
 
 def test_each_epoch_sees_every_sample_once_over_all_processes() -> None:
@@ -61,7 +63,8 @@ def test_label_and_image_are_moved_alike() -> None:
     plain = Augmentation(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)
     zero, one = torch.zeros(3), torch.ones(3)
     for seed in range(30):
-        pixels, target = augment(image, label, plain, np.random.default_rng(seed), zero, one)
+        sample = augment(image, {"labels": label}, plain, np.random.default_rng(seed), zero, one)
+        pixels, target = sample["image"], sample["labels"]
         assert pixels.shape == (3, 48, 48)
         valid = target != 255
         disagree = ((pixels[0] > 100 / 255) != (target == 1)) & valid
@@ -72,7 +75,8 @@ def test_label_and_image_are_moved_alike() -> None:
 def test_a_small_image_is_padded_with_void() -> None:
     image, label = torch.full((3, 20, 20), 9, dtype=torch.uint8), torch.zeros(20, 20, dtype=torch.uint8)
     how = Augmentation(crop=(40, 50), scale=(1.0, 1.0))
-    _, target = augment(image, label, how, np.random.default_rng(0), torch.zeros(3), torch.ones(3))
+    sample = augment(image, {"labels": label}, how, np.random.default_rng(0), torch.zeros(3), torch.ones(3))
+    target = sample["labels"]
     assert (target == 0).sum() == 400
     assert (target == 255).sum() == 40 * 50 - 400
 
@@ -97,29 +101,29 @@ def test_grey_stays_grey_under_saturation_and_hue() -> None:
 
 def test_label_resizing_takes_the_pixel_at_the_centre() -> None:
     label = torch.arange(6, dtype=torch.uint8).repeat(6, 1)
-    assert resize_label(label, (2, 2)).tolist() == [[1, 4], [1, 4]]
-    assert resize_label(label, (6, 12))[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert take_centers(label, (2, 2)).tolist() == [[1, 4], [1, 4]]
+    assert take_centers(label, (6, 12))[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_evaluation_batches_keep_labels_at_full_size(dataset: Path) -> None:
-    data = Decoded(dataset, "test", size=(32, 40), resize_labels=False)
+    data = Decoded(dataset, "test", size=(32, 40), resize_targets=False)
     evaluated = EvaluationSet(data, 3, MEAN, STD)
     batches = [evaluated[i] for i in range(len(evaluated))]
-    assert [len(images) for images, _ in batches] == [3, 1]
-    images, labels = batches[0]
-    assert images.shape[-2:] == (32, 40)
-    assert labels.shape[-2:] == (49, 63)
+    assert [len(batch["image"]) for batch in batches] == [3, 1]
+    assert batches[0]["image"].shape[-2:] == (32, 40)
+    assert batches[0]["labels"].shape[-2:] == (49, 63)
 
 
 def test_transforms_v2_can_be_added_by_name() -> None:
     extra = joint_transforms({"RandomRotation": {"degrees": [20, 20], "expand": False}})
     assert extra is not None
     image = torch.full((3, 40, 40), 255, dtype=torch.uint8)
-    turned, label = extra(image, torch.ones(40, 40, dtype=torch.uint8), seed=0)
+    turned, targets = extra(image, {"labels": torch.ones(40, 40, dtype=torch.uint8)}, seed=0)
+    label = targets["labels"]
     # What the rotation made up is void, the rest keeps its label.
     assert (label[turned[0] == 0] == 255).float().mean() > 0.9
     assert (label[20, 20], turned[0, 20, 20]) == (1, 255)
-    again, _ = extra(image, torch.ones(40, 40, dtype=torch.uint8), seed=0)
+    again, _ = extra(image, {"labels": torch.ones(40, 40, dtype=torch.uint8)}, seed=0)
     assert torch.equal(turned, again)
     with pytest.raises(ValueError, match="has no transform 'RandomRotaton'"):
         joint_transforms({"RandomRotaton": {}})
@@ -190,10 +194,11 @@ def test_a_focused_sample_is_its_window_at_the_size_of_the_crop(focus: str) -> N
     how = Augmentation(crop=(48, 56), flip=0.0, focus=focus)  # type: ignore[arg-type]
     zero, one = torch.zeros(3), torch.ones(3)
     for seed in range(20):
-        pixels, target = augment(image, label, how, np.random.default_rng(seed), zero, one)
+        sample = augment(image, {"labels": label}, how, np.random.default_rng(seed), zero, one)
+        pixels, target = sample["image"], sample["labels"]
         assert pixels.shape == (3, 48, 56)
         top, left, bottom, right = focus_box(label, np.random.default_rng(seed), loose=focus == "proposals")
-        assert torch.equal(target, resize_label(label[top:bottom, left:right], (48, 56)).long())
+        assert torch.equal(target, take_centers(label[top:bottom, left:right], (48, 56)).long())
         assert (target != 255).any()
         # Image and label are of the same window.
         disagree = (pixels[0] * 255 - target % 8 * 30).abs() > 60
@@ -202,9 +207,10 @@ def test_a_focused_sample_is_its_window_at_the_size_of_the_crop(focus: str) -> N
 
 def test_several_splits_share_one_memory(dataset: Path) -> None:
     one = Decoded(dataset, "train")[0]
-    size = one[0].numel() + one[1].numel()
+    size = one["image"].numel() + one["labels"].numel()
     room = Cache(2.5 * size / 1e9)
     train, val = Decoded(dataset, "train", cache=room), Decoded(dataset, "val", cache=room)
     train[0], val[0], train[1]
-    assert train[0][0] is train[0][0] and val[0][0] is val[0][0]
-    assert train[1][0] is not train[1][0]
+    for name in ("image", "labels"):
+        assert train[0][name] is train[0][name] and val[0][name] is val[0][name]
+        assert train[1][name] is not train[1][name]

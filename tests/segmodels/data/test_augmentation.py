@@ -26,10 +26,10 @@ from segmodels.data.augment import (
     joint_transforms,
     normalize,
     resize_image,
-    resize_label,
 )
 from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter, Sample, read_image, read_label
 from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, same_size, training_loader
+from segmodels.data.targets import take_centers
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 
@@ -43,8 +43,9 @@ def coordinates(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def augmented(size: tuple[int, int], seed: int, **how: Any) -> tuple[Tensor, Tensor]:
     """Rows and columns (and blue) of the source that became each pixel, and the label."""
-    pixels, label = augment(*coordinates(*size), Augmentation(**how), np.random.default_rng(seed), ZERO, ONE)
-    return pixels * 255, label
+    image, label = coordinates(*size)
+    sample = augment(image, {"labels": label}, Augmentation(**how), np.random.default_rng(seed), ZERO, ONE)
+    return sample["image"] * 255, sample["labels"]
 
 
 def test_crops_are_windows_of_the_image_and_each_is_as_likely() -> None:
@@ -176,11 +177,12 @@ def test_luma_is_that_of_bt_601() -> None:
 def test_jitter_is_part_of_the_augmented_sample() -> None:
     image, label = coordinates(6, 8)
     mean, std = torch.tensor([0.45, 0.5, 0.4]), torch.tensor([0.2, 0.25, 0.3])
-    pixels, _ = augment(image, label, Augmentation(flip=0.0), np.random.default_rng(0), mean, std)
+    targets = {"labels": label}
+    pixels = augment(image, targets, Augmentation(flip=0.0), np.random.default_rng(0), mean, std)["image"]
     torch.testing.assert_close(pixels, normalize(image, mean, std), atol=1e-4, rtol=1e-4)
-    levels = set()
+    levels, how = set(), Augmentation(flip=0.0, color=0.4)
     for seed in range(20):
-        jittered, _ = augment(image, label, Augmentation(flip=0.0, color=0.4), np.random.default_rng(seed), mean, std)
+        jittered = augment(image, targets, how, np.random.default_rng(seed), mean, std)["image"]
         assert (jittered - pixels).abs().max() > 0.01
         levels.add(round(jittered.mean().item(), 4))
     assert len(levels) == 20
@@ -194,8 +196,8 @@ def test_sizes_are_those_of_torchvision_and_labels_those_of_pillow() -> None:
             resize_image(image, size).int() - vision.resize(image, list(size), antialias=True).int()
         ).abs().max() <= 1
         expected = np.asarray(Image.fromarray(label.numpy()).resize(size[::-1], Image.Resampling.NEAREST))
-        assert np.array_equal(resize_label(label, size).numpy(), expected)
-    assert resize_image(image, (30, 44)) is image and resize_label(label, (30, 44)) is label
+        assert np.array_equal(take_centers(label, size).numpy(), expected)
+    assert resize_image(image, (30, 44)) is image and take_centers(label, (30, 44)) is label
     assert resize_image(image, [30, 44]) is image  # type: ignore[arg-type]
 
 
@@ -206,19 +208,21 @@ def test_memory_is_taken_to_the_last_byte_and_no_further() -> None:
 
 def test_decoded_samples_are_the_files_at_the_size_that_is_asked(dataset: Path) -> None:
     plain, both = Decoded(dataset, "test"), Decoded(dataset, "test", size=(32, 40), cache=Cache(1.0))
-    kept = Decoded(dataset, "test", size=(32, 40), resize_labels=False)
+    kept = Decoded(dataset, "test", size=(32, 40), resize_targets=False)
     assert len(plain) == 4
     for index, sample in enumerate(plain.samples):
-        image, label = plain[index]
+        image, label = plain[index]["image"], plain[index]["labels"]
+        assert plain[index].keys() == both[index].keys() == kept[index].keys() == {"image", "labels"}
         assert torch.equal(image, torch.tensor(read_image(sample.image)).permute(2, 0, 1))
         assert torch.equal(label, torch.tensor(read_label(sample.label)))
-        assert plain[index][0] is not image
-        assert torch.equal(both[index][0], resize_image(image, (32, 40))) and both[index][0] is both[index][0]
-        assert torch.equal(both[index][1], resize_label(label, (32, 40)))
-        assert torch.equal(kept[index][0], both[index][0]) and torch.equal(kept[index][1], label)
-    size = plain[0][0].numel() + plain[0][1].numel()
+        assert plain[index]["image"] is not image
+        resized = both[index]["image"]
+        assert torch.equal(resized, resize_image(image, (32, 40))) and both[index]["image"] is resized
+        assert torch.equal(both[index]["labels"], take_centers(label, (32, 40)))
+        assert torch.equal(kept[index]["image"], resized) and torch.equal(kept[index]["labels"], label)
+    size = plain[0]["image"].numel() + plain[0]["labels"].numel()
     tight = Decoded(dataset, "test", cache=Cache(size / 1e9))
-    assert tight[0][0] is tight[0][0] and tight[1][0] is not tight[1][0]
+    assert tight[0]["image"] is tight[0]["image"] and tight[1]["image"] is not tight[1]["image"]
 
 
 def test_a_split_without_samples_is_named(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ def test_samples_of_one_size_are_together_and_at_most_a_batch(tmp_path: Path) ->
     for number, width in enumerate([8, 8, 8, 9, 8, 8, 8, 8, 8]):
         path = tmp_path / f"{number}.png"
         Image.fromarray(np.zeros((8, width), np.uint8)).save(path)
-        listed.append(Sample(f"{number}", path, path))
+        listed.append(Sample(f"{number}", path, {"labels": path}))
     assert list(same_size(listed, 2)) == [[0, 1], [2], [3], [4, 5], [6, 7], [8]]
     assert list(same_size(listed, 9)) == [[0, 1, 2], [3], [4, 5, 6, 7, 8]]
     assert list(same_size([], 2)) == []
@@ -269,27 +273,29 @@ def test_batches_for_evaluation_are_the_normalised_images(dataset: Path) -> None
     batches = EvaluationSet(data, 3, mean, std)
     assert len(batches) == 2
     for batch, indices in enumerate(([0, 1, 2], [3])):
-        images, labels = batches[batch]
+        images, labels = batches[batch]["image"], batches[batch]["labels"]
+        assert len(images) == len(labels) == len(indices)
         for at, index in enumerate(indices):
-            expected = vision.normalize(data[index][0] / 255, list(mean), list(std))
+            expected = vision.normalize(data[index]["image"] / 255, list(mean), list(std))
             torch.testing.assert_close(images[at], expected, atol=1e-5, rtol=1e-5)
-            assert torch.equal(labels[at], data[index][1])
+            assert torch.equal(labels[at], data[index]["labels"])
 
 
 def test_batches_for_training_are_whole_unless_there_is_one_alone(dataset: Path) -> None:
     data = TrainingSet(Decoded(dataset, "train"), Augmentation(crop=(16, 24)), (0, 0, 0), (1, 1, 1), seed=0)
     for batch_size, sizes in ((4, [4, 4]), (5, [5, 5]), (10, [10]), (11, [10])):
         loader = training_loader(data, EpochSampler(10, 0), batch_size, 0)
-        assert [len(images) for images, _ in loader] == sizes
+        assert [len(batch["image"]) for batch in loader] == sizes
         assert (loader.num_workers, loader.persistent_workers, loader.pin_memory) == (
             0,
             False,
             torch.cuda.is_available(),
         )
-    for (images, labels), first in zip(training_loader(data, EpochSampler(10, 0), 4, 0), (0, 4), strict=True):
+    for batch, first in zip(training_loader(data, EpochSampler(10, 0), 4, 0), (0, 4), strict=True):
         keys = list(EpochSampler(10, 0))[first : first + 4]
-        assert torch.equal(images, torch.stack([data[key][0] for key in keys]))
-        assert torch.equal(labels, torch.stack([data[key][1] for key in keys]))
+        assert batch.keys() == {"image", "labels"}
+        for name, values in batch.items():
+            assert torch.equal(values, torch.stack([data[key][name] for key in keys]))
     workers = training_loader(data, EpochSampler(10, 0), 4, 1)
     assert workers.num_workers == 1 and workers.persistent_workers
     assert not isinstance(loader.sampler, SequentialSampler)
@@ -311,38 +317,41 @@ def test_transforms_of_torchvision_come_first_and_draw_from_the_samples_own_gene
     data = Decoded(dataset, "train")
     sets = [TrainingSet(data, a, (0, 0, 0), (1, 1, 1), seed=1) for a in (how, how)]
     state = torch.random.get_rng_state()
-    image, label = sets[0][0, 3]
+    sample = sets[0][0, 3]
     assert torch.equal(torch.random.get_rng_state(), state)
     rng = np.random.default_rng((1, 0, 3))
     rng.integers(2**31)
     plain = Augmentation(crop=(32, 40), flip=0.0)
-    expected = augment(data[3][0].flip(-1), data[3][1].flip(-1), plain, rng, ZERO, ONE)
-    assert torch.equal(image, expected[0]) and torch.equal(label, expected[1])
-    assert torch.equal(sets[1][0, 3][0], image)
+    targets = {"labels": data[3]["labels"].flip(-1)}
+    expected = augment(data[3]["image"].flip(-1), targets, plain, rng, ZERO, ONE)
+    assert sample.keys() == expected.keys() == {"image", "labels"}
+    assert all(torch.equal(values, expected[name]) for name, values in sample.items())
+    assert torch.equal(sets[1][0, 3]["image"], sample["image"])
     turned = JointTransforms({"RandomRotation": {"degrees": 45}})
-    picture, planes = data[0]
-    different = {turned(picture, planes, seed)[1].sum().item() for seed in range(8)}
+    picture, targets = data[0]["image"], {"labels": data[0]["labels"]}
+    different = {turned(picture, targets, seed)[1]["labels"].sum().item() for seed in range(8)}
     assert len(different) > 4
-    assert type(turned(picture, planes, 0)[0]) is type(turned(picture, planes, 0)[1]) is Tensor
+    image, moved = turned(picture, targets, 0)
+    assert type(image) is type(moved["labels"]) is Tensor
 
 
 def test_void_stays_void_and_pixels_that_a_transform_makes_up_become_it() -> None:
     label = torch.tensor([[0, 1, 2, 255]], dtype=torch.uint8).repeat(4, 1)
     shift = joint_transforms({"Pad": {"padding": [1, 0, 0, 0]}})
     assert shift is not None and joint_transforms({}) is None
-    image, target = shift(torch.full((3, 4, 4), 7, dtype=torch.uint8), label, 0)
-    assert target.tolist() == [[255, 0, 1, 2, 255]] * 4
+    image, targets = shift(torch.full((3, 4, 4), 7, dtype=torch.uint8), {"labels": label}, 0)
+    assert targets["labels"].tolist() == [[255, 0, 1, 2, 255]] * 4
     assert image[0].tolist() == [[0, 7, 7, 7, 7]] * 4
 
 
 def test_a_transform_without_a_probability_is_given_one_and_mistakes_are_named() -> None:
-    label = torch.zeros(4, 4, dtype=torch.uint8)
+    targets = {"labels": torch.zeros(4, 4, dtype=torch.uint8)}
     image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4).repeat(3, 1, 1)
     often = {}
     for p in (None, 0.0, 0.5, 1.0):
         keywords = {"padding": 1, **({} if p is None else {"p": p})}
         transform = JointTransforms({"Pad": keywords})
-        often[p] = sum(transform(image, label, seed)[1].shape == (6, 6) for seed in range(100))
+        often[p] = sum(transform(image, targets, seed)[1]["labels"].shape == (6, 6) for seed in range(100))
     assert often[None] == often[1.0] == 100 and often[0.0] == 0 and 30 < often[0.5] < 70
     for named, sentence in (
         ({"Rotate": {}}, "augment.extra: torchvision.transforms.v2 has no transform 'Rotate'"),

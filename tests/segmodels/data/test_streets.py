@@ -202,7 +202,12 @@ def test_the_folder_is_complete_and_reads_back(tmp_path: Path) -> None:
                          progress=lambda done, total: seen.append((done, total)), **SIZE)  # fmt: skip
     assert info == DatasetInfo.read(tmp_path / "streets")
     assert dict(info.splits) == {"train": 3, "val": 2, "test": 1} and info.classes == CLASSES
-    assert info.targets == TARGETS and info.name == "streets"
+    assert info.targets == {
+        "instances": {},
+        "depth": {"unit": "m", "scale": 0.01},
+        "normals": {"frame": "camera: x right, y down, z forward"},
+    }
+    assert tuple(info.targets) == TARGETS and info.name == "streets"
     assert dict(info.source) == {"generator": "streets", "seed": 2, **SIZE, "version": 1, "licence": "CC0-1.0"}
     assert seen == [(n, 6) for n in range(1, 7)]
     for split in info.splits:

@@ -16,14 +16,12 @@ from scipy.ndimage import gaussian_filter
 
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.cli import main
-from segmodels.data.folder import samples
+from segmodels.data.folder import ClassInfo, samples
 from segmodels.data.streets.render import render
 from segmodels.drift import report as drift_report
 from segmodels.drift.comparison import compare
 from segmodels.drift.monitor import Monitor, prometheus
 from segmodels.drift.profile import (
-    CLASSES,
-    CONFIDENCE,
     INPUT_FEATURES,
     DriftError,
     Profile,
@@ -33,11 +31,13 @@ from segmodels.drift.profile import (
 )
 from segmodels.evaluation.evaluate import evaluate
 from segmodels.settings.schema import EvaluateSettings
+from segmodels.tasks.base import Prediction
 from tests.segmodels.conftest import CLASSES as BOXES
 from tests.segmodels.conftest import scene
 
 NAMES = ("road", "sky", "car")
 MIX = np.array([6.0, 3.0, 1.0])
+CONFIG = ModelConfig("unet", tuple(ClassInfo(name, (0, 0, 0)) for name in NAMES))
 
 
 def street(split: str, index: int) -> np.ndarray:
@@ -122,11 +122,12 @@ def test_another_source_is_named_by_the_right_feature(
 
 
 def test_other_predictions_on_the_same_images_are_drift_of_the_predictions(profile: Profile, plain: list[Seen]) -> None:
+    assert profile.watched == ("class mix", "confidence")
     more_cars = compare(profile, with_predictions(plain[:60], 2, mix=np.array([5.0, 3.0, 3.0])))
-    assert [finding.name for finding in more_cars.drifted] == [CLASSES]
+    assert [finding.name for finding in more_cars.drifted] == ["class mix"]
     assert more_cars.mix["car"][1] > more_cars.mix["car"][0] * 1.5
     unsure = compare(profile, with_predictions(plain[:60], 3, sure=0.6))
-    assert [finding.name for finding in unsure.drifted] == [CONFIDENCE]
+    assert [finding.name for finding in unsure.drifted] == ["confidence"]
     assert unsure.drifted[0].shift < 0
 
 
@@ -175,14 +176,14 @@ def test_flat_and_tiny_images_are_described(profile: Profile) -> None:
 
 
 def test_the_monitor_says_of_its_window_what_a_comparison_says(profile: Profile, images: list[np.ndarray]) -> None:
-    monitor = Monitor(profile, window=40, refresh=10)
+    monitor = Monitor(profile, CONFIG, window=40, refresh=10)
     assert (monitor.drift(), monitor.prometheus()) == (None, "")
     rng = np.random.default_rng(0)
     made = [(image // 2, rng.integers(0, 3, image.shape[:2], dtype=np.uint8)) for image in images[:60]]
 
     def add(mine: list[tuple[np.ndarray, np.ndarray]]) -> None:
         for image, classes in mine:
-            monitor.add(image, classes, np.full(classes.shape, 0.8, np.float32))
+            monitor.add(image, Prediction(classes, np.full(classes.shape, 0.8, np.float32)))
 
     add(made[:20])
     threads = [threading.Thread(target=add, args=(made[20 + i : 60 : 4],)) for i in range(4)]
@@ -308,10 +309,12 @@ def test_what_is_kept_of_a_prediction(images: list[np.ndarray]) -> None:
     classes = np.zeros(images[0].shape[:2], np.uint8)
     classes[:18] = 1
     confidence = np.where(classes == 1, 0.5, 0.9).astype(np.float32)
-    seen = see(images[0], classes, confidence, 3)
+    seen = see(images[0], Prediction(classes, confidence), CONFIG)
     assert seen.mix is not None
     assert seen.by_class is not None
     np.testing.assert_allclose(seen.mix, [0.75, 0.25, 0])
     np.testing.assert_allclose(seen.by_class, [0.9, 0.5, np.nan], rtol=1e-6)
     assert seen.confidence == pytest.approx(0.8)
-    assert see(images[0], classes, None, 3).confidence is None
+    alone = see(images[0], Prediction(classes), CONFIG)
+    assert alone.confidence is None
+    assert alone.mix is not None and alone.mix.tolist() == seen.mix.tolist()

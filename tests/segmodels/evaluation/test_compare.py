@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +21,10 @@ from segmodels.evaluation.compare import (
     fewest_images,
     units,
 )
-from segmodels.tasks.semantic.metrics import BoundaryF1, CalibrationError, confusion_matrix
-from segmodels.tasks.semantic.per_image import ImageCounts, PerImage
+from segmodels.settings.schema import EvaluateSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.base import Part, Prediction
+from segmodels.tasks.per_image import PerImage
 
 CLASSES = ("road", "sky", "pole")
 
@@ -30,34 +32,42 @@ CLASSES = ("road", "sky", "pole")
 def predictions(wrong: float, images: int = 40, seed: int = 0) -> PerImage:
     """A model that takes this share of pixels for a random class; the truth is the same for every model."""
     truth_rng, rng = np.random.default_rng(7), np.random.default_rng(seed)
-    counts = []
-    for i in range(images):
+    parts, settings, counts = [Part(name, (0, 0, 0)) for name in CLASSES], EvaluateSettings(boundary_px=1), []
+    for _ in range(images):
         truth = truth_rng.integers(0, 3, (12, 16)).repeat(2, 0).repeat(2, 1)
         guess = np.where(rng.random(truth.shape) < wrong, rng.integers(0, 3, truth.shape), truth)
-        label, one = torch.tensor(truth), torch.tensor(guess)
-        boundary, calibration = BoundaryF1(3, 1), CalibrationError()
-        boundary.update(one, label)
-        calibration.update(torch.full(label.shape, 0.9), one, label)
-        matrix = confusion_matrix(one, label, 3).numpy()
-        counts.append(ImageCounts.of(f"{i:03}", matrix, boundary.compute(), calibration.sums()))
-    return PerImage.of(CLASSES, counts)
+        prediction = Prediction(guess, np.full(truth.shape, 0.9, np.float32))
+        counts.append(get_task("semantic").count(prediction, {"labels": torch.tensor(truth)}, parts, settings))
+    return PerImage.of("semantic", CLASSES, [f"{i:03}" for i in range(images)], counts, ())
+
+
+def changed(each: PerImage, **columns: Any) -> PerImage:
+    """The same with other counts, or classes, or sequences."""
+    told = {name: columns.pop(name, getattr(each, name)) for name in ("ids", "classes", "sequences", "task")}
+    assert columns.keys() <= each.counts.keys()
+    return PerImage(counts={**each.counts, **columns}, **told)
 
 
 def test_the_figures_of_all_images_are_those_of_the_evaluation() -> None:
     each = predictions(0.3)
-    miou, _, ece, *iou = each.figures(np.ones((1, 40)))[0]
-    hits, rest = each.hits.sum(0), (each.truth + each.predicted - each.hits).sum(0)
-    assert iou == pytest.approx((hits / rest).tolist())
-    assert miou == pytest.approx(np.mean(hits / rest))
-    assert ece == pytest.approx(abs(0.9 - hits.sum() / each.truth.sum()), abs=1e-6)
+    figures = {key: value.item() for key, value in each.figures(np.ones((1, 40))).items()}
+    hits, truth, predicted = (each.counts[name].sum(0) for name in ("hits", "truth", "predicted"))
+    iou = hits / (truth + predicted - hits)
+    assert [figures[f"iou/{name}"] for name in CLASSES] == pytest.approx(iou.tolist())
+    assert figures["miou"] == pytest.approx(np.mean(iou))
+    assert figures["pixel_accuracy"] == pytest.approx(hits.sum() / truth.sum())
+    assert figures["ece"] == pytest.approx(abs(0.9 - hits.sum() / truth.sum()), abs=1e-6)
 
 
 def test_an_image_that_counts_twice_is_an_image_that_is_there_twice() -> None:
     each = predictions(0.3, images=3)
     order = [0, 2, 2]
-    columns = {f.name: getattr(each, f.name)[order] for f in dataclasses.fields(each) if f.name != "classes"}
-    repeated = dataclasses.replace(each, **columns)
-    assert repeated.figures(np.ones((1, 3))) == pytest.approx(each.figures(np.array([[1.0, 0.0, 2.0]])))
+    columns = {name: column[order] for name, column in each.counts.items()}
+    repeated = changed(each, ids=each.ids[order], sequences=each.sequences[order], **columns).figures(np.ones((1, 3)))
+    weighted = each.figures(np.array([[1.0, 0.0, 2.0]]))
+    assert list(repeated) == list(weighted)
+    for key, value in repeated.items():
+        assert value == pytest.approx(weighted[key]), key
 
 
 def test_the_file_keeps_the_counts_and_has_the_same_bytes_every_time(tmp_path: Path) -> None:
@@ -66,8 +76,11 @@ def test_the_file_keeps_the_counts_and_has_the_same_bytes_every_time(tmp_path: P
     each.write(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     again = PerImage.read(tmp_path / "a.npz")
-    for field in dataclasses.fields(each):
-        np.testing.assert_array_equal(getattr(again, field.name), getattr(each, field.name))
+    for name in ("ids", "classes", "sequences", "task"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(each, name))
+    assert again.counts.keys() == each.counts.keys()
+    for name, column in each.counts.items():
+        np.testing.assert_array_equal(again.counts[name], column)
     (tmp_path / "a.npz").write_bytes(b"PK\3\4 cut short")
     with pytest.raises(ValueError, match=r"a\.npz: not the counts of an evaluation"):
         PerImage.read(tmp_path / "a.npz")
@@ -75,62 +88,64 @@ def test_the_file_keeps_the_counts_and_has_the_same_bytes_every_time(tmp_path: P
 
 def test_a_model_is_no_different_from_itself() -> None:
     each = predictions(0.3)
-    found = compare(each, each)
-    assert (found.miou.value, found.miou.low, found.miou.high, found.miou.significant) == (0, 0, 0, False)
+    miou = compare(each, each).figures["miou"]
+    assert (miou.value, miou.low, miou.high, miou.significant) == (0, 0, 0, False)
 
 
 def test_two_models_that_err_as_often_differ_by_noise_alone() -> None:
-    found = compare(predictions(0.3, seed=1), predictions(0.3, seed=2))
-    assert found.miou.value != 0
-    assert found.miou.low < 0 < found.miou.high
-    assert not found.miou.significant
+    miou = compare(predictions(0.3, seed=1), predictions(0.3, seed=2)).figures["miou"]
+    assert miou.value != 0
+    assert miou.low < 0 < miou.high
+    assert not miou.significant
 
 
 def test_a_model_that_errs_less_is_better_in_every_class_and_the_interval_holds_the_difference() -> None:
-    found = compare(predictions(0.2, seed=1), predictions(0.3, seed=2))
-    for difference in (found.miou, *found.classes.values()):
+    figures = compare(predictions(0.2, seed=1), predictions(0.3, seed=2)).figures
+    for difference in (figures["miou"], *(figures[f"iou/{name}"] for name in CLASSES)):
         assert difference.significant
         assert 0 < difference.low < difference.value < difference.high
-    assert found.ece.value < 0
+    assert figures["ece"].value < 0
 
 
 def test_the_same_images_are_drawn_for_both_models() -> None:
     """Images of very different difficulty: unpaired draws would drown a small difference."""
     old = predictions(0.3)
-    hits = (old.truth * np.linspace(0.1, 0.9, 40)[:, None]).astype(int)
-    old = dataclasses.replace(old, hits=hits, predicted=old.truth)
-    new = dataclasses.replace(old, hits=hits + old.truth // 100)
-    found = compare(new, old)
-    assert found.miou.significant
-    assert found.miou.high - found.miou.low < 0.002
+    truth = old.counts["truth"]
+    hits = (truth * np.linspace(0.1, 0.9, 40)[:, None]).astype(int)
+    old = changed(old, hits=hits, predicted=truth)
+    miou = compare(changed(old, hits=hits + truth // 100), old).figures["miou"]
+    assert miou.significant
+    assert miou.high - miou.low < 0.002
 
 
 def test_the_same_seed_gives_the_same_interval_and_the_interval_grows_with_the_confidence() -> None:
     new, old = predictions(0.2, seed=1), predictions(0.3, seed=2)
     assert compare(new, old) == compare(new, old)
-    sure, less = compare(new, old, confidence=0.99).miou, compare(new, old, confidence=0.8).miou
+    sure, less = (compare(new, old, confidence=confidence).figures["miou"] for confidence in (0.99, 0.8))
     assert sure.low < less.low < less.high < sure.high
 
 
 def test_a_class_that_never_occurs_has_no_difference() -> None:
-    new, old = (dataclasses.replace(each, classes=np.array([*CLASSES[:2], "x"])) for each in [predictions(0.2)] * 2)
-    gone = {name: getattr(new, name) * np.array([1, 1, 0]) for name in ("hits", "truth", "predicted")}
-    found = compare(dataclasses.replace(new, **gone), dataclasses.replace(old, **gone))
-    assert np.isnan(found.classes["x"].value)
-    assert not found.classes["x"].significant
+    new, old = (changed(each, classes=np.array([*CLASSES[:2], "x"])) for each in [predictions(0.2)] * 2)
+    gone = {name: new.counts[name] * np.array([1, 1, 0]) for name in ("hits", "truth", "predicted")}
+    figures = compare(changed(new, **gone), changed(old, **gone)).figures
+    assert np.isnan(figures["iou/x"].value)
+    assert not figures["iou/x"].significant
 
 
 def test_a_handful_of_images_proves_nothing() -> None:
     assert fewest_images(0.95) == 6
-    five = compare(predictions(0.1, images=5), predictions(0.5, images=5))
-    assert five.miou.low > 0
-    assert not five.miou.significant
-    assert compare(predictions(0.1, images=6), predictions(0.5, images=6)).miou.significant
+    five = compare(predictions(0.1, images=5), predictions(0.5, images=5)).figures["miou"]
+    assert five.low > 0
+    assert not five.significant
+    assert compare(predictions(0.1, images=6), predictions(0.5, images=6)).figures["miou"].significant
 
 
-def test_other_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="same images"):
-        compare(predictions(0.1, images=5), predictions(0.1, images=6))
+def test_other_images_classes_and_tasks_are_refused() -> None:
+    five = predictions(0.1, images=5)
+    for other in (predictions(0.1, images=6), changed(five, classes=list("abc")), changed(five, task="depth")):
+        with pytest.raises(ValueError, match="same images"):
+            compare(five, other)
 
 
 def alike(rng: np.random.Generator, images: int, arms: int) -> list[PerImage]:
@@ -143,7 +158,8 @@ def alike(rng: np.random.Generator, images: int, arms: int) -> list[PerImage]:
     for _ in range(arms):
         hits = truth * np.clip(difficulty + rng.normal(0, 0.06, truth.shape), 0.01, 0.99)
         ids, names = np.array([f"{i:03}" for i in range(images)]), np.array(list("abcdef"))
-        made.append(PerImage(ids, names, hits, truth, hits, np.full(truth.shape, 0.5), bins))
+        counts = {"hits": hits, "truth": truth, "predicted": hits}
+        made.append(PerImage(ids, names, counts | {"boundary_f1": np.full(truth.shape, 0.5), "calibration": bins}))
     return made
 
 
@@ -153,9 +169,10 @@ def test_the_best_of_many_equal_models_is_rarely_better_than_the_champion() -> N
     together = alone = 0
     for _ in range(40):
         champion, *arms = alike(rng, images=40, arms=21)
-        found = compare_all(arms, champion, resamples=400)
-        together += any(one.miou.significant and one.miou.value > 0 for one in found)
-        alone += any((d := compare(one, champion, resamples=400).miou).significant and d.value > 0 for one in arms)
+        found = [one.figures["miou"] for one in compare_all(arms, champion, resamples=400)]
+        together += any(miou.significant and miou.value > 0 for miou in found)
+        single = (compare(one, champion, resamples=400).figures["miou"] for one in arms)
+        alone += any(miou.significant and miou.value > 0 for miou in single)
     assert together <= 4
     assert alone >= 8
 
@@ -163,16 +180,17 @@ def test_the_best_of_many_equal_models_is_rarely_better_than_the_champion() -> N
 def test_many_models_do_not_hide_one_that_is_better() -> None:
     rng = np.random.default_rng(1)
     champion, *arms = alike(rng, images=60, arms=21)
-    better = dataclasses.replace(arms[3], hits=arms[3].hits * 1.1, predicted=arms[3].predicted * 1.05)
+    hits, predicted = (arms[3].counts[name] for name in ("hits", "predicted"))
+    better = changed(arms[3], hits=hits * 1.1, predicted=predicted * 1.05)
     found = compare_all([*arms[:3], better, *arms[4:]], champion)
-    assert [index for index, one in enumerate(found) if one.miou.significant] == [3]
+    assert [index for index, one in enumerate(found) if one.figures["miou"].significant] == [3]
     assert {one.arms for one in found} == {20}
 
 
 def test_one_model_among_several_has_a_wider_interval_and_the_same_difference() -> None:
     rng = np.random.default_rng(2)
     champion, *arms = alike(rng, images=40, arms=9)
-    alone, among = compare(arms[0], champion).miou, compare_all(arms, champion)[0].miou
+    alone, among = (one.figures["miou"] for one in (compare(arms[0], champion), compare_all(arms, champion)[0]))
     assert alone.value == among.value
     assert among.high - among.low > 1.2 * (alone.high - alone.low)
 
@@ -192,15 +210,15 @@ def test_frames_that_err_together_say_less_than_as_many_images() -> None:
     """Each of 25 sequences is better or worse as a whole; taken for 250 images the difference seems sure."""
     rng = np.random.default_rng(3)
     champion = alike(rng, images=250, arms=1)[0]
-    truth = np.full_like(champion.truth, 1000.0)
+    truth = np.full_like(champion.counts["truth"], 1000.0)
     level = np.full_like(truth, 500.0)
     shift = (rng.permutation(25) < 15).repeat(10)[:, None] * 100.0 - 50.0
-    base = dataclasses.replace(champion, truth=truth, hits=level, predicted=level)
-    other = dataclasses.replace(base, hits=level + shift, predicted=level + shift)
+    base = changed(champion, truth=truth, hits=level, predicted=level)
+    other = changed(base, hits=level + shift, predicted=level + shift)
     named = np.array([f"s{i // 10}" for i in range(250)])
-    single = compare(other, base).miou
-    drawn = compare(dataclasses.replace(other, sequences=named), dataclasses.replace(base, sequences=named))
-    assert single.significant and not drawn.miou.significant
+    single = compare(other, base).figures["miou"]
+    drawn = compare(changed(other, sequences=named), changed(base, sequences=named))
+    assert single.significant and not drawn.figures["miou"].significant
     assert (drawn.images, drawn.units) == (250, 25)
 
 
@@ -251,15 +269,17 @@ def test_settings_of_a_comparison_reach_the_draws() -> None:
     usual = compare(new, old)
     assert usual == compare(new, old, resamples=2000, confidence=0.95, seed=0) == compare_all([new], old)[0]
     for other in ({"resamples": 1999}, {"seed": 1}, {"confidence": 0.9}):
-        assert compare(new, old, **other).miou.low != usual.miou.low
-    assert usual.boundary_f1.value == usual.boundary_f1.new - usual.boundary_f1.old
-    assert usual.miou.value - usual.miou.low == pytest.approx(usual.miou.high - usual.miou.value)
-    for figure in (usual.boundary_f1, usual.ece, *usual.classes.values()):
+        assert compare(new, old, **other).figures["miou"].low != usual.figures["miou"].low
+    boundary, miou = usual.figures["boundary_f1"], usual.figures["miou"]
+    assert boundary.value == boundary.new - boundary.old
+    assert miou.value - miou.low == pytest.approx(miou.high - miou.value)
+    assert usual.figures.keys() == {"miou", "pixel_accuracy", "boundary_f1", "ece", *(f"iou/{c}" for c in CLASSES)}
+    for figure in usual.figures.values():
         assert figure.low < figure.value < figure.high
     # The same by hand, from the same draws.
     drawn = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=250).astype(float)
-    rows = new.figures(drawn) - old.figures(drawn)
-    assert compare(new, old, resamples=250).ece.low == pytest.approx(np.quantile(rows[:, 2], 0.025))
+    differences = new.figures(drawn)["ece"] - old.figures(drawn)["ece"]
+    assert compare(new, old, resamples=250).figures["ece"].low == pytest.approx(np.quantile(differences, 0.025))
 
 
 def test_units_are_images_sequences_or_blocks_of_about_the_same_length() -> None:

@@ -19,8 +19,8 @@ from segmodels.evaluation.evaluate import evaluate
 from segmodels.evaluation.speed import gflops, prediction_milliseconds
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import CRFSettings, EvaluateSettings, PredictSettings
+from segmodels.tasks.per_image import PER_IMAGE_FILE, PerImage
 from segmodels.tasks.semantic.metrics import confusion_matrix
-from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,8 @@ def test_the_time_of_a_prediction_is_that_of_all_that_it_averages(trained: Path)
 def test_the_figures_of_each_image_add_up_to_the_metrics(evaluated: Path) -> None:
     metrics = json.loads((evaluated / "metrics.json").read_text())
     each = PerImage.read(evaluated / PER_IMAGE_FILE)
-    miou, boundary_f1, ece, *iou = each.figures(np.ones((1, len(each.ids))))[0]
-    assert (miou, boundary_f1, ece) == pytest.approx((metrics["miou"], metrics["boundary_f1"], metrics["ece"]))
-    assert iou == pytest.approx([np.nan if v is None else v for v in metrics["per_class"].values()], nan_ok=True)
+    figures = {key: value.item() for key, value in each.figures(np.ones((1, len(each.ids)))).items()}
+    for key in ("miou", "pixel_accuracy", "boundary_f1", "ece"):
+        assert figures.pop(key) == pytest.approx(metrics[key]), key
+    known = {f"iou/{name}": np.nan if v is None else v for name, v in metrics["per_class"].items()}
+    assert figures == pytest.approx(known, nan_ok=True)

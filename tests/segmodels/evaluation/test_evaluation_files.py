@@ -17,17 +17,21 @@ from PIL import Image
 from sklearn import metrics as sk
 from torch import nn
 
-from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.artifacts.model_folder import ModelConfig, read_config, save_model
 from segmodels.data.folder import ClassInfo, DatasetWriter, read_image, read_label, samples
-from segmodels.drift.profile import build_profile, describe_prediction
+from segmodels.drift.profile import build_profile
 from segmodels.evaluation import evaluate as evaluation
 from segmodels.evaluation import speed
 from segmodels.evaluation.evaluate import Quality, evaluate
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import EvaluateSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.base import Prediction
+from segmodels.tasks.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.tasks.pictures import panel
 from segmodels.tasks.semantic import pictures
 from segmodels.tasks.semantic.metrics import BoundaryF1, CalibrationError
-from segmodels.tasks.semantic.per_image import PER_IMAGE_FILE, PerImage
+from segmodels.tasks.semantic.task import column_means, own_miou
 
 CLASSES = (
     ClassInfo("ground", (120, 80, 40)),
@@ -97,7 +101,7 @@ def frames(data: Path, trained: Path) -> list[Frame]:
     sizes = [read_label(sample.label).shape for sample in listed]
     for _, same in itertools.groupby(range(COUNT), key=lambda i: sizes[i]):
         for pair in batched(iter(same)):
-            probs = predictor.batch_probabilities([read_image(listed[i].image) for i in pair])
+            probs = predictor.batch_maps([read_image(listed[i].image) for i in pair])
             for i, one in zip(pair, probs, strict=True):
                 found.append((listed[i].id, read_label(listed[i].label), one.argmax(0).numpy(), one.amax(0).numpy()))
     return found
@@ -147,8 +151,8 @@ def test_metrics_are_those_of_scikit_learn(evaluated: tuple[Path, Quality], fram
             "ghost": None,
         },
     }
-    assert (quality.split, quality.ece) == ("test", found["ece"])
-    np.testing.assert_allclose(quality.boundary_f1, f1)
+    assert (quality.split, quality.metrics) == ("test", found)
+    np.testing.assert_allclose(column_means(quality.per_image.counts["boundary_f1"]), f1)
     matrix = sk.confusion_matrix(truth, guess, labels=range(4))
     assert np.array_equal(quality.matrix, matrix)
     names = [c.name for c in CLASSES]
@@ -175,16 +179,18 @@ def test_each_image_has_its_own_figures(evaluated: tuple[Path, Quality], frames:
     for number, frame in enumerate(frames):
         truth, guess, sure = valid([frame])
         counts = [np.bincount(a, minlength=4).tolist() for a in (truth[truth == guess], truth, guess)]
-        assert [column[number].tolist() for column in (each.hits, each.truth, each.predicted)] == counts
-        assert each.calibration[number, 1].sum() == pytest.approx(sure.sum(), rel=1e-5)
+        assert [each.counts[name][number].tolist() for name in ("hits", "truth", "predicted")] == counts
+        assert each.counts["calibration"][number, 1].sum() == pytest.approx(sure.sum(), rel=1e-5)
         present = np.unique(truth)
         own = sk.jaccard_score(truth, guess, labels=present, average="macro") if len(truth) else 0.0
-        assert quality.image_miou[number] == pytest.approx(own)
+        assert quality.own[number] == pytest.approx(own)
     # Images evenly spread; here all of them.
     assert len(quality.predicted) == COUNT
-    for (_, _, guess, sure), (mix, confidence, _) in zip(frames, quality.predicted, strict=True):
-        expected = describe_prediction(guess, sure, 4)
+    task = get_task("semantic")
+    for (_, _, guess, sure), (mix, confidence, by_class) in zip(frames, quality.predicted, strict=True):
+        expected = task.describe(Prediction(guess, sure), task.parts(CLASSES))
         assert (mix.tolist(), confidence) == (expected[0].tolist(), pytest.approx(expected[1]))
+        np.testing.assert_allclose(by_class, expected[2], rtol=1e-6)
 
 
 def test_pictures_show_the_worst_the_median_and_the_best_and_six_predictions_are_kept(
@@ -195,7 +201,7 @@ def test_pictures_show_the_worst_the_median_and_the_best_and_six_predictions_are
     assert sorted(kept) == KEPT
     for name, _, guess, _ in frames:
         assert name not in kept or np.array_equal(kept[name], guess)
-    order = sorted(range(COUNT), key=lambda number: quality.image_miou[number])
+    order = sorted(range(COUNT), key=lambda number: quality.own[number])
     chosen = {"worst": order[0], "median": order[4], "best": order[8]}
     assert chosen["worst"] == 4
     assert {path.name for path in (out / "pictures").iterdir()} == {f"{t}-f{i}.png" for t, i in chosen.items()}
@@ -209,9 +215,9 @@ def test_pictures_show_the_worst_the_median_and_the_best_and_six_predictions_are
             pictures.colorize(guess, palette),
             pictures.error_map(truth, guess),
         ]
-        titles = [name, "truth", f"prediction, mIoU {100 * quality.image_miou[index]:.1f} %", "error"]
+        titles = [name, "truth", f"prediction, mIoU {100 * quality.own[index]:.1f} %", "error"]
         shown = np.asarray(Image.open(out / "pictures" / f"{title}-{name}.png"))
-        assert np.array_equal(shown, np.asarray(pictures.panel(tiles, titles)))
+        assert np.array_equal(shown, np.asarray(panel(tiles, titles)))
 
 
 def test_nothing_of_an_earlier_evaluation_is_left(evaluated: tuple[Path, Quality]) -> None:
@@ -313,23 +319,23 @@ def test_times_are_the_median_of_what_comes_after_two_warm_ups(monkeypatch: pyte
 def test_means_of_columns_leave_out_what_is_not_there() -> None:
     values = np.array([[0.5, np.nan, 1.0], [0.25, np.nan, np.nan]])
     with np.errstate(all="raise"):
-        found = evaluation._column_means(values)
+        found = column_means(values)
     np.testing.assert_array_equal(found, [0.375, np.nan, 1.0])
 
 
 def test_a_class_of_one_pixel_counts_and_one_that_is_only_predicted_does_not() -> None:
-    assert evaluation._own_miou(np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]])) == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert evaluation._own_miou(np.array([[0, 0], [0, 0]])) == 0.0
+    assert own_miou(np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]])) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert own_miou(np.array([[0, 0], [0, 0]])) == 0.0
 
 
 def test_the_profile_is_that_of_the_split_and_its_predictions(
-    evaluated: tuple[Path, Quality], data: Path, tmp_path: Path
+    evaluated: tuple[Path, Quality], data: Path, trained: Path, tmp_path: Path
 ) -> None:
     out, quality = evaluated
-    names = tuple(c.name for c in CLASSES)
-    build_profile(data, names, "test", quality.predicted, SETTINGS.as_json()).write(tmp_path / "profile.json")
+    config = read_config(trained)
+    build_profile(data, config, "test", quality.predicted, SETTINGS.as_json()).write(tmp_path / "profile.json")
     assert (out / "profile.json").read_bytes() == (tmp_path / "profile.json").read_bytes()
-    build_profile(data, names, "train", quality.predicted, SETTINGS.as_json()).write(tmp_path / "other.json")
+    build_profile(data, config, "train", quality.predicted, SETTINGS.as_json()).write(tmp_path / "other.json")
     assert (tmp_path / "other.json").read_bytes() != (tmp_path / "profile.json").read_bytes()
 
 

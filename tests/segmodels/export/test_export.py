@@ -109,12 +109,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     model = config.build()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     decoded = Decoded(root / "data", "train", size=config.image_size)
-    pairs = [decoded[i] for i in range(len(decoded))]
+    samples = [decoded[i] for i in range(len(decoded))]
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-    images, labels = torch.stack([normalize(i, mean, std) for i, _ in pairs]), torch.stack([x for _, x in pairs])
+    images = torch.stack([normalize(sample["image"], mean, std) for sample in samples])
+    labels = torch.stack([sample["labels"] for sample in samples])
     for _ in range(30):
         optimizer.zero_grad()
-        model.loss(model(images), labels.long()).backward()  # type: ignore[operator]
+        model.loss(model(images), {"labels": labels.long()}).backward()  # type: ignore[operator]
         optimizer.step()
     save_model(root / "model", config, model.state_dict())
     return root / "model", root / "data"
@@ -207,7 +208,7 @@ def test_a_file_that_gives_real_images_other_classes_does_not_appear(
         return shifted
 
     monkeypatch.setattr(exporting, "_torchscript", crooked)
-    with pytest.raises(exporting.ExportError, match=r"gives .* % of the pixels of real images another class"):
+    with pytest.raises(exporting.ExportError, match=r"gives .* % of the pixels of real images another value"):
         exporting.export(trained[0], tmp_path / "model.pt", "torchscript", data=trained[1])
     assert list(tmp_path.iterdir()) == []
 
@@ -218,12 +219,13 @@ def test_int8_is_measured_against_float_and_carries_its_figures(trained: tuple[P
     out = tmp_path / "small.onnx"
     result = int8.export_int8(source, out, data)
     assert (result.images, result.calibration_images) == (3, 8)
-    assert result.miou_float > 0.5
-    assert abs(result.miou - result.miou_float) < 0.1
+    assert result.figure_float > 0.5
+    assert abs(result.figure - result.figure_float) < 0.1
     assert result.agreement > 0.95
     session = onnxruntime.InferenceSession(out)
     kept = json.loads(session.get_modelmeta().custom_metadata_map["int8.json"])
-    assert kept["miou"] == result.miou
+    assert (kept["task"], kept["figure"]) == ("semantic", result.figure)
+    assert f"mIoU {100 * result.figure:.1f} % in int8" in str(result)
     assert "model.json" in session.get_modelmeta().custom_metadata_map
     classes, _ = session.run(None, {"images": pictures(90, 70)})
     assert (classes == predictions(source, pictures(90, 70))).mean() > 0.9

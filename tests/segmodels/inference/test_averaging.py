@@ -15,10 +15,14 @@ from torchvision.transforms.v2 import functional as vision
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.data.folder import ClassInfo
 from segmodels.inference import predictor as module
-from segmodels.inference.averaging import averaged, full_resolution, monte_carlo, most_likely, refined
+from segmodels.inference.averaging import averaged, full_resolution, monte_carlo, refined
 from segmodels.inference.predictor import Predictor
 from segmodels.layers.crf import dense_crf
 from segmodels.settings.schema import CRFSettings, PredictSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.semantic.task import most_likely
+
+SEMANTIC = get_task("semantic")
 
 
 class Watched(nn.Module):
@@ -39,7 +43,7 @@ def sizes(model: Watched) -> list[tuple[int, ...]]:
 
 def test_scaled_images_have_their_sizes_and_are_those_of_torchvision() -> None:
     images, model = torch.randn(2, 3, 48, 90), Watched()
-    averaged(model, images, PredictSettings(scales=(0.5, 0.7, 1.0, 1.5, 2.0)))
+    averaged(model, images, PredictSettings(scales=(0.5, 0.7, 1.0, 1.5, 2.0)), SEMANTIC)
     # No side falls below 32 pixels.
     assert sizes(model) == [(32, 45), (34, 63), (48, 90), (72, 135), (96, 180)]
     assert torch.equal(model.seen[2], images)
@@ -55,7 +59,7 @@ def test_the_mean_over_scales_and_mirror_images_is_that_of_passes_made_by_hand()
         for flip in (False, True):
             probs = Watched()(scaled.flip(-1) if flip else scaled)["out"].softmax(1)
             total += vision.resize(probs.flip(-1) if flip else probs, [40, 56], antialias=False)
-    ours = averaged(Watched(), images, PredictSettings(scales=(0.6, 1.0, 1.5), flip=True))
+    ours = averaged(Watched(), images, PredictSettings(scales=(0.6, 1.0, 1.5), flip=True), SEMANTIC)
     torch.testing.assert_close(ours, total / 6, rtol=1e-4, atol=1e-5)
     larger = full_resolution(ours, (77, 99))
     torch.testing.assert_close(larger, vision.resize(ours, [77, 99], antialias=False), rtol=1e-4, atol=1e-5)
@@ -67,7 +71,7 @@ def test_the_mean_over_scales_and_mirror_images_is_that_of_passes_made_by_hand()
 def test_windows_begin_at_their_strides_and_end_at_the_edge(stride: Any, rows: list[int], columns: list[int]) -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
     images, model = torch.cat([grid, grid[:1]])[None], Watched()
-    averaged(model, images, PredictSettings(window=(16, 16), stride=stride))
+    averaged(model, images, PredictSettings(window=(16, 16), stride=stride), SEMANTIC)
     assert [tuple(image[0, :2, 0, 0].tolist()) for image in model.seen] == [(y, x) for y in rows for x in columns]
 
 
@@ -85,7 +89,7 @@ def test_windows_may_be_of_any_shape(
 ) -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
     model = Watched()
-    averaged(model, torch.cat([grid, grid[:1]])[None], PredictSettings(window=window))
+    averaged(model, torch.cat([grid, grid[:1]])[None], PredictSettings(window=window), SEMANTIC)
     assert set(sizes(model)) == {size}
     assert [tuple(image[0, :2, 0, 0].tolist()) for image in model.seen] == corners
 
@@ -198,7 +202,7 @@ def test_weights_and_images_lie_in_channels_last_order_and_wait_for_their_turn(
     monkeypatch.setattr(module, "turn", lambda device: turns.append(device) or nullcontext())
     predictor.model.register_forward_pre_hook(lambda _, given: batches.append(given[0]))
     predictor.predict_batch([noise(40, 48)])
-    predictor.batch_probabilities([noise(40, 48)])
+    predictor.batch_maps([noise(40, 48)])
     assert turns == ["cpu", "cpu"] and len(batches) == 2
     weights = [value for value in predictor.model.state_dict().values() if value.ndim == 4]
     for tensor in (*batches, *weights):
@@ -208,20 +212,18 @@ def test_weights_and_images_lie_in_channels_last_order_and_wait_for_their_turn(
 def test_images_of_several_sizes_come_back_in_their_order(free: Path) -> None:
     predictor = Predictor(free, "cpu")
     images = [noise(40, 48), noise(32, 64), noise(40, 48)[::-1].copy(), noise(32, 64)[:, ::-1].copy()]
-    together, confidence = predictor.predict_with_confidence(images)
-    for image, classes, sure in zip(images, together, confidence, strict=True):
+    for image, prediction in zip(images, predictor.predict_with_confidence(images), strict=True):
         probs = predictor.predict_probabilities(image)
-        assert (classes == probs.argmax(0)).mean() > 0.999
-        np.testing.assert_allclose(sure, probs.max(0), rtol=1e-4)
+        assert (prediction.value == probs.argmax(0)).mean() > 0.999
+        assert prediction.confidence is not None
+        np.testing.assert_allclose(prediction.confidence, probs.max(0), rtol=1e-4)
     assert [one.shape for one in predictor.predict_batch(images)] == [(40, 48), (32, 64)] * 2
 
 
 def test_each_precision_rounds_as_coarsely_as_its_numbers(free: Path) -> None:
     images = [noise(40, 48)]
-    whole = Predictor(free, "cpu").batch_probabilities(images)
-    off = {
-        p: (Predictor(free, "cpu", precision=p).batch_probabilities(images) - whole).abs().max() for p in ("16", "bf16")
-    }
+    whole = Predictor(free, "cpu").batch_maps(images)
+    off = {p: (Predictor(free, "cpu", precision=p).batch_maps(images) - whole).abs().max() for p in ("16", "bf16")}
     assert 0 < 3 * off["16"] < off["bf16"] < 0.1
 
 

@@ -55,7 +55,7 @@ def run(*args: object) -> int:
 class Noisy(Predictor):
     """The truth, seen through a strong noise: what a CRF is good against."""
 
-    def probabilities(self, image: np.ndarray) -> Tensor:
+    def maps(self, image: np.ndarray) -> Tensor:
         truth = torch.from_numpy(image[..., 0] > 150).float()
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
         return torch.stack([-(truth - 0.5) + noise, truth - 0.5 + noise.flip(0)]).softmax(0)
@@ -75,8 +75,8 @@ def test_the_search_finds_settings_that_clean_a_noisy_prediction(model: Path, da
     best, plain = trials[0], next(trial for trial in trials if trial.settings is None)
     assert best.settings is not None
     assert best.settings.iterations == 3
-    assert best.miou > plain.miou + 0.2
-    assert [trial.miou for trial in trials] == sorted((trial.miou for trial in trials), reverse=True)
+    assert best.figure > plain.figure + 0.2
+    assert [trial.figure for trial in trials] == sorted((trial.figure for trial in trials), reverse=True)
     assert len({trial.settings for trial in trials}) == len(trials)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from segmodels.data.folder import DatasetError, read_image, read_label
 from segmodels.inference.files import run
 from segmodels.inference.inputs import Job, find_inputs, plan
+from segmodels.tasks import get_task
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Brightness:
     """A model that needs no network: bright pixels are class 1."""
 
     config = Config([(0, 0, 200), (200, 200, 0)])
+    task = get_task("semantic")
 
     def __init__(self) -> None:
         self.calls = 0

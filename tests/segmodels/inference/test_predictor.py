@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.data.folder import ClassInfo
-from segmodels.inference.averaging import averaged, full_resolution, monte_carlo, most_likely, sliding
+from segmodels.inference.averaging import averaged, full_resolution, monte_carlo, sliding
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import PREDICT_KEYS, CRFSettings, PredictSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.semantic.task import most_likely
+
+SEMANTIC = get_task("semantic")
 
 
 class Pixelwise(nn.Module):
@@ -48,8 +52,8 @@ def test_windows_never_exceed_the_image() -> None:
 
 def test_flipping_a_symmetric_model_changes_nothing() -> None:
     images = torch.randn(1, 3, 33, 40)
-    flipped = averaged(Pixelwise(), images, PredictSettings(flip=True))
-    torch.testing.assert_close(flipped, averaged(Pixelwise(), images, PredictSettings()))
+    flipped = averaged(Pixelwise(), images, PredictSettings(flip=True), SEMANTIC)
+    torch.testing.assert_close(flipped, averaged(Pixelwise(), images, PredictSettings(), SEMANTIC))
 
 
 class Ramp(nn.Module):
@@ -68,16 +72,16 @@ class Ramp(nn.Module):
 
 def test_the_mirror_image_counts_as_much_as_the_image() -> None:
     images = torch.zeros(1, 3, 32, 40)
-    plain = averaged(Ramp().eval(), images, PredictSettings())
-    flipped = averaged(Ramp().eval(), images, PredictSettings(flip=True))
+    plain = averaged(Ramp().eval(), images, PredictSettings(), SEMANTIC)
+    flipped = averaged(Ramp().eval(), images, PredictSettings(flip=True), SEMANTIC)
     torch.testing.assert_close(flipped, (plain + plain.flip(-1)) / 2)
     assert (flipped - plain).abs().max() > 0.1
 
 
 def test_every_scale_counts_as_much_as_every_other() -> None:
     images, model = torch.zeros(1, 3, 32, 64), Ramp().eval()
-    alone = [averaged(model, images, PredictSettings(scales=(scale,))) for scale in (0.5, 1.0, 2.0)]
-    together = averaged(model, images, PredictSettings(scales=(0.5, 1.0, 2.0)))
+    alone = [averaged(model, images, PredictSettings(scales=(scale,)), SEMANTIC) for scale in (0.5, 1.0, 2.0)]
+    together = averaged(model, images, PredictSettings(scales=(0.5, 1.0, 2.0)), SEMANTIC)
     torch.testing.assert_close(together, torch.stack(alone).mean(0))
     assert (alone[0] - alone[2]).abs().max() > 0.1
 
@@ -86,17 +90,17 @@ def test_dropout_samples_flips_and_windows_are_averaged_together_and_the_same_ea
     images, model = torch.zeros(1, 3, 32, 64), Ramp().eval()
     settings = PredictSettings(mc_samples=4, flip=True, window=(32, 48))
     before = torch.random.get_rng_state()
-    first = averaged(model, images, settings)
+    first = averaged(model, images, settings, SEMANTIC)
     torch.rand(3)
-    assert torch.equal(averaged(model, images, settings), first)
+    assert torch.equal(averaged(model, images, settings, SEMANTIC), first)
     assert not torch.equal(torch.random.get_rng_state(), before)  # that of torch.rand alone
     for other in (PredictSettings(flip=True, window=(32, 48)), PredictSettings(mc_samples=4, flip=True)):
-        assert (averaged(model, images, other) - first).abs().max() > 0.01
+        assert (averaged(model, images, other, SEMANTIC) - first).abs().max() > 0.01
 
 
 def test_scales_are_averaged_at_the_images_size() -> None:
     images = torch.randn(1, 3, 64, 64)
-    probs = averaged(Pixelwise(), images, PredictSettings(scales=(0.5, 1.0, 1.5)))
+    probs = averaged(Pixelwise(), images, PredictSettings(scales=(0.5, 1.0, 1.5)), SEMANTIC)
     assert probs.shape == (1, 3, 64, 64)
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 64, 64))
 
@@ -147,11 +151,12 @@ def test_class_maps_and_confidence_are_those_of_the_probabilities(size: tuple[in
     """Also where no softmax is computed: at the network's own size nothing is averaged or resized."""
     images = list(np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8))
     predictor = Predictor(folder, "cpu")
-    probs = predictor.batch_probabilities(images).numpy()
-    classes, confidence = predictor.predict_with_confidence(images)
-    np.testing.assert_array_equal(np.stack(classes), probs.argmax(1))
-    np.testing.assert_array_equal(np.stack(predictor.predict_batch(images)), np.stack(classes))
-    np.testing.assert_allclose(np.stack(confidence), probs.max(1), rtol=1e-6)
+    probs = predictor.batch_maps(images).numpy()
+    predicted = predictor.predict_with_confidence(images)
+    classes, confidence = (np.stack([getattr(one, name) for one in predicted]) for name in ("value", "confidence"))
+    np.testing.assert_array_equal(classes, probs.argmax(1))
+    np.testing.assert_array_equal(np.stack(predictor.predict_batch(images)), classes)
+    np.testing.assert_allclose(confidence, probs.max(1), rtol=1e-6)
 
 
 def test_merged_norms_and_bfloat16_round_differently_and_predict_the_same(folder: Path) -> None:

@@ -16,10 +16,12 @@ from segmodels.data.folder import DatasetError
 from segmodels.inference.files import run
 from segmodels.inference.inputs import find_inputs, plan
 from segmodels.inference.rasters import is_raster, predict_raster, spans
+from segmodels.tasks import get_task
 from tests.segmodels.inference.test_files import Brightness, picture
 
 rasterio = pytest.importorskip("rasterio")
 ORIGIN = (500_000.0, 5_400_000.0)
+SEMANTIC = get_task("semantic")
 
 
 def raster(path: Path, bands: np.ndarray, **options: Any) -> Path:
@@ -67,7 +69,7 @@ def test_windows_write_every_pixel_once_and_keep_a_margin_inside(length: int, wi
 def test_no_seam_is_seen(window: tuple[int, int], tmp_path: Path) -> None:
     bands = noise(3, 333, 417)
     path, out = raster(tmp_path / "a.tif", bands), tmp_path / "ids.tif"
-    predict_raster(path, blurred, [(0, 0, 0), (1, 1, 1)], masks=out, overlays=None, window=window)
+    predict_raster(path, blurred, SEMANTIC, [(0, 0, 0), (1, 1, 1)], masks=out, overlays=None, window=window)
     with rasterio.open(out) as result:
         assert np.array_equal(result.read(1), blurred(bands.transpose(1, 2, 0)))
 
@@ -92,7 +94,7 @@ def test_where_there_is_no_data_there_is_no_class(tmp_path: Path) -> None:
     bands[3] = 255
     bands[3, :, :30] = 0
     path, out = raster(tmp_path / "a.tif", bands, photometric="rgb", alpha="yes"), tmp_path / "ids.tif"
-    predict_raster(path, blurred, [(0, 0, 0)], masks=out, overlays=None)
+    predict_raster(path, blurred, SEMANTIC, [(0, 0, 0)], masks=out, overlays=None)
     with rasterio.open(out) as result:
         ids = result.read(1)
     assert (ids[:, :30] == 255).all()
@@ -108,11 +110,11 @@ def test_one_band_is_grey_or_a_palette(tmp_path: Path) -> None:
         seen.append(image)
         return np.zeros(image.shape[:2], np.uint8)
 
-    predict_raster(path, watched, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
+    predict_raster(path, watched, SEMANTIC, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
     assert np.array_equal(seen[0], np.repeat(grey[0][..., None], 3, 2))
     with rasterio.open(path, "r+") as target:
         target.write_colormap(1, {i: (i, 255 - i, 7) for i in range(256)})
-    predict_raster(path, watched, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
+    predict_raster(path, watched, SEMANTIC, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
     assert np.array_equal(seen[1][..., 1], 255 - grey[0])
 
 
@@ -139,7 +141,7 @@ def test_without_rasterio_a_sentence_says_what_to_install(tmp_path: Path, monkey
     path = raster(tmp_path / "a.tif", noise(3, 40, 50))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(DatasetError, match=r"a\.tif: is a raster, which needs rasterio; `pip install rasterio`"):
-        predict_raster(path, blurred, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
+        predict_raster(path, blurred, SEMANTIC, [(0, 0, 0)], masks=tmp_path / "ids.tif", overlays=None)
 
 
 def test_memory_does_not_grow_with_the_raster(tmp_path: Path) -> None:
@@ -149,6 +151,8 @@ import resource, numpy, rasterio
 from pathlib import Path
 from rasterio.windows import Window
 from segmodels.inference.rasters import is_raster, predict_raster
+from segmodels.tasks import get_task
+task = get_task("semantic")
 path = Path({str(tmp_path)!r}, "large.tif")
 options = dict(driver="GTiff", dtype="uint8", count=3, height=9000, width=9000, nodata=0, tiled=True, sparse_ok=True)
 with rasterio.open(path, "w", **options) as target:
@@ -156,7 +160,7 @@ with rasterio.open(path, "w", **options) as target:
 assert is_raster(path)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 ones = lambda image: numpy.ones(image.shape[:2], "uint8")
-predict_raster(path, ones, [(0, 0, 0)], masks=path.with_name("ids.tif"), overlays=None)
+predict_raster(path, ones, task, [(0, 0, 0)], masks=path.with_name("ids.tif"), overlays=None)
 with rasterio.open(path.with_name("ids.tif")) as result:
     assert (result.read(1, window=Window(7000, 8000, 100, 100)) == 1).all()
     assert (result.read(1, window=Window(0, 0, 500, 500)) == 255).all()
@@ -190,6 +194,7 @@ def test_a_raster_of_one_value_is_no_bomb(tmp_path: Path) -> None:
     predict_raster(
         path,
         lambda image: seen.append(image.size) or np.zeros(image.shape[:2], np.uint8),
+        SEMANTIC,
         [(0, 0, 0)],
         masks=tmp_path / "ids.tif",
         overlays=None,
@@ -207,5 +212,11 @@ def test_a_description_of_other_files_named_as_a_tiff_is_not_followed(tmp_path: 
     path.write_text(f'<VRTDataset rasterXSize="40" rasterYSize="40">{band}</VRTDataset>')
     with pytest.raises(DatasetError, match=r"a\.tif: cannot be read as a raster"):
         predict_raster(
-            path, Brightness().predict, [(0, 0, 0)] * 2, masks=tmp_path / "ids.tif", overlays=None, window=(64, 64)
+            path,
+            Brightness().predict,
+            SEMANTIC,
+            [(0, 0, 0)] * 2,
+            masks=tmp_path / "ids.tif",
+            overlays=None,
+            window=(64, 64),
         )

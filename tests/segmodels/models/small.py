@@ -22,7 +22,7 @@ def step(model: Any, images: torch.Tensor, target: torch.Tensor) -> None:
     """One plain gradient step: some papers start their classifiers from zero."""
     model.train()
     model.zero_grad()
-    model.loss(model(images), target).backward()
+    model.loss(model(images), {"labels": target}).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:

@@ -25,7 +25,7 @@ def test_largefov_works_at_stride_8_and_compares_labels_of_that_size() -> None:
     assert outputs["score"].shape[-2:] == (41, 41)
     target = torch.full((1, 321, 321), 2)
     expected = F.cross_entropy(outputs["score"], torch.full((1, 41, 41), 2))
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
 
 
 def test_deeplabv2_takes_the_maximum_over_three_scales_and_trains_each() -> None:
@@ -38,7 +38,7 @@ def test_deeplabv2_takes_the_maximum_over_three_scales_and_trains_each() -> None
     with torch.no_grad():
         single = small("deeplabv2", scales=(1.0,)).train()
         assert set(single(torch.randn(2, 3, 64, 96))) == {"scale 1.0", "fused", "out"}
-    assert model.loss(outputs, target) > 0
+    assert model.loss(outputs, {"labels": target}) > 0
 
 
 def test_deeplabv2_on_vgg_has_a_branch_of_fc6_fc7_and_fc8_for_each_rate() -> None:

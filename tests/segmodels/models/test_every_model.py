@@ -53,7 +53,7 @@ def test_every_learnable_parameter_gets_a_finite_gradient(name: str) -> None:
     images, target = torch.randn(2, 3, 64, 64), torch.randint(0, CLASSES, (2, 64, 64))
     step(model, images, target)
     model.zero_grad()
-    model.loss(model(images), target).backward()
+    model.loss(model(images), {"labels": target}).backward()
     for key, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -66,7 +66,7 @@ def test_every_learnable_parameter_gets_a_finite_gradient(name: str) -> None:
 @every_model
 def test_a_batch_of_void_has_zero_loss_and_zero_gradients(name: str) -> None:
     model = small(name).train()
-    loss = model.loss(model(torch.randn(2, 3, 40, 40)), torch.full((2, 40, 40), 255))
+    loss = model.loss(model(torch.randn(2, 3, 40, 40)), {"labels": torch.full((2, 40, 40), 255)})
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())

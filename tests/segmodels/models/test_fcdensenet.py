@@ -29,7 +29,7 @@ def trained_on_once(model: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Te
     torch.manual_seed(3)
     out = model(images())["out"]
     torch.manual_seed(4)  # what runs between the passes must not matter
-    model.loss({"out": out}, torch.randint(0, 4, (2, 40, 52))).backward()
+    model.loss({"out": out}, {"labels": torch.randint(0, 4, (2, 40, 52))}).backward()
     return out, {k: p.grad for k, p in model.named_parameters()}, model.state_dict()
 
 

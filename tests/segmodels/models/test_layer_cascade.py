@@ -187,7 +187,7 @@ def test_without_the_cascade_every_stage_learns_from_all_pixels() -> None:
     target = torch.randint(0, CLASSES, (2, 96, 128))
     small = target[:, ::8, ::8]
     expected = torch.stack([F.cross_entropy(outputs[f"stage{i}"], small) for i in (1, 2, 3)]).sum()
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
 
 
 def test_each_stage_learns_from_the_pixels_that_reach_it() -> None:
@@ -203,7 +203,7 @@ def test_each_stage_learns_from_the_pixels_that_reach_it() -> None:
         outputs[f"stage{stage}"].retain_grad()
         if mask is not None:
             assert 0 < mask.float().mean() < 0.5
-    model.loss(outputs, target).backward()
+    model.loss(outputs, {"labels": target}).backward()
     for stage, mask in enumerate(masks, start=1):
         gradient = outputs[f"stage{stage}"].grad
         seen = (gradient != 0).any(1, keepdim=True)
@@ -212,7 +212,7 @@ def test_each_stage_learns_from_the_pixels_that_reach_it() -> None:
     term = F.cross_entropy(outputs["stage2"].movedim(1, -1)[masks[1][:, 0]], small[masks[1][:, 0]])
     alone = F.cross_entropy(outputs["stage1"], small)
     third = F.cross_entropy(outputs["stage3"].movedim(1, -1)[masks[2][:, 0]], small[masks[2][:, 0]])
-    torch.testing.assert_close(model.loss(outputs, target), alone + term + third)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), alone + term + third)
 
 
 @pytest.mark.parametrize("cascade_training", [False, True])
@@ -223,7 +223,7 @@ def test_void_teaches_no_stage(cascade_training: bool) -> None:
         outputs[name].retain_grad()
     target = torch.randint(0, CLASSES, (2, 96, 128))
     target[:, :, :64] = 255
-    model.loss(outputs, target).backward()
+    model.loss(outputs, {"labels": target}).backward()
     for name in ("stage1", "stage2", "stage3"):
         gradient = outputs[name].grad
         assert (gradient[..., :8] == 0).all()

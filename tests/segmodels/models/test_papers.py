@@ -78,7 +78,7 @@ def test_enet_trains_its_encoder_first_and_hands_it_over(tmp_path: pytest.TempPa
     assert count_parameters(encoder) == 338_156 + 1_419
     outputs = encoder.train()(torch.randn(2, 3, 64, 80))
     assert outputs["encoder"].shape == (2, 11, 8, 10)
-    encoder.loss(outputs, torch.randint(0, 11, (2, 64, 80))).backward()
+    encoder.loss(outputs, {"labels": torch.randint(0, 11, (2, 64, 80))}).backward()
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
     full = create_model("enet", 11, weights=tmp_path / "encoder.safetensors")
     for key, value in full.stage3.state_dict().items():

@@ -95,7 +95,7 @@ def test_points_are_compared_with_the_labels_at_their_places() -> None:
     labels = torch.stack([target[i, y[i], x[i]] for i in (0, 1)])
     expected = F.cross_entropy(outputs["out"], target, ignore_index=255)
     expected = expected + F.cross_entropy(outputs["points"], labels, ignore_index=255)
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
 
 
 def test_points_lie_in_the_image_and_not_in_what_extends_it() -> None:

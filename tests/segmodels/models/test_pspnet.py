@@ -85,7 +85,7 @@ def test_pspnet_weighs_its_auxiliary_loss_by_0_4() -> None:
     outputs = model(torch.randn(2, 3, 64, 64))
     target = torch.randint(0, 4, (2, 64, 64))
     main, aux = (F.cross_entropy(outputs[k], target) for k in ("out", "aux"))
-    torch.testing.assert_close(model.loss(outputs, target), main + 0.4 * aux)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), main + 0.4 * aux)
 
 
 def test_pspnets_auxiliary_head_sees_the_last_stage_but_one_in_training_alone() -> None:
@@ -144,7 +144,7 @@ def test_icnets_levels_are_compared_with_labels_of_their_size_and_weighed(weight
             for weight, name in zip(weights, ("guide4", "guide2", "score"), strict=True)
         ]
     ).sum()
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
 
 
 @torch.no_grad()

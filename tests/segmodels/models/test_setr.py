@@ -79,7 +79,7 @@ def test_auxiliary_heads_speak_in_training_alone_and_weigh_0_4(name: str, images
     target = torch.randint(0, 4, (2, 64, 64))
     losses = {k: F.cross_entropy(v, target) for k, v in outputs.items()}
     expected = losses["out"] + 0.4 * torch.stack([losses[f"aux{i}"] for i in range(heads)]).sum()
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
     assert set(setr(name, aux=False).train()(images)) == {"out"}
 
 

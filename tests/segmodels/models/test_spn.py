@@ -61,7 +61,7 @@ def test_a_refiner_on_a_frozen_base_leaves_its_weights_and_statistics() -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     outputs = model(torch.randn(2, 3, 64, 64))
     assert set(outputs) == {"out"}
-    model.loss(outputs, torch.randint(0, 5, (2, 64, 64))).backward()
+    model.loss(outputs, {"labels": torch.randint(0, 5, (2, 64, 64))}).backward()
     optimizer.step()
     for key, value in model.base.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -73,7 +73,7 @@ def test_a_base_that_learns_has_its_own_objective_beside_the_refiners() -> None:
     assert set(outputs) == {"out", "base out", "base aux"}
     target = torch.randint(0, 5, (2, 64, 64))
     refined, own, aux = (F.cross_entropy(outputs[k], target) for k in ("out", "base out", "base aux"))
-    torch.testing.assert_close(model.loss(outputs, target), refined + own + 0.4 * aux)
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), refined + own + 0.4 * aux)
 
 
 def test_the_base_is_trained_with_the_criterion_that_is_given() -> None:
@@ -81,8 +81,10 @@ def test_the_base_is_trained_with_the_criterion_that_is_given() -> None:
     model.criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]), ignore_index=255)
     outputs = model(torch.randn(2, 3, 64, 64))
     target = torch.randint(0, 5, (2, 64, 64))
-    expected = model.criterion(outputs["out"], target) + model.criterion(outputs["base out"], target)
-    torch.testing.assert_close(model.loss(outputs, target), expected)
+    expected = model.criterion(outputs["out"], {"labels": target}) + model.criterion(
+        outputs["base out"], {"labels": target}
+    )
+    torch.testing.assert_close(model.loss(outputs, {"labels": target}), expected)
 
 
 @pytest.mark.parametrize("base", ["unet", "fcdensenet56"])

@@ -24,7 +24,7 @@ from shapely.geometry import shape
 
 from segmodels.data.folder import read_image
 from segmodels.inference.predictor import Predictor
-from segmodels.serving.answers import Form, negotiate
+from segmodels.serving.answers import negotiate
 from segmodels.serving.images import RefusedError
 from segmodels.tasks.semantic.pictures import overlay
 from tests.segmodels.serving.running import CLASSES, SECONDS, Server, encoded, form, serving, write_model
@@ -138,6 +138,8 @@ def test_the_interface_describes_itself(server: Server) -> None:
     card = server.ask("/model").json
     assert card["architecture"] == "unet" and "U-Net" in card["paper"] and card["metrics"] == {"val_miou": 0.5}
     assert [(c["id"], c["name"], c["color"]) for c in card["classes"]][1] == (1, "box", "#c81e1e")
+    assert card["task"] == "semantic" and list(card["forms"]) == ["classes", "overlay", "coco", "geojson"]
+    assert card["forms"]["overlay"] == ["image/jpeg", "image/png"]
     page = server.ask("/")
     assert page.headers["Content-Type"].startswith("text/html") and b"<title>segmodels</title>" in page.body
     assert not re.search(rb"(src|href)=.?https?:", page.body)
@@ -301,21 +303,21 @@ def test_a_client_that_leaves_takes_nothing_with_it(server: Server, picture) -> 
 @pytest.mark.parametrize(
     ("output", "accept", "found"),
     [
-        (None, "*/*", (Form.classes, "image/png")),
-        (None, "text/html, image/jpeg;q=0.5, application/json;q=0.9", (Form.coco, "application/json")),
-        (None, "image/avif,image/webp,image/*;q=0.8", (Form.classes, "image/png")),
-        (Form.overlay, "*/*", (Form.overlay, "image/jpeg")),
-        (Form.overlay, "image/png", (Form.overlay, "image/png")),
-        (Form.geojson, "text/html", (Form.geojson, "application/geo+json")),
+        (None, "*/*", ("classes", "image/png")),
+        (None, "text/html, image/jpeg;q=0.5, application/json;q=0.9", ("coco", "application/json")),
+        (None, "image/avif,image/webp,image/*;q=0.8", ("classes", "image/png")),
+        ("overlay", "*/*", ("overlay", "image/jpeg")),
+        ("overlay", "image/png", ("overlay", "image/png")),
+        ("geojson", "text/html", ("geojson", "application/geo+json")),
     ],
 )
 def test_the_form_is_what_is_named_or_what_is_accepted(output, accept, found) -> None:
-    assert negotiate(output, accept) == found
+    assert negotiate("semantic", output, accept) == found
 
 
 def test_a_type_that_no_form_has_is_refused() -> None:
     with pytest.raises(RefusedError, match="no answer has that type"):
-        negotiate(None, "text/html;q=0.9, image/png;q=0")
+        negotiate("semantic", None, "text/html;q=0.9, image/png;q=0")
 
 
 # --- other models, load and the end -----------------------------------------------------------------------------------

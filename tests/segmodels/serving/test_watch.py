@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from segmodels.artifacts.model_folder import read_config
 from segmodels.artifacts.sources import AddressError, Fetched, FolderSource, Version, open_source
-from segmodels.drift.profile import Profile, confidence_by_class, describe, describe_prediction
+from segmodels.drift.profile import Profile, confidence_by_class, describe
 from segmodels.inference.predictor import Predictor
 from segmodels.serving.engine import FAILURES
 from segmodels.serving.service import Service
 from segmodels.serving.watch import Watch, Watched
 from segmodels.settings.schema import PredictSettings
+from segmodels.tasks import get_task
+from segmodels.tasks.base import Prediction
 from tests.segmodels.conftest import scene
 from tests.segmodels.serving.running import CLASSES, SECONDS, Reply, ask, encoded, in_process, until, write_model
 
@@ -30,8 +33,8 @@ def write_profile(model: Path, **prediction: Any) -> Path:
     """What `evaluate` keeps of the pictures."""
     predictor = Predictor(model, "cpu")
     seen = [describe(picture) for picture in PICTURES]
-    made = [predictor.predict_with_confidence([picture]) for picture in PICTURES]
-    predicted = [describe_prediction(classes[0], sure[0], len(NAMES)) for classes, sure in made]
+    made = [predictor.predict_with_confidence([picture])[0] for picture in PICTURES]
+    predicted = [get_task("semantic").describe(one, predictor.config.parts) for one in made]
     mix = np.stack([one[0] for one in predicted])
     profile = Profile(
         classes=NAMES,
@@ -110,11 +113,11 @@ class Slow(Watched):
 
 
 def test_nobody_waits_for_drift_and_what_comes_meanwhile_is_let_go(folder) -> None:
-    slow = Slow(Profile.read(folder / "profile.json"), confident=True)
-    watch, maps = Watch(), [np.zeros((49, 63), np.uint8)] * 4
-    sure = [np.ones((49, 63), np.float32)] * 4
+    slow = Slow(Profile.read(folder / "profile.json"), read_config(folder), confident=True)
+    watch = Watch()
+    made = [Prediction(np.zeros((49, 63), np.uint8), np.ones((49, 63), np.float32))] * 4
     for _ in range(5):
-        watch.offer(slow, PICTURES[:4], maps, sure, busy=True)
+        watch.offer(slow, PICTURES[:4], made, busy=True)
     slow.let.set()
     watch.close()
     assert slow.monitor.total == 1, "one image of one request"

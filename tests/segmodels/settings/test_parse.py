@@ -6,6 +6,8 @@ import pytest
 
 from segmodels.settings.parse import OverrideError, build, parse
 from segmodels.settings.schema import TrainSettings, merge
+from segmodels.tasks import task_info
+from segmodels.tasks.base import TaskError
 
 
 def settings(*pairs: str) -> TrainSettings:
@@ -46,7 +48,6 @@ def test_a_loss_that_is_given_replaces_the_default() -> None:
         ("augment.crop=192", "augment.crop is 192; it must be [a whole number, a whole number] or null"),
         ("augment.crop=[1,2,3]", "augment.crop is [1, 2, 3]; it must be"),
         ("augment=3", "augment is 3; it must be a mapping"),
-        ("loss.dise=1", 'loss is "dise"; it must be one of'),
         ("epochs=0", "train.epochs is 0; it is at least 1"),
         ("lr", "'lr': give KEY=VALUE"),
         ("=1", "'=1': give KEY=VALUE"),
@@ -57,6 +58,22 @@ def test_a_mistake_is_told_in_one_sentence(pair: str, message: str) -> None:
         settings(pair)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_terms_of_the_loss_are_those_of_the_task_and_none_are_those_that_it_has_by_default() -> None:
+    info = task_info("semantic")
+    with pytest.raises(TaskError) as error:
+        info.with_loss(settings("loss.dise=1"))
+    assert str(error.value) == "train.loss: unknown term 'dise'; known are cross_entropy, focal, dice, lovasz, ohem"
+    assert info.with_loss(settings()) == settings("loss.cross_entropy=1")
+    assert info.with_loss(settings("loss.dice=0.5")).loss == {"dice": 0.5}
+
+
+def test_a_precision_may_be_a_number() -> None:
+    assert TrainSettings(precision=32) == TrainSettings(precision="32") != TrainSettings()
+    for given in (64, "64", 8.5):
+        with pytest.raises(ValueError, match=rf"^train\.precision is {given}; it is one of auto, 32, bf16, 16$"):
+            TrainSettings(precision=given)  # type: ignore[arg-type]
 
 
 def test_a_value_and_a_section_of_one_name_contradict() -> None:

@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bytes(dataset: Path, undisturbed: Path, tm
 
 
 def test_it_learns(dataset: Path, tmp_path: Path) -> None:
-    assert run(dataset, tmp_path / "m", epochs=12).val_miou > 0.6
+    assert run(dataset, tmp_path / "m", epochs=12).figures["val_miou"] > 0.6
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_new_layers_learn_faster(dataset: Path, undisturbed: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
 def test_every_optimiser_trains(optimizer: str, dataset: Path, tmp_path: Path) -> None:
-    assert run(dataset, tmp_path / "m", optimizer=optimizer, epochs=1, lr=1e-3).val_miou >= 0
+    assert run(dataset, tmp_path / "m", optimizer=optimizer, epochs=1, lr=1e-3).figures["val_miou"] >= 0
 
 
 def test_schedules() -> None:
@@ -307,26 +307,25 @@ def ready():
     (Path(out).parent / "ready").touch()
     time.sleep(1)  # the signal comes here
 
-original_step, original_val = loop.Loop.training_step, loop.Loop.validation_step
-original_update = loop.Loop._update
+original_step, original_between, original_update = loop.Loop._step, loop.Loop._between, loop.Loop._update
 
-def training_step(self, batch, index):
-    if (moment, self.epoch, index) in (("mid-epoch", 0, 3), ("second epoch", 1, 2)):
+def _step(self, batch):
+    if (moment, self.epoch, self.batch) in (("mid-epoch", 0, 3), ("second epoch", 1, 2)):
         ready()
-    return original_step(self, batch, index)
+    return original_step(self, batch)
 
-def validation_step(self, batch, index):
-    if moment == "validation" and self.epoch == 1:
-        ready()
-    return original_val(self, batch, index)
+def _between(self, loader):
+    for batch in original_between(self, loader):
+        if moment == "validation" and self.epoch == 1:
+            ready()
+        yield batch
 
-def _update(self, optimizer):
+def _update(self):
     if moment == "within a step" and self.updates == 7:
         ready()
-    return original_update(self, optimizer)
+    return original_update(self)
 
-loop.Loop.training_step, loop.Loop.validation_step = training_step, validation_step
-loop.Loop._update = _update
+loop.Loop._step, loop.Loop._between, loop.Loop._update = _step, _between, _update
 fields["augment"] = AugmentSettings(**fields["augment"])
 settings = TrainSettings(**fields)
 fit(Path(data), Path(out), architecture="unet", settings=settings,

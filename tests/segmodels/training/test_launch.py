@@ -157,6 +157,7 @@ def test_processes_that_nobody_follows_any_more_save_and_end_by_themselves(
         data=str(dataset),
         out=str(tmp_path / "m"),
         architecture="unet",
+        task="semantic",
         settings=dataclasses.asdict(settings),
         options={"width": 2},
         backbone=None,

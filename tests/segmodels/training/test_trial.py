@@ -38,8 +38,8 @@ class Slow(SegmentationModel):
 SEEN: list[bool] = []
 
 
-def batch() -> tuple[Tensor, Tensor]:
-    return torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
+def batch() -> dict[str, Tensor]:
+    return {"image": torch.zeros(2, 3, 64, 64), "labels": torch.zeros(2, 64, 64, dtype=torch.int64)}
 
 
 @pytest.mark.parametrize("slow", [torch.channels_last, torch.contiguous_format])
@@ -83,7 +83,7 @@ def test_a_resumed_training_goes_on_as_it_began(dataset: Path, tmp_path: Path, m
     settings = TrainSettings(epochs=2, batch_size=2, precision="32", augment=AugmentSettings(crop=(32, 32)))
 
     def always(choice: Choice) -> None:
-        monkeypatch.setattr(trial, "_step_seconds", lambda network, *rest: 1.0 if rest[2] == choice else 2.0)
+        monkeypatch.setattr(trial, "_step_seconds", lambda network, *rest: 1.0 if rest[1] == choice else 2.0)
 
     class StoppedError(Exception):
         pass

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from segmodels.tasks.semantic import metrics
@@ -31,9 +32,13 @@ def test_confusion_matrix_equals_torchmetrics(classes: int, seed: int, dtype: to
 def test_matrices_add_up_over_batches() -> None:
     metric = ConfusionMatrix(3)
     prediction, target = torch.randint(0, 3, (4, 8, 8)), torch.randint(0, 3, (4, 8, 8))
+    target[:, :2] = 255
+    maps = F.one_hot(prediction, 3).permute(0, 3, 1, 2) - 0.5 + 0.2 * torch.rand(4, 3, 8, 8)
     for i in range(4):
-        metric.update(prediction[i], target[i])
-    assert torch.equal(metric.compute(), metrics.confusion_matrix(prediction, target, 3))
+        metric.update(maps[i : i + 1], {"labels": target[i : i + 1]})
+    expected = metrics.confusion_matrix(prediction, target, 3)
+    assert torch.equal(metric.compute(), expected)
+    assert metric.figures() == metrics.scores(expected.numpy())
 
 
 def test_scores_of_a_matrix_by_hand() -> None:

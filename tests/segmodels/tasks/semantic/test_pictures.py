@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from segmodels.data.palette import default_palette
-from segmodels.tasks.semantic.pictures import RIGHT, WRONG, colorize, error_map, legend, overlay, panel
+from segmodels.tasks.pictures import RIGHT, WRONG, panel
+from segmodels.tasks.semantic.pictures import colorize, error_map, legend, overlay
 
 PALETTE = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 from shapely.geometry import shape
 
-from segmodels.serving.polygons import Polygon, coco, geojson, polygons
+from segmodels.tasks.semantic.polygons import Polygon, coco, geojson, polygons
 
 CLASSES, PALETTE = ("road", "sky", "pole"), ((128, 64, 128), (70, 130, 180), (200, 180, 20))
 maps = arrays.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 2))
