@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Semantic segmentation: architectures, training, prediction.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,  # rich's help costs a third of a second in imports
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,6 +36,20 @@ class CommandError(UserError):
 Options = Annotated[
     list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="A keyword of the architecture.")
 ]
+
+
+def architectures(begun: str) -> list[str]:
+    """Return the architectures whose name begins so, for the shell's completion; none of them is imported."""
+    from segmodels.catalog.registry import list_models
+
+    return [name for name in list_models() if name.startswith(begun)]
+
+
+def tasks(begun: str) -> list[str]:
+    """Return the tasks whose name begins so, for the shell's completion."""
+    from segmodels.tasks import list_tasks
+
+    return [name for name in list_tasks() if name.startswith(begun)]
 
 
 def crf_settings(given: str) -> CRFSettings:

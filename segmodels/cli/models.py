@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segmodels.cli.common import Options, app, chosen_options, meta_model
+from segmodels.cli.common import Options, app, architectures, chosen_options, meta_model
 
 
 @app.command("list")
@@ -41,7 +41,9 @@ def list_command(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="An architecture; `segmodels list` has them.")],
+    name: Annotated[
+        str, typer.Argument(help="An architecture; `segmodels list` has them.", autocompletion=architectures)
+    ],
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 11,
     option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -14,16 +14,18 @@ import typer
 if TYPE_CHECKING:
     from segmodels.catalog.registry import ModelInfo
     from segmodels.settings.schema import TrainSettings
-from segmodels.cli.common import Options, app, chosen_options, meta_model
+from segmodels.cli.common import Options, app, architectures, chosen_options, meta_model, tasks
 from segmodels.cli.data import check_layout, dataset_folder, may_replace
 
 
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
-    model: Annotated[str, typer.Option(help="The architecture.")],
+    model: Annotated[str, typer.Option(help="The architecture.", autocompletion=architectures)],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
-    task: Annotated[str, typer.Option(help="What it learns: semantic, depth or normals.")] = "semantic",
+    task: Annotated[
+        str, typer.Option(help="What it learns: semantic, depth or normals.", autocompletion=tasks)
+    ] = "semantic",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,3 +312,20 @@ def test_bad_data_is_told_by_validate_with_the_file(run: Run, tmp_path: Path) ->
     Image.fromarray(np.full((32, 48), 200, np.uint8)).save(label)
     status, _, said = run("validate", copied)
     assert status == 1 and label.name in said and "200" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("segmodels train --model segn", ["segnet", "segnet_basic"]),
+        ("segmodels info hour", ["hourglass"]),
+        ("segmodels train --task d", ["depth"]),
+        ("segmodels eval", ["evaluate"]),
+    ],
+)
+def test_a_shell_completes_commands_architectures_and_tasks(words: str, expected: list[str]) -> None:
+    """As the script of `segmodels --install-completion` asks."""
+    asked = {"_SEGMODELS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    script = Path(sys.executable).with_name("segmodels")
+    done = subprocess.run([script], env=os.environ | asked, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == expected, done.stderr
