@@ -67,6 +67,7 @@ def _names() -> dict[str, str]:
 
 @register(
     "hourglass",
+    tasks=("depth", "dense"),
     small=dict(width=0.125),
     paper="Learning the Depths of Moving People by Watching Frozen People",
     authors="Li, Dekel, Cole, Tucker, Snavely, Liu, Freeman",
@@ -81,9 +82,10 @@ def _names() -> dict[str, str]:
         (dict(confidence=True, in_channels=7), {1: 5_382_818}),
     ),
     recipe=dict(
-        optimizer="adam", lr=4e-4, weight_decay=0.0, batch_size=8, schedule="step", step_epochs=8, step_factor=0.5,
+        optimizer="adam", lr=4e-4, weight_decay=0.0, batch_size=8, epochs=40, schedule="step", step_epochs=8, step_factor=0.5,
         warmup=0.0, class_weights="none",
         loss={"scale_invariant": 1.5, "gradient": 0.75, "smoothness": 0.075, "laplacian": 0.1},
+        augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
     ),
 )  # fmt: skip
 class Hourglass(SegmentationModel):

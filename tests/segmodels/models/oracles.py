@@ -92,7 +92,8 @@ def randomised(model: Any, seed: int = 0) -> Any:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
         elif isinstance(weight, Tensor) and weight.ndim > 1:
             fan_in = weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else weight[:, 0].numel()
             with torch.no_grad():

@@ -50,10 +50,11 @@ class Weights:
         return F.conv_transpose2d(x, self[f"{name}.weight"], self.get(f"{name}.bias"), stride, padding, more)
 
     def bn(self, x: Tensor, name: str, eps: float | None = None) -> Tensor:
-        mean, var, scale, shift = (
-            self[f"{name}.{leaf}"][:, None, None] for leaf in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + (self.eps if eps is None else eps)).sqrt() * scale + shift
+        mean, var = (self[f"{name}.{leaf}"][:, None, None] for leaf in ("running_mean", "running_var"))
+        normed = (x - mean) / (var + (self.eps if eps is None else eps)).sqrt()
+        if f"{name}.weight" not in self.tensors:  # without factors of its own
+            return normed
+        return normed * self[f"{name}.weight"][:, None, None] + self[f"{name}.bias"][:, None, None]
 
     def ln(self, x: Tensor, name: str, eps: float) -> Tensor:
         """Layer norm over the last dimension."""
@@ -110,6 +111,54 @@ def stem(w: Weights, images: Tensor, ceil: bool = False) -> Tensor:
     """The 7x7 convolution of a ResNet and its pool."""
     x = relu(w.bn(w.conv(images, "backbone.body.conv1", 2, 3), "backbone.body.bn1"))
     return F.max_pool2d(x, 3, 2, 1, ceil_mode=ceil)
+
+
+# The hourglass --------------------------------------------------------------------------------------------------------
+
+
+@oracle("hourglass", "google/mannequinchallenge: models/hourglass.py, lines 19-181 (cb5b773)")
+def hourglass(name: str) -> tuple[Tensor, Tensor]:
+    model = randomised(create_model(name, 1, width=0.25))
+    w, images = Weights(model), image(48, 64)
+    small, wide = (3, 5, 7), (3, 7, 11)
+
+    def inception(x: Tensor, at: str, kernels: Sequence[int]) -> Tensor:
+        parts = [relu(w.bn(w.conv(x, f"{at}.branches.0.0"), f"{at}.branches.0.1"))]
+        for i, kernel in enumerate(kernels, start=1):
+            y = relu(w.bn(w.conv(x, f"{at}.branches.{i}.0"), f"{at}.branches.{i}.1"))
+            y = w.conv(y, f"{at}.branches.{i}.3", padding=(kernel - 1) // 2)
+            parts.append(relu(w.bn(y, f"{at}.branches.{i}.4")))
+        return torch.cat(parts, 1)
+
+    def level(x: Tensor, at: str, before: Any, inside: Any, after: Any, beside: Any) -> Tensor:
+        own = x
+        for i, kernels in enumerate(beside):
+            own = inception(own, f"{at}.beside.{i}", kernels)
+        y, place = F.avg_pool2d(x, 2), 0
+        for kernels in before:
+            y, place = inception(y, f"{at}.smaller.{place}", kernels), place + 1
+        if inside is not None:
+            y, place = inside(y, f"{at}.smaller.{place}"), place + 1
+        for kernels in after:
+            y, place = inception(y, f"{at}.smaller.{place}", kernels), place + 1
+        return bilinear(y, own.shape[-2:], align=True) + own
+
+    def channels1(x: Tensor, at: str) -> Tensor:
+        return level(x, at, (small, small, small), None, (), (small, small))
+
+    def channels2(x: Tensor, at: str) -> Tensor:
+        return level(x, at, (small, small), channels1, (small, wide), (small, wide))
+
+    def channels3(x: Tensor, at: str) -> Tensor:
+        return level(x, at, (small, small), channels2, (small, small), (small, wide))
+
+    def channels4(x: Tensor, at: str) -> Tensor:
+        return level(x, at, (small, small), channels3, (small, wide), (wide,))
+
+    x = relu(w.bn(w.conv(images, "stem.0", padding=3), "stem.1"))
+    theirs = w.conv(channels4(x, "levels"), "head", padding=1)
+    assert not w.unused()
+    return model(images)["out"], theirs
 
 
 # LinkNet and ENet -----------------------------------------------------------------------------------------------------

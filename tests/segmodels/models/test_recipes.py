@@ -46,7 +46,11 @@ def test_a_recipe_leaves_nothing_to_the_defaults_that_decides_a_result(name: str
 
 @pytest.mark.parametrize("name", list_models())
 def test_a_recipe_is_made_of_settings_and_its_stages_of_keywords(name: str) -> None:
-    params = Params.parse({"train": {"recipe": "paper"}, "evaluate": {"recipe": "paper"}, "models": {name: {}}})
+    # A network for a task of its own has that task's loss.
+    task = next((task for task in model_info(name).tasks if task in list_tasks()), "semantic")
+    params = Params.parse(
+        {"task": task, "train": {"recipe": "paper"}, "evaluate": {"recipe": "paper"}, "models": {name: {}}}
+    )
     settings = train_settings(params, name)
     assert evaluate_settings(params, name).recipe == "paper"
     for number in range(len(settings.stages)):
