@@ -35,6 +35,8 @@ STEPS = {
     "report": ("components.report.step",),
 }
 OF_AN_ARCHITECTURE = ("train", "evaluate")
+# The others read what the task needs and is called, and compute nothing.
+OF_A_TASK = ("train", "evaluate", "register", "report")
 
 
 def write(params: Params, out: Path, root: Path = ROOT) -> None:
@@ -65,7 +67,9 @@ def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT, task:
         task: Whose modules count; they are found by name, as those of architectures are.
     """
     modules = _modules(root)
-    wanted = [*COMMON, *STEPS[step], f"{TASKS}.{task}", f"{TASKS}.{task}.task"]
+    wanted = [*COMMON, *STEPS[step], f"{TASKS}.{task}"]
+    if step in OF_A_TASK:
+        wanted.append(f"{TASKS}.{task}.task")
     if step == "register":  # the package travels with the model that is logged
         wanted += [name for name in modules if name.partition(".")[0] == "segmodels"]
     named = _architectures(root)

@@ -76,7 +76,10 @@ class Decoded:
         sample = self.samples[index]
         # torch.tensor copies: what PIL gives is read-only.
         image = torch.tensor(read_image(sample.image)).permute(2, 0, 1)
-        targets = {name: target(name).read(sample.targets[name], self._stored.get(name, {})) for name in self.needs}
+        targets = {
+            name: torch.from_numpy(target(name).read(sample.targets[name], self._stored.get(name, {})))
+            for name in self.needs
+        }
         for name, values in targets.items():
             if image.shape[-2:] != values.shape[-2:]:
                 raise DatasetError(

@@ -1,6 +1,7 @@
 """What an image can be labelled with: how each target is stored, and what geometry does to it.
 
-A target is the only place that knows its file and its values. A mirrored image has mirrored labels, but of its normals
+A target is the only place that knows its file and its values. Files are read as arrays, without torch, which checks and
+reports do without; geometry is done to tensors. A mirrored image has mirrored labels, but of its normals
 x changes its sign, too; an image that is shown twice as large looks half as far away.
 """
 
@@ -9,16 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from segmodels.data.folder import IGNORE_INDEX, DatasetError, read_label, reading
 from segmodels.data.images import open_image
 from segmodels.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FARTHEST = 65535  # of a file's 16 bits
 
@@ -41,7 +43,7 @@ class Target(ABC):
     stored: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
-    def read(self, path: Path | str, stored: Mapping[str, Any]) -> Tensor:
+    def read(self, path: Path | str, stored: Mapping[str, Any]) -> np.ndarray:
         """Return a file's values `[H, W]` or `[K, H, W]`.
 
         Args:
@@ -72,7 +74,7 @@ class Target(ABC):
         """Return the values as losses take them."""
         return values
 
-    def seen(self, values: Tensor) -> Tensor:
+    def seen(self, values: Any) -> Any:
         """Return where values count, bool `[H, W]`."""
         return values != self.void
 
@@ -84,9 +86,8 @@ class Labels(Target):
     void = IGNORE_INDEX
     transformable = True
 
-    def read(self, path: Path | str, stored: Mapping[str, Any]) -> Tensor:
-        # torch.tensor copies: what PIL gives is read-only.
-        return torch.tensor(read_label(path))
+    def read(self, path: Path | str, stored: Mapping[str, Any]) -> np.ndarray:
+        return np.array(read_label(path))  # a copy: what PIL gives is read-only
 
     def write(self, values: np.ndarray, path: Path, stored: Mapping[str, Any]) -> None:
         _save(values.astype(np.uint8, copy=False), path)
@@ -101,8 +102,8 @@ class Instances(Target):
     name = "instances"
     transformable = True
 
-    def read(self, path: Path | str, stored: Mapping[str, Any]) -> Tensor:
-        return torch.tensor(_read_deep(path, "instances").astype(np.int32))
+    def read(self, path: Path | str, stored: Mapping[str, Any]) -> np.ndarray:
+        return _read_deep(path, "instances").astype(np.int32)
 
     def write(self, values: np.ndarray, path: Path, stored: Mapping[str, Any]) -> None:
         _save(values.astype(np.uint16), path)
@@ -110,8 +111,8 @@ class Instances(Target):
     def finish(self, values: Tensor) -> Tensor:
         return values.long()
 
-    def seen(self, values: Tensor) -> Tensor:
-        return torch.ones_like(values, dtype=torch.bool)  # an image without objects is one, too
+    def seen(self, values: Any) -> Any:
+        return values >= 0  # an image without objects is one, too
 
 
 class Depth(Target):
@@ -120,9 +121,10 @@ class Depth(Target):
     name = "depth"
     stored: ClassVar[Mapping[str, Any]] = {"unit": "m", "scale": 0.01}
 
-    def read(self, path: Path | str, stored: Mapping[str, Any]) -> Tensor:
-        raw = _read_deep(path, "depth").astype(np.float32)
-        return torch.from_numpy(raw * np.float32(stored.get("scale", self.stored["scale"])))
+    def read(self, path: Path | str, stored: Mapping[str, Any]) -> np.ndarray:
+        metres: np.ndarray = _read_deep(path, "depth").astype(np.float32)
+        metres *= np.float32(stored.get("scale", self.stored["scale"]))
+        return metres
 
     def write(self, values: np.ndarray, path: Path, stored: Mapping[str, Any]) -> None:
         """Write metres; what is not finite or not above 0 is void, what is too far for 16 bits is the farthest."""
@@ -143,19 +145,19 @@ class Normals(Target):
     name = "normals"
     stored: ClassVar[Mapping[str, Any]] = {"frame": "camera: x right, y down, z forward"}
 
-    def read(self, path: Path | str, stored: Mapping[str, Any]) -> Tensor:
+    def read(self, path: Path | str, stored: Mapping[str, Any]) -> np.ndarray:
         with reading(path, "normals"), open_image(path) as image:
             if image.mode != "RGB":
                 raise DatasetError(f"{path}: mode {image.mode}; normals are an 8-bit RGB PNG, (n + 1) * 127.5")
-            vectors = torch.tensor(np.asarray(image)).permute(2, 0, 1).float() / 127.5 - 1
-        length = vectors.norm(dim=0, keepdim=True)
-        return torch.where(length > 0.5, vectors / length.clamp(min=0.5), 0.0)
+            vectors = np.asarray(image).transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - 1
+        length = np.linalg.norm(vectors, axis=0, keepdims=True)
+        return np.where(length > 0.5, vectors / np.maximum(length, np.float32(0.5)), np.float32(0))
 
     def write(self, values: np.ndarray, path: Path, stored: Mapping[str, Any]) -> None:
         _save(np.rint((values + 1) * 127.5).astype(np.uint8), path)
 
-    def seen(self, values: Tensor) -> Tensor:
-        return values.ne(0).any(-3)
+    def seen(self, values: Any) -> Any:
+        return (values != 0).any(-3)
 
     def flip(self, values: Tensor) -> Tensor:
         return values.flip(-1) * values.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
@@ -193,6 +195,8 @@ def take_centers(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `[..., H, W]` at another size; each pixel takes the value at its centre."""
     if tuple(values.shape[-2:]) == tuple(size):
         return values
+    import torch
+
     rows, columns = (_centers(a, b) for a, b in zip(values.shape[-2:], size, strict=True))
     if values.device.type == "cpu":
         # Numpy gathers bytes four times faster.
@@ -201,6 +205,8 @@ def take_centers(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _centers(source: int, size: int) -> Tensor:
+    import torch
+
     return ((torch.arange(size, dtype=torch.float64) + 0.5) * (source / size)).long().clamp(max=source - 1)
 
 

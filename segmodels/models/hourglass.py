@@ -82,8 +82,8 @@ def _names() -> dict[str, str]:
         (dict(confidence=True, in_channels=7), {1: 5_382_818}),
     ),
     recipe=dict(
-        optimizer="adam", lr=4e-4, weight_decay=0.0, batch_size=8, epochs=40, schedule="step", step_epochs=8, step_factor=0.5,
-        warmup=0.0, class_weights="none",
+        optimizer="adam", lr=4e-4, weight_decay=0.0, batch_size=8, epochs=40, schedule="step", step_epochs=8,
+        step_factor=0.5, warmup=0.0, class_weights="none",
         loss={"scale_invariant": 1.5, "gradient": 0.75, "smoothness": 0.075, "laplacian": 0.1},
         augment=dict(scale=(1.0, 1.0), crop=None, flip=0.5, color=0.0),
     ),

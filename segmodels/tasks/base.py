@@ -355,10 +355,9 @@ class Task(ABC):
 
     # How it is shown
 
-    def value(self, stored: Tensor) -> np.ndarray:
+    def value(self, stored: np.ndarray) -> np.ndarray:
         """Return what was read from a file of the first target as a prediction has it, `[H, W]` or `[H, W, K]`."""
-        array: np.ndarray = stored.numpy()
-        return array if array.ndim == 2 else array.transpose(1, 2, 0)
+        return stored if stored.ndim == 2 else stored.transpose(1, 2, 0)
 
     @abstractmethod
     def draw(self, values: Sequence[np.ndarray], parts: Sequence[Part]) -> list[np.ndarray]:

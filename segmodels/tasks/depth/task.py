@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
 
-from segmodels.data.folder import ClassInfo
-from segmodels.data.frequencies import ClassCounts
 from segmodels.data.palette import Palette
-from segmodels.settings.schema import EvaluateSettings, TrainSettings
 from segmodels.tasks import pictures
 from segmodels.tasks.base import Counts, Form, Measured, Part, Prediction, Task, over
-from segmodels.tasks.criteria import WeightedSum
-from segmodels.tasks.depth import INFO, losses
+from segmodels.tasks.depth import INFO
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from segmodels.data.folder import ClassInfo
+    from segmodels.data.frequencies import ClassCounts
+    from segmodels.settings.schema import EvaluateSettings, TrainSettings
 
 EDGES = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # metres between the ranges by which errors are counted
 # A PNG's 16 bits in steps that many benchmarks share (KITTI's depth devkit): metres are the value over 256.
@@ -57,11 +59,16 @@ class Depth(Task):
         return maps[:, 0].exp(), None
 
     def criterion(self, settings: TrainSettings, counts: ClassCounts | None) -> nn.Module:
+        from segmodels.tasks.criteria import WeightedSum
+        from segmodels.tasks.depth import losses
+
         terms = settings.loss or INFO.loss
         INFO.check_loss(terms)
         return WeightedSum({name: (weight, losses.TERMS[name]()) for name, weight in terms.items()})
 
     def plain_criterion(self) -> nn.Module:
+        from segmodels.tasks.depth import losses
+
         return losses.SILog()
 
     def summed(self, channels: int) -> Any:

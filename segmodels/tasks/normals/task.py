@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from segmodels.data.folder import ClassInfo
-from segmodels.data.frequencies import ClassCounts
 from segmodels.data.palette import Palette
-from segmodels.settings.schema import EvaluateSettings, TrainSettings
 from segmodels.tasks import pictures
 from segmodels.tasks.base import Counts, Form, Measured, Part, Prediction, Task, over
-from segmodels.tasks.criteria import WeightedSum
-from segmodels.tasks.normals import INFO, losses
+from segmodels.tasks.normals import INFO
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from segmodels.data.folder import ClassInfo
+    from segmodels.data.frequencies import ClassCounts
+    from segmodels.settings.schema import EvaluateSettings, TrainSettings
 
 UNDER = (11.25, 22.5, 30.0)  # degrees
 BINS = 1800  # of angles, a tenth of a degree each: what the median is found in
@@ -47,6 +48,8 @@ class Normals(Task):
         )
 
     def activate(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn import functional as F
+
         return F.normalize(outputs["out"].float(), dim=1)
 
     def restore(self, maps: Tensor, *, mirrored: bool, scale: float) -> Tensor:
@@ -55,15 +58,22 @@ class Normals(Task):
         return maps.flip(-1) * maps.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
 
     def decide(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+        from torch.nn import functional as F
+
         # Means of unit vectors are shorter.
         return F.normalize(maps, dim=1).permute(0, 2, 3, 1), None
 
     def criterion(self, settings: TrainSettings, counts: ClassCounts | None) -> nn.Module:
+        from segmodels.tasks.criteria import WeightedSum
+        from segmodels.tasks.normals import losses
+
         terms = settings.loss or INFO.loss
         INFO.check_loss(terms)
         return WeightedSum({name: (weight, losses.TERMS[name]()) for name, weight in terms.items()})
 
     def plain_criterion(self) -> nn.Module:
+        from segmodels.tasks.normals import losses
+
         return losses.Angular()
 
     def summed(self, channels: int) -> Any:

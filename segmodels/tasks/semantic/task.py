@@ -1,31 +1,26 @@
-"""What semantic segmentation computes: classes of pixels, learnt by cross-entropy, measured by mIoU."""
+"""What semantic segmentation computes: classes of pixels, learnt by cross-entropy, measured by mIoU.
+
+torch is imported where something is computed with it: reports draw without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from segmodels.data.folder import IGNORE_INDEX, ClassInfo
-from segmodels.data.frequencies import ClassCounts
 from segmodels.data.palette import Palette
-from segmodels.settings.schema import EvaluateSettings, TrainSettings
 from segmodels.tasks.base import Answered, Counts, Form, Measured, Part, Prediction, Task
-from segmodels.tasks.semantic import INFO, forms, losses, pictures
-from segmodels.tasks.semantic.metrics import (
-    BoundaryF1,
-    CalibrationError,
-    calibration_error,
-    class_accuracy,
-    class_iou,
-    class_mean,
-    confusion_matrix,
-    scores,
-)
+from segmodels.tasks.semantic import INFO, forms, pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from segmodels.data.frequencies import ClassCounts
+    from segmodels.settings.schema import EvaluateSettings, TrainSettings
 
 
 class Semantic(Task):
@@ -55,6 +50,8 @@ class Semantic(Task):
         return classes, (logits.float() - best.float()[:, None]).exp_().sum(1).reciprocal_()
 
     def criterion(self, settings: TrainSettings, counts: ClassCounts | None) -> nn.Module:
+        from segmodels.tasks.semantic import losses
+
         INFO.check_loss(settings.loss)
         weight = losses.class_weights(counts, settings.class_weights) if counts is not None else None
         return losses.OnLabels(
@@ -67,6 +64,8 @@ class Semantic(Task):
         )
 
     def plain_criterion(self) -> nn.Module:
+        from segmodels.tasks.semantic import losses
+
         return losses.OnLabels(losses.CrossEntropy())
 
     def summed(self, channels: int) -> Any:
@@ -83,6 +82,10 @@ class Semantic(Task):
         predicted where the truth is not void. `boundary_f1`: `[C]`, NaN where neither has a boundary. `calibration`:
         pixels, summed confidence and correct pixels of each bin, `[3, bins]`.
         """
+        import torch
+
+        from segmodels.tasks.semantic.metrics import BoundaryF1, CalibrationError, confusion_matrix
+
         classes, labels = len(parts), truth["labels"]
         value = torch.from_numpy(prediction.value)
         boundary, calibration = BoundaryF1(classes, settings.boundary_px), CalibrationError()
@@ -101,6 +104,8 @@ class Semantic(Task):
 
     def figures(self, measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return mIoU, pixel accuracy, boundary F1, ECE and the IoU of each class."""
+        from segmodels.tasks.semantic.metrics import calibration_error, class_mean
+
         counts = measured.counts
         hits = weights @ counts["hits"]
         truth = weights @ counts["truth"]
@@ -121,6 +126,8 @@ class Semantic(Task):
         }
 
     def metrics(self, measured: Measured, confusion: np.ndarray) -> dict[str, Any]:
+        from segmodels.tasks.semantic.metrics import calibration_error, class_iou, class_mean, scores
+
         return {
             **scores(confusion),
             "boundary_f1": float(class_mean(column_means(measured.counts["boundary_f1"]))),
@@ -132,6 +139,8 @@ class Semantic(Task):
         }
 
     def table(self, measured: Measured, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
+        from segmodels.tasks.semantic.metrics import class_accuracy, class_iou
+
         figures = class_iou(confusion), class_accuracy(confusion), column_means(measured.counts["boundary_f1"])
         rows = zip(measured.parts, *figures, confusion.sum(1), strict=True)
         return (
@@ -189,6 +198,8 @@ def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     Of equal scores the first class is taken.
     """
+    import torch
+
     if scores.is_cuda or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         best, classes = scores.max(1)
         return classes.to(torch.uint8), best
@@ -206,6 +217,8 @@ def most_likely(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def own_miou(matrix: np.ndarray) -> float:
     """mIoU over the classes that the image's truth has; 0 where it is all void."""
+    from segmodels.tasks.semantic.metrics import class_iou
+
     iou = class_iou(matrix)[matrix.sum(1) > 0]
     return float(iou.mean()) if len(iou) else 0.0
 

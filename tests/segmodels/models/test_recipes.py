@@ -11,6 +11,7 @@ import pytest
 from components.params import Params, evaluate_settings, train_settings
 from segmodels.catalog.recipes import TABLE, flat, sources
 from segmodels.catalog.registry import create_model, list_models, model_info
+from segmodels.tasks import list_tasks
 
 # `owner/repository: file …`, a place in the paper, or a value of ours.
 _SOURCE = re.compile(r"[\w.-]+/[\w.-]+: \S+|paper, (section|equation|appendix)|Panoptic FPN|ours\b|SGD with momentum")

@@ -88,7 +88,7 @@ def test_every_figure_that_is_shown_is_computed_of_any_draw(name: str) -> None:
 def test_the_truth_itself_is_better_than_anything_else(name: str) -> None:
     task, main = get_task(name), task_info(name).main
     parts, given = task.parts(CLASSES), truth(name)
-    right = Prediction(task.value(next(iter(given.values()))), np.ones(SIZE, np.float32))
+    right = Prediction(task.value(next(iter(given.values())).numpy()), np.ones(SIZE, np.float32))
     if name == "semantic":  # ids of void are no prediction
         right = Prediction(np.where(right.value == 255, 0, right.value).astype(np.uint8), right.confidence)
     counts = [task.count(one, given, parts, EvaluateSettings()) for one in (right, predicted(name))]
