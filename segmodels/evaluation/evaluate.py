@@ -116,9 +116,9 @@ def _measure(
 
     # Beside a GPU all cores count what was predicted, while it predicts the next images; a network on the CPU has them.
     beside = available_cores() if predictor.device.type == "cuda" else 0
-    with ThreadPoolExecutor(max(1, beside)) as pool, heartbeat:
+    with ThreadPoolExecutor(max(1, beside)) as pool:
         waiting: deque[Future[Counts]] = deque()
-        for batch in same_size(decoded.samples, settings.batch_size):
+        for batch in heartbeat.around(same_size(decoded.samples, settings.batch_size)):
             given = list(pool.map(decoded.__getitem__, batch)) if beside else [decoded[index] for index in batch]
             maps = predictor.batch_maps([sample["image"].permute(1, 2, 0).numpy() for sample in given])
             for index, prediction, truth in zip(batch, predictions(*task.decide(maps)), given, strict=True):
