@@ -176,7 +176,7 @@ def _measure(plain: Path, small: Path, data: Path, config: ModelConfig, calibrat
         for kept, summed, prediction in zip(counts, confusion, given, strict=True):
             kept.append(task.count(prediction, sample, config.parts, EvaluateSettings()))
             summed += kept[-1].confusion
-        same += agreeing(given[0].value, given[1].value)
+        same += agreeing(given[0].value[None], given[1].value[None])
         total += image[0, ..., 0].numel()
     names = [sample.id for sample in decoded.samples]
     figures = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from segmodels.catalog.weights import CheckpointError
 from segmodels.data.augment import normalize
 from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter
 from segmodels.data.loading import Decoded
+from segmodels.data.streets import write_dataset
 from segmodels.export import export as exporting
 from segmodels.export import int8
 from segmodels.inference.predictor import Predictor
@@ -240,6 +242,20 @@ def test_int8_is_measured_against_float_and_carries_its_figures(trained: tuple[P
     assert sources("Conv") == {"DequantizeLinear"}
     assert len([node for node in nodes if node.op_type == "Softmax"]) == 1
     assert "QuantizeLinear" not in sources("Floor") | sources("ArgMax")
+
+
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_int8_of_numbers_counts_each_pixel_once(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    # Nothing is quantised: all pixels agree.
+    monkeypatch.setattr(int8, "_quantize", lambda plain, small, images: shutil.copy(plain, small))
+    write_dataset(tmp_path / "data", seed=0, train=1, val=1, test=0, height=64, width=80, targets=(task,))
+    torch.manual_seed(0)
+    config = ModelConfig("unet", (), {"width": 4, "batch_norm": True}, task=task)
+    save_model(tmp_path / "m", config, config.build().state_dict())
+    result = int8.export_int8(tmp_path / "m", tmp_path / "small.onnx", tmp_path / "data")
+    assert (result.task, result.agreement) == (task, 1.0)
+    assert result.figure == result.figure_float
 
 
 def test_images_that_no_exported_network_takes_are_named(tmp_path: Path, dataset: Path) -> None:
