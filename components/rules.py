@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from segmodels.errors import UserError
 from segmodels.tasks import DEFAULT, task_info
@@ -40,6 +40,11 @@ class Rule(Section):
     loss: float | None = Field(None, ge=0)
     times: float | None = Field(None, ge=1)
 
+    @model_serializer(mode="wrap")
+    def _given(self, handler: Any) -> dict[str, Any]:
+        """Leave out what is not set: null would take the place of the task's own rule where it is read again."""
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
 
 def gate_rules(params: Params) -> dict[str, Rule]:
     """Return what the gate asks of each figure: the task's rules under those of `register.rules`.
@@ -52,9 +57,12 @@ def gate_rules(params: Params) -> dict[str, Rule]:
     for key, own in params.register_.rules.items():
         if key not in COSTS:
             info.figure(key)
+            if own.times is not None:
+                raise TaskError(f"register.rules.{key}: `times` is a rule of {' and '.join(COSTS)} alone")
         elif own.floor is not None or own.gain is not None or own.loss is not None:
             raise TaskError(f"register.rules.{key}: a cost has `times` and nothing else")
-        base = rules.get(key, Rule())
+        # A rule of one class stands upon that of all.
+        base = rules.get(key) or (rules.get(f"{info.each.key}/*") if "/" in key else None) or Rule()
         rules[key] = base.model_copy(update=own.model_dump(exclude_unset=True))
     return rules
 

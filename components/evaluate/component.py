@@ -26,12 +26,14 @@ def evaluate(
 
     from components.evaluate import step
     from components.task import task
+    from segmodels.tasks import DEFAULT, task_info
 
     with task(settings, git_commit, git_dirty, image_digest) as params:
         out = Path(evaluation.path)
         quality = step.run(params, key, data=Path(data.path), trained=Path(model.path), out=out)
         measured = json.loads((out / "metrics.json").read_text())
         confusion.log_confusion_matrix(list(measured["per_class"]), quality.matrix.tolist())
-        for name, value in {**measured, **{f"per_class {k}": v for k, v in measured["per_class"].items()}}.items():
+        each = task_info(measured.get("task", DEFAULT)).each.key
+        for name, value in {**measured, **{f"{each} {k}": v for k, v in measured["per_class"].items()}}.items():
             if isinstance(value, int | float):
                 metrics.log_metric(name, value)

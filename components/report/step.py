@@ -137,7 +137,7 @@ def run(
         validation=read_json(validation / "validation.json", "validate"),
         register=register,
         lineage=_lineage(register),
-        commands=_commands(rows, models, data, register),
+        commands=_commands(rows, models, data, register, task.info),
         gate=_gate(params),
         date=_date(),
         settings=_settings(params, rows, models),
@@ -391,12 +391,15 @@ def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register: Mapping[str, Any]) -> dict[str, str]:
+def _commands(
+    rows: list[Row], models: Mapping[str, Path], data: Path, register: Mapping[str, Any], task: TaskInfo
+) -> dict[str, str]:
     """Shell commands that predict with the challenger, else the champion, else the best; a version is served, too."""
     served = next((row for row in rows if row.challenger), None) or next((row for row in rows if row.champion), None)
     key = served.key if served else rows[0].key
     split = str(rows[0].metrics["split"])
-    image = shlex.quote(_relative(samples(data, split)[0].image))
+    image = shlex.quote(_relative(samples(data, split, task.needs)[0].image))
+    form = next(iter(task.forms))
     commands = {
         "predict": "source .venv/bin/activate\n"
         f"segmodels predict --model {shlex.quote(_relative(models[key]))} {image} --out predictions"
@@ -405,7 +408,7 @@ def _commands(rows: list[Row], models: Mapping[str, Path], data: Path, register:
         uri = shlex.quote(str(register["tracking_uri"]))
         address = shlex.quote(f"models:/{register['model_name']}@{served.aliases[-1]}")
         commands["serve"] = f"source .venv/bin/activate\nexport MLFLOW_TRACKING_URI={uri}\nsegmodels serve {address}"
-        commands["ask"] = f"curl -s -F image=@{image} 'http://127.0.0.1:8000/predict?output=classes' -o classes.png"
+        commands["ask"] = f"curl -s -F image=@{image} 'http://127.0.0.1:8000/predict?output={form}' -o {form}.png"
     return commands
 
 

@@ -124,6 +124,7 @@ class DatasetInfo:
     def write(self, root: Path | str) -> None:
         """Write `root/dataset.json`."""
         content = {key: value for key, value in asdict(self).items() if key != "sequences" or value}
+        content["targets"] = content["targets"] or []  # as ever, so that the same data has the same hash
         Path(root, INFO_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -180,7 +180,7 @@ def _measure(plain: Path, small: Path, data: Path, config: ModelConfig, calibrat
         total += image[0, ..., 0].numel()
     names = [sample.id for sample in decoded.samples]
     figures = [
-        float(task.metrics(PerImage.of(config.task, config.part_names, names, kept, ()).measured, summed)[key])
+        float(task.metrics(PerImage.of(config.task, config.part_names, names, kept, ()).measured, summed)[key] or 0.0)
         for kept, summed in zip(counts, confusion, strict=True)
         for key in (task.info.main.key,)
     ]
