@@ -137,7 +137,8 @@ def fit(
     with _alone(state), warnings.catch_warnings():
         # Lightning advises other products; the settings have decided.
         warnings.filterwarnings("ignore", module="lightning")
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        for part in ("fabric", "pytorch"):  # both speak of what Fabric does
+            logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
         info = DatasetInfo.read(data)
         stages = [settings.stage(number) for number in range(len(settings.stages))] or [(settings, {})]
         torch.manual_seed(seed)
