@@ -1,8 +1,8 @@
 """What an image can be labelled with: how each target is stored, and what geometry does to it.
 
 A target is the only place that knows its file and its values. Files are read as arrays, without torch, which checks and
-reports do without; geometry is done to tensors. A mirrored image has mirrored labels, but of its normals
-x changes its sign, too; an image that is shown twice as large looks half as far away.
+reports do without; geometry is done to tensors. A mirrored image has mirrored labels, but of its normals x changes its
+sign, too; an image that is shown twice as large looks half as far away.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Depth(Target):
 
     def write(self, values: np.ndarray, path: Path, stored: Mapping[str, Any]) -> None:
         """Write metres; what is not finite or not above 0 is void, what is too far for 16 bits is the farthest."""
-        steps = np.rint(np.divide(values, stored.get("scale", self.stored["scale"]), dtype=np.float64))
+        steps = np.rint(values * np.float32(1 / stored.get("scale", self.stored["scale"])))
         seen = np.isfinite(values) & (values > 0)
         _save(np.where(seen, np.clip(np.nan_to_num(steps), 1, FARTHEST), 0).astype(np.uint16), path)
 

@@ -114,8 +114,7 @@ def _measure(
         kind.write(prediction.value, part / "predictions" / f"{decoded.samples[index].id}.png", stored)
         return task.count(prediction, truth, parts, settings)
 
-    # Beside a GPU all cores count what was predicted, while it predicts the next images; a network on the CPU has them.
-    beside = available_cores() if predictor.device.type == "cuda" else 0
+    beside = counting_threads(predictor.device)
     with ThreadPoolExecutor(max(1, beside)) as pool:
         waiting: deque[Future[Counts]] = deque()
         for batch in heartbeat.around(same_size(decoded.samples, settings.batch_size)):
@@ -138,6 +137,14 @@ def _measure(
     metrics = {"split": split, "images": len(counts), **tasks.named(task.info.name)}
     metrics |= task.metrics(each.measured, total)
     return Quality(split, metrics, total, [one.own for one in counts], each, predicted), decoded.samples
+
+
+def counting_threads(device: torch.device) -> int:
+    """Return how many threads count what was predicted while the next images are: all cores beside a GPU.
+
+    A network on the CPU has them all itself.
+    """
+    return available_cores() if device.type == "cuda" else 0
 
 
 def _write_quality(part: Path, task: Task, quality: Quality) -> None:

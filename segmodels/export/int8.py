@@ -53,7 +53,7 @@ class Quantized:
         path: The file.
         images: Validation images.
         calibration_images: Training images that determined the scales.
-        figure_float: The task's main figure of the file in float32.
+        figure_float: The task's main figure of the file in float32; None where the images have none.
         figure: The same of the file in int8.
         agreement: Share of pixels that both give the same class.
         ms_float: Median milliseconds of an image in float32.
@@ -66,8 +66,8 @@ class Quantized:
     path: Path
     images: int
     calibration_images: int
-    figure_float: float
-    figure: float
+    figure_float: float | None
+    figure: float | None
     agreement: float
     ms_float: float
     ms: float
@@ -180,9 +180,8 @@ def _measure(plain: Path, small: Path, data: Path, config: ModelConfig, calibrat
         total += image[0, ..., 0].numel()
     names = [sample.id for sample in decoded.samples]
     figures = [
-        float(task.metrics(PerImage.of(config.task, config.part_names, names, kept, ()).measured, summed)[key] or 0.0)
+        task.metrics(PerImage.of(config.task, config.part_names, names, kept, ()).measured, summed)[task.info.main.key]
         for kept, summed in zip(counts, confusion, strict=True)
-        for key in (task.info.main.key,)
     ]
     ms_float, ms = _milliseconds(runs, decoded[0]["image"].permute(1, 2, 0).numpy())
     return Quantized(

@@ -224,7 +224,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Tally:
     """The counts of N units, as `segmodels.tasks.per_image.PerImage` holds them.
 
     Attributes:
@@ -321,7 +321,7 @@ class Task(ABC):
         """Return what one image counts; the truth has the image's own size."""
 
     @abstractmethod
-    def figures(self, measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def figures(self, measured: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return each figure, `[B]`, of images that count several times or not at all; NaN where it does not exist.
 
         Args:
@@ -329,7 +329,7 @@ class Task(ABC):
             weights: How often each image counts, float64 `[B, N]`.
         """
 
-    def metrics(self, measured: Measured, confusion: np.ndarray) -> dict[str, Any]:
+    def metrics(self, measured: Tally, confusion: np.ndarray) -> dict[str, Any]:
         """Return what `metrics.json` tells of all images together, `per_class` the main figure of each part."""
         import numpy as np
 
@@ -341,7 +341,7 @@ class Task(ABC):
         return {**plain, "per_class": each}
 
     @abstractmethod
-    def table(self, measured: Measured, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
+    def table(self, measured: Tally, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
         """Return header and rows of `per_class.csv`, a row for each part."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ import numpy as np
 
 from segmodels.errors import brief
 from segmodels.tasks import DEFAULT, get_task, list_tasks, named
-from segmodels.tasks.base import Counts, Measured
+from segmodels.tasks.base import Counts, Tally
 
 PER_IMAGE_FILE = "per_image.npz"
 _KEYS = ("ids", "classes", "sequences", "task")
@@ -79,9 +79,9 @@ class PerImage:
         np.savez_compressed(path, **columns)
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> Tally:
         """What the task's figures are computed from."""
-        return Measured(self.classes.tolist(), self.counts)
+        return Tally(self.classes.tolist(), self.counts)
 
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return each figure of the task and of each part, `[B]`, of images that count `weights` times, `[B, N]`."""

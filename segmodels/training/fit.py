@@ -190,7 +190,7 @@ def fit(
             raise TrainingError(
                 f"{name or architecture}: out of memory {where}; lower train.batch_size (train.accumulate makes up for "
                 "it), train.augment.crop or train.cache_gb, take a smaller network, or give it more (resources.memory, "
-                "a larger GPU); the same command goes on from the last epoch"
+                "a larger GPU); the same command goes on from the last state that was saved"
             ) from None
 
 

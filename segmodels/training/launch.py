@@ -205,7 +205,7 @@ def outcome(exchange: Path, job: Job, code: int) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(
             f"{job.name or job.architecture}: the training processes died (exit code {code}) and did so again after "
-            f"{RESTARTS} restarts; what they said stands above, and the same command goes on from the last epoch"
+            f"{RESTARTS} restarts; what they said stands above, and the same command goes on from the last state"
         )
     said: dict[str, Any] = json.loads(path.read_text())
     if "error" in said:

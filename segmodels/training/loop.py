@@ -316,6 +316,11 @@ class Loop:
         }
         if figures is not None:
             reached = info.main.gain(figures[info.main.key])
+            if not math.isfinite(reached):
+                raise TrainingError(
+                    f"{self.name}: {info.main.label} on the validation split is {reached} in epoch {self.epoch + 1}; "
+                    "lower train.lr or set train.clip"
+                )
             self.since_best += 1
             if reached > self.best:
                 self.best, self.best_epoch, self.since_best = reached, self.before + self.epoch + 1, 0

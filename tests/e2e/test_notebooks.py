@@ -39,4 +39,5 @@ def test_what_is_in_the_repository_was_run_and_is_small(path: Path) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
     assert not [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"]
     assert pictures(notebook) and all(len(picture) < LARGEST for picture in pictures(notebook))
-    assert "/work/" not in path.read_text() and "/home/" not in path.read_text()
+    # Warnings name folders of the machine on which it was run.
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.get("name") == "stderr"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segmodels.data.palette import Palette
 from segmodels.tasks import pictures
-from segmodels.tasks.base import Counts, Form, Measured, Part, Prediction, Task, over
+from segmodels.tasks.base import Counts, Form, Part, Prediction, Tally, Task, over
 from segmodels.tasks.depth import INFO
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Depth(Task):
         confusion = np.bincount(which * count + predicted, minlength=count**2).reshape(count, count)
         return Counts(each, confusion, -float(relative.mean()) if len(relative) else 0.0)
 
-    def figures(self, measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def figures(self, measured: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = measured.counts
         pixels, relative, square = (weights @ counts[name] for name in ("pixels", "relative", "square"))
         total = pixels.sum(-1)
@@ -118,7 +118,7 @@ class Depth(Task):
             **{f"abs_rel/{name}": each[:, index] for index, name in enumerate(measured.parts)},
         }
 
-    def table(self, measured: Measured, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
+    def table(self, measured: Tally, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
         pixels, relative, square = (measured.counts[name].sum(0) for name in ("pixels", "relative", "square"))
         errors, deviations = over(relative, pixels), np.sqrt(over(square, pixels))
         rows = zip(measured.parts, errors, deviations, pixels, strict=True)

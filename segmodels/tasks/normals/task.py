@@ -15,7 +15,7 @@ from PIL import Image
 
 from segmodels.data.palette import Palette
 from segmodels.tasks import pictures
-from segmodels.tasks.base import Counts, Form, Measured, Part, Prediction, Task, over
+from segmodels.tasks.base import Counts, Form, Part, Prediction, Tally, Task, over
 from segmodels.tasks.normals import INFO
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Normals(Task):
         confusion = np.bincount(which * count + predicted, minlength=count**2).reshape(count, count)
         return Counts(each, confusion, -float(degrees.mean()) if len(degrees) else 0.0)
 
-    def figures(self, measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def figures(self, measured: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = measured.counts
         pixels, degrees, under = (weights @ counts[name] for name in ("pixels", "degrees", "under"))
         total = pixels.sum(-1)
@@ -117,7 +117,7 @@ class Normals(Task):
             **{f"mean_angle/{name}": each[:, index] for index, name in enumerate(measured.parts)},
         }
 
-    def table(self, measured: Measured, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
+    def table(self, measured: Tally, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
         pixels, degrees = (measured.counts[name].sum(0) for name in ("pixels", "degrees"))
         rows = zip(measured.parts, over(degrees, pixels), pixels, strict=True)
         return (

@@ -13,7 +13,7 @@ import numpy as np
 
 from segmodels.data.folder import IGNORE_INDEX, ClassInfo
 from segmodels.data.palette import Palette
-from segmodels.tasks.base import Answered, Counts, Form, Measured, Part, Prediction, Task
+from segmodels.tasks.base import Answered, Counts, Form, Part, Prediction, Tally, Task
 from segmodels.tasks.semantic import INFO, forms, pictures
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Semantic(Task):
         }
         return Counts(each, matrix, own_miou(matrix))
 
-    def figures(self, measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def figures(self, measured: Tally, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return mIoU, pixel accuracy, boundary F1, ECE and the IoU of each class."""
         from segmodels.tasks.semantic.metrics import calibration_error, class_mean
 
@@ -125,7 +125,7 @@ class Semantic(Task):
             **{f"iou/{name}": iou[:, index] for index, name in enumerate(measured.parts)},
         }
 
-    def metrics(self, measured: Measured, confusion: np.ndarray) -> dict[str, Any]:
+    def metrics(self, measured: Tally, confusion: np.ndarray) -> dict[str, Any]:
         from segmodels.tasks.semantic.metrics import calibration_error, class_iou, class_mean, scores
 
         return {
@@ -138,7 +138,7 @@ class Semantic(Task):
             },
         }
 
-    def table(self, measured: Measured, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
+    def table(self, measured: Tally, confusion: np.ndarray) -> tuple[list[str], list[list[Any]]]:
         from segmodels.tasks.semantic.metrics import class_accuracy, class_iou
 
         figures = class_iou(confusion), class_accuracy(confusion), column_means(measured.counts["boundary_f1"])

@@ -164,3 +164,14 @@ def test_the_same_model_data_and_settings_make_no_second_version_and_others_make
     assert versions_after(data_md5="f" * 32) == ["1", "2", "3", "4", "5"]
     assert versions_after(architectures={"enet": "enet", "unet": "linknet"}) == ["1", "2", "3", "4", "5", "6"]
     assert versions_after() == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_a_rule_of_a_class_that_the_models_have_not_is_an_error(results):
+    with pytest.raises(StepError, match=r"register\.rules\.iou/rode: enet has no such figure; known are .*iou/road"):
+        register(results, changed(results, rules={"iou/rode": {"floor": 0.1}}))
+
+
+def test_an_evaluation_of_another_task_is_told_in_a_sentence(results):
+    params = results.params.model_copy(update={"task": "depth"})
+    with pytest.raises(StepError, match="evaluated as semantic, but task is depth; train and evaluate enet again"):
+        register(results, params)

@@ -137,3 +137,12 @@ def test_a_list_of_targets_as_earlier_releases_wrote_it_is_read(data: Path, tmp_
     info["targets"] = ["depth", "normals"]
     (tmp_path / "dataset.json").write_text(json.dumps(info))
     assert DatasetInfo.read(tmp_path).targets == {"depth": {}, "normals": {}}
+
+
+def test_the_depths_of_streets_have_the_bytes_that_earlier_releases_wrote(tmp_path: Path) -> None:
+    """The hash of the data is what finds their runs."""
+    metres = np.random.default_rng(0).uniform(0.4, 700, (200, 200)).astype(np.float32)
+    metres[:5] = np.inf
+    earlier = np.where(np.isfinite(metres), np.clip(np.rint(metres * 100), 1, 65535), 0).astype(np.uint16)
+    target("depth").write(metres, tmp_path / "d.png", target("depth").stored)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "d.png")), earlier)

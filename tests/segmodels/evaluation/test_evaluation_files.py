@@ -356,3 +356,17 @@ def test_it_is_told_how_many_images_are_done(
     monkeypatch.setattr(evaluation, "Heartbeat", Heartbeat)
     evaluate(trained, data, tmp_path / "out", SETTINGS)
     assert told == [f"evaluated {done} of 9 images" for done in (0, 2, 4, 5, 7)]
+
+
+def test_threads_beside_a_gpu_count_what_one_thread_counts(
+    data: Path, trained: Path, evaluated: tuple[Path, Quality], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the images, and each prediction in its file; here with the network on the CPU."""
+    monkeypatch.setattr(evaluation, "counting_threads", lambda device: 3)
+    quality = evaluate(trained, data, tmp_path / "out", SETTINGS)
+    out, alone = evaluated
+    assert quality.metrics == alone.metrics and quality.own == alone.own
+    names = ["metrics.json", "per_class.csv", "confusion.csv", "per_image.npz", "profile.json"]
+    names += [path.relative_to(out).as_posix() for path in sorted((out / "predictions").iterdir())]
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes(), name
