@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -20,7 +20,7 @@ from components.promotion import PASSED
 from components.register.card import Card
 from components.register.champion import read_champion
 from components.register.gate import Champion, Decision, Gate, against, below_floors, decide, interval
-from components.register.trained import Trained, read_model
+from components.register.trained import Trained, check_task, read_model
 from components.results import read_json
 from segmodels.evaluation.compare import Comparison
 from segmodels.files import write_text
@@ -125,7 +125,7 @@ def run(
         StepError: A result is missing, or MLflow is away; then nothing is lost and the step can be run again.
     """
     trained = [read_model(key, models[key], evaluations[key]) for key in models]
-    _check_task(params, trained)
+    check_task(params, trained)
     report = read_json(validation / "validation.json", "validate")
     try:
         result = _register(params, trained, data, validation, report, lineage)
@@ -136,26 +136,6 @@ def run(
         ) from error
     _write(result, lineage, out)
     return result
-
-
-def _check_task(params: Params, trained: Sequence[Trained]) -> None:
-    """Refuse evaluations of another task, and rules of parts (classes) that no model has.
-
-    Raises:
-        StepError: There is such a one.
-    """
-    each = task_info(params.task).each.key
-    for model in trained:
-        if model.task != params.task:
-            raise StepError(
-                f"{model.evaluation}: evaluated as {model.task}, but task is {params.task}; train and evaluate "
-                f"{model.key} again"
-            )
-        parts = {f"{each}/{name}" for name in model.metrics["per_class"]}
-        for key in params.register_.rules:
-            if key.startswith(f"{each}/") and not key.endswith("/*") and key not in parts:
-                known = ", ".join(sorted(parts))
-                raise StepError(f"register.rules.{key}: {model.key} has no such figure; known are {known}")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

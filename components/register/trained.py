@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.errors import StepError
 from components.metric_names import finite
+from components.params import Params
 from components.register.gate import Measured
 from components.results import read_json
 from segmodels.files import file_sha256
+from segmodels.tasks import task_info
 from segmodels.tasks.per_image import PER_IMAGE_FILE, PerImage
 
 
@@ -62,6 +65,26 @@ def read_model(key: str, model: Path, evaluation: Path) -> Trained:
         sha256=file_sha256(weights),
         each=_read_counts(evaluation / PER_IMAGE_FILE),
     )
+
+
+def check_task(params: Params, trained: Sequence[Trained]) -> None:
+    """Refuse evaluations of another task, and rules of parts (classes) that no model has.
+
+    Raises:
+        StepError: There is such a one.
+    """
+    each = task_info(params.task).each.key
+    for model in trained:
+        if model.task != params.task:
+            raise StepError(
+                f"{model.evaluation}: evaluated as {model.task}, but task is {params.task}; train and evaluate "
+                f"{model.key} again"
+            )
+        parts = {f"{each}/{name}" for name in model.metrics["per_class"]}
+        for key in params.register_.rules:
+            if key.startswith(f"{each}/") and not key.endswith("/*") and key not in parts:
+                known = ", ".join(sorted(parts))
+                raise StepError(f"register.rules.{key}: {model.key} has no such figure; known are {known}")
 
 
 def read_history(path: Path) -> dict[int, dict[str, float]]:
