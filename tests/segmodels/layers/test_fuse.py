@@ -17,8 +17,9 @@ def randomised(model: Any) -> Any:
     """Norms of no special value: the identity could be left out unseen."""
     for module in model.double().eval().modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
             nn.init.normal_(module.running_mean, std=0.2)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
     for module in model.modules():
@@ -49,7 +50,9 @@ def test_every_architecture_gives_the_same_at_every_size(name: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["segnet", "linknet", "icnet", "pspnet", "deeplabv3", "deconvnet", "segformer_b0"])
+@pytest.mark.parametrize(
+    "name", ["segnet", "linknet", "icnet", "pspnet", "deeplabv3", "deconvnet", "segformer_b0", "hourglass"]
+)
 def test_where_every_norm_follows_a_convolution_none_is_left(name: str) -> None:
     # An auxiliary head runs in training alone: nothing is known of its norm.
     aux = {"aux": False} if "aux" in model_info(name).options else {}

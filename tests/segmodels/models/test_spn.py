@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from segmodels.catalog.registry import create_model
 from segmodels.layers.propagation import DIRECTIONS, propagate
 from segmodels.models.spn import SPN
+from segmodels.tasks.semantic.losses import OnLabels
 
 
 def refiner(**options: Any) -> Any:
@@ -78,7 +79,8 @@ def test_a_base_that_learns_has_its_own_objective_beside_the_refiners() -> None:
 
 def test_the_base_is_trained_with_the_criterion_that_is_given() -> None:
     model = refiner(channels=4).train()
-    model.criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]), ignore_index=255)
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]), ignore_index=255)
+    model.criterion = OnLabels(weighted)
     outputs = model(torch.randn(2, 3, 64, 64))
     target = torch.randint(0, 5, (2, 64, 64))
     expected = model.criterion(outputs["out"], {"labels": target}) + model.criterion(
