@@ -106,6 +106,8 @@ class Loop:
         # As much of the main figure as is better, so that more of it is: `Figure.gain`.
         self.best, self.best_epoch, self.since_best = -math.inf, 0, 0
         self.loss_sum, self.loss_count = torch.zeros(()), 0
+        # Images of this epoch that this process has seen, and when it last said so.
+        self._epoch_images, self._tick = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
         self.stop_requested = False
         self.cores = Turn()
