@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.backbones.vgg import VGG16_STAGES, classifier_as_convolutions, from_torchvision, scaled
+from segmodels.backbones.vgg import classifier_as_convolutions, from_torchvision, scaled, vgg16_stages
 from segmodels.catalog.registry import register
 from segmodels.layers.conv import ScoreConv2d
 from segmodels.layers.init import he_normal
@@ -115,15 +115,23 @@ class FCN(SegmentationModel):
         self.stride = stride
         self.at_once = at_once
 
-        channels = in_channels
-        for stage, widths in enumerate(VGG16_STAGES, start=1):
-            for number, out in enumerate(widths, start=1):
-                padding = 100 if (stage, number) == (1, 1) else 1
-                conv = nn.Conv2d(channels, scaled(width, out), 3, padding=padding)
-                self.add_module(f"conv{stage}_{number}", conv)
-                channels = scaled(width, out)
+        # VGG16; its first convolution pads by 100 (see above).
+        c1, c2, c3, c4, c5 = (stage[-1] for stage in vgg16_stages(width))
+        self.conv1_1 = nn.Conv2d(in_channels, c1, 3, padding=100)
+        self.conv1_2 = nn.Conv2d(c1, c1, 3, padding=1)
+        self.conv2_1 = nn.Conv2d(c1, c2, 3, padding=1)
+        self.conv2_2 = nn.Conv2d(c2, c2, 3, padding=1)
+        self.conv3_1 = nn.Conv2d(c2, c3, 3, padding=1)
+        self.conv3_2 = nn.Conv2d(c3, c3, 3, padding=1)
+        self.conv3_3 = nn.Conv2d(c3, c3, 3, padding=1)
+        self.conv4_1 = nn.Conv2d(c3, c4, 3, padding=1)
+        self.conv4_2 = nn.Conv2d(c4, c4, 3, padding=1)
+        self.conv4_3 = nn.Conv2d(c4, c4, 3, padding=1)
+        self.conv5_1 = nn.Conv2d(c4, c5, 3, padding=1)
+        self.conv5_2 = nn.Conv2d(c5, c5, 3, padding=1)
+        self.conv5_3 = nn.Conv2d(c5, c5, 3, padding=1)
         hidden = scaled(width, 4096)
-        self.fc6 = nn.Conv2d(channels, hidden, 7)
+        self.fc6 = nn.Conv2d(c5, hidden, 7)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.drop6, self.drop7 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.apply(he_normal)
@@ -133,39 +141,40 @@ class FCN(SegmentationModel):
             self.upscore = bilinear_upsampling(num_classes, 64, 32)
             return
         self.upscore2 = bilinear_upsampling(num_classes, 4, 2)
-        self.score_pool4 = _zero(nn.Conv2d(channels, num_classes, 1))
+        self.score_pool4 = _zero(nn.Conv2d(c4, num_classes, 1))
         if at_once:
-            self.scale_pool4 = _Scale(channels, 0.01)
+            self.scale_pool4 = _Scale(c4, 0.01)
         if stride == 16:
             self.upscore16 = bilinear_upsampling(num_classes, 32, 16)
             return
         self.upscore_pool4 = bilinear_upsampling(num_classes, 4, 2)
-        self.score_pool3 = _zero(nn.Conv2d(scaled(width, 256), num_classes, 1))
+        self.score_pool3 = _zero(nn.Conv2d(c3, num_classes, 1))
         if at_once:
-            self.scale_pool3 = _Scale(scaled(width, 256), 0.0001)
+            self.scale_pool3 = _Scale(c3, 0.0001)
         self.upscore8 = bilinear_upsampling(num_classes, 16, 8)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        x, pools = images, []
-        for stage, widths in enumerate(VGG16_STAGES, start=1):
-            for number in range(1, len(widths) + 1):
-                x = F.relu(self.get_submodule(f"conv{stage}_{number}")(x))
-            x = F.max_pool2d(x, 2, ceil_mode=True)
-            pools.append(x)
-        x = self.drop6(F.relu(self.fc6(x)))
+        pool1 = _pooled(images, self.conv1_1, self.conv1_2)
+        pool2 = _pooled(pool1, self.conv2_1, self.conv2_2)
+        pool3 = _pooled(pool2, self.conv3_1, self.conv3_2, self.conv3_3)
+        pool4 = _pooled(pool3, self.conv4_1, self.conv4_2, self.conv4_3)
+        pool5 = _pooled(pool4, self.conv5_1, self.conv5_2, self.conv5_3)
+        x = self.drop6(F.relu(self.fc6(pool5)))
         x = self.drop7(F.relu(self.fc7(x)))
         score = self.score_fr(x)
         if self.stride == 32:
             return {"out": crop(self.upscore(score), 19, images.shape)}
 
         score = self.upscore2(score)
-        pool4 = self.scale_pool4(pools[3]) if self.at_once else pools[3]
+        if self.at_once:
+            pool4 = self.scale_pool4(pool4)
         score = score + crop(self.score_pool4(pool4), 5, score.shape)
         if self.stride == 16:
             return {"out": crop(self.upscore16(score), 27, images.shape)}
 
         score = self.upscore_pool4(score)
-        pool3 = self.scale_pool3(pools[2]) if self.at_once else pools[2]
+        if self.at_once:
+            pool3 = self.scale_pool3(pool3)
         score = score + crop(self.score_pool3(pool3), 9, score.shape)
         return {"out": crop(self.upscore8(score), 31, images.shape)}
 
@@ -174,6 +183,13 @@ class FCN(SegmentationModel):
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named = from_torchvision(super().translate(tensors), self, ["conv"])
         return classifier_as_convolutions(named, "fc6", "fc7")
+
+
+def _pooled(x: Tensor, *convs: nn.Conv2d) -> Tensor:
+    """Return what a stage of VGG16 leaves: its convolutions, each with ReLU, then the maximum of 2x2 pixels."""
+    for conv in convs:
+        x = F.relu(conv(x))
+    return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 class _Scale(nn.Module):
