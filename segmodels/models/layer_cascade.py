@@ -17,139 +17,19 @@ product of matrices over them; where most pixels are left, and in training, it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmodels.backbones.inception_resnet import mixed, module_a, module_b, module_c, reduction_a, reduction_b, stem
 from segmodels.catalog.registry import register
 from segmodels.layers.init import he_normal
+from segmodels.layers.region import Chain, Region, RegionConv
 from segmodels.layers.resize import resize, shrink_targets
 from segmodels.models.base import SegmentationModel, Targets
 
 # Above this share of remaining pixels a masked convolution is faster than the list of pixels.
 _DENSE_ABOVE = 0.5
-
-
-class Region:
-    """The pixels that are left, as a mask or as a list.
-
-    Args:
-        mask: `[N, 1, H, W]`, bool.
-        listed: Features are rows of the pixels in the mask, `[K, C]`, not maps.
-    """
-
-    def __init__(self, mask: Tensor, *, listed: bool) -> None:
-        self.mask, self.listed = mask, listed
-        self._tables: dict[tuple[int, int], Tensor] = {}
-        if listed:
-            self._place = mask[:, 0].nonzero()
-            number = torch.full(mask[:, 0].shape, len(self._place), device=mask.device)
-            number[self._place.unbind(1)] = torch.arange(len(self._place), device=mask.device)
-            self._number = number
-
-    def enter(self, x: Tensor) -> Tensor:
-        """Return a map `[N, C, H, W]` inside the region: zero outside of it, or its rows."""
-        if not self.listed:
-            return x * self.mask
-        images, rows, columns = self._place.unbind(1)
-        return x[images, :, rows, columns]
-
-    def leave(self, x: Tensor, outside: Tensor) -> Tensor:
-        """Return the map `[N, C, H, W]` that is `x` in the region and `outside` elsewhere."""
-        if not self.listed:
-            return torch.where(self.mask, x, outside)
-        out = outside.clone()
-        images, rows, columns = self._place.unbind(1)
-        out[images, :, rows, columns] = x.to(out.dtype)
-        return out
-
-    def neighbours(self, height: int, width: int) -> Tensor:
-        """For each pixel the rows of its window, `[K, height * width]`; K where a neighbour is not in the region."""
-        if (height, width) not in self._tables:
-            padded = F.pad(self._number, (width // 2, width // 2, height // 2, height // 2), value=len(self._place))
-            images, rows, columns = self._place.unbind(1)
-            offsets = [(i, j) for i in range(height) for j in range(width)]
-            self._tables[height, width] = torch.stack([padded[images, rows + i, columns + j] for i, j in offsets], 1)
-        return self._tables[height, width]
-
-
-class RegionConv(nn.Module):
-    """Convolution, batch norm and ReLU inside a region.
-
-    Args:
-        before: Channels of the input.
-        after: Channels of the output.
-        size: (height, width) of the kernel.
-        norm: With batch norm and ReLU; otherwise with a bias alone.
-    """
-
-    def __init__(self, before: int, after: int, size: tuple[int, int] = (1, 1), *, norm: bool = True) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, size, padding=(size[0] // 2, size[1] // 2), bias=not norm)
-        self.norm = nn.BatchNorm2d(after, eps=1e-3) if norm else None
-
-    def forward(self, x: Tensor, region: Region | None) -> Tensor:
-        if region is not None and region.listed:
-            return self._rows(x, region)
-        x = self.conv(x)
-        x = x if self.norm is None else F.relu(self.norm(x))
-        return x if region is None else x * region.mask
-
-    def _rows(self, x: Tensor, region: Region) -> Tensor:
-        height, width = self.conv.kernel_size
-        if height * width > 1:
-            # A last row of zeros is every neighbour that is not in the region.
-            x = F.pad(x, (0, 0, 0, 1))[region.neighbours(height, width)].flatten(1)
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        x = F.linear(x, weight, self.conv.bias)
-        if self.norm is None:
-            return x
-        n = self.norm
-        if isinstance(n, nn.BatchNorm2d):  # otherwise it was merged into the convolution
-            x = F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.0, n.eps)
-        return F.relu(x)
-
-
-class Chain(nn.ModuleList):
-    """Region convolutions one after the other."""
-
-    def forward(self, x: Tensor, region: Region | None) -> Tensor:
-        for layer in self:
-            x = layer(x, region)
-        return x
-
-
-class InceptionResidual(nn.Module):
-    """Inception-ResNet-v2's modules A, B and C: branches, joined by a 1x1 convolution, scaled, beside the identity."""
-
-    def __init__(self, channels: int, branches: Sequence[Chain], joined: int, scale: float) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-        self.join = RegionConv(joined, channels, norm=False)
-        self.scale = scale
-
-    def forward(self, x: Tensor, region: Region | None) -> Tensor:
-        together = torch.cat([branch(x, region) for branch in self.branches], dim=1)
-        return F.relu(x + self.scale * self.join(together, region))
-
-
-class Reduction(nn.Module):
-    """Inception-ResNet-v2's reductions without their stride: branches beside the 3x3 maximum."""
-
-    def __init__(self, branches: Sequence[Chain]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor, region: Region | None) -> Tensor:
-        if region is not None and region.listed:
-            # Features are not negative, so the zeros outside the region never win.
-            pooled = F.pad(x, (0, 0, 0, 1))[region.neighbours(3, 3)].amax(1)
-        else:
-            pooled = F.max_pool2d(x, 3, stride=1, padding=1)
-            pooled = pooled if region is None else pooled * region.mask
-        return torch.cat([*[branch(x, region) for branch in self.branches], pooled], dim=1)
 
 
 @register(
@@ -215,96 +95,20 @@ class LayerCascade(SegmentationModel):
         def w(channels: int) -> int:
             return max(2, round(width * channels))
 
-        def conv(before: int, after: int, high: int = 1, wide: int = 1) -> RegionConv:
-            return RegionConv(before, after, (high, wide))
-
-        self.stem = nn.Sequential(
-            _plain(in_channels, w(32), 3, 2), _plain(w(32), w(32), 3), _plain(w(32), w(64), 3),
-            nn.MaxPool2d(3, stride=2, padding=1),
-            _plain(w(64), w(80), 1), _plain(w(80), w(192), 3),
-            nn.MaxPool2d(3, stride=2, padding=1),
-        )  # fmt: skip
-        c = w(192)
-        self.mixed = nn.ModuleList(
-            [
-                Chain([conv(c, w(96))]),
-                Chain([conv(c, w(48)), conv(w(48), w(64), 5, 5)]),
-                Chain([conv(c, w(64)), conv(w(64), w(96), 3, 3), conv(w(96), w(96), 3, 3)]),
-            ]
-        )
-        self.mixed_pool = conv(c, w(64))
-        a = w(96) + w(64) + w(96) + w(64)
-        self.stage1 = Chain(
-            [
-                InceptionResidual(
-                    a,
-                    [
-                        Chain([conv(a, w(32))]),
-                        Chain([conv(a, w(32)), conv(w(32), w(32), 3, 3)]),
-                        Chain([conv(a, w(32)), conv(w(32), w(48), 3, 3), conv(w(48), w(64), 3, 3)]),
-                    ],
-                    w(32) + w(32) + w(64),
-                    0.17,
-                )
-                for _ in range(modules[0])
-            ]
-        )
-        reduction = Reduction(
-            [
-                Chain([conv(a, w(384), 3, 3)]),
-                Chain([conv(a, w(256)), conv(w(256), w(256), 3, 3), conv(w(256), w(384), 3, 3)]),
-            ]
-        )
-        b = a + 2 * w(384)
-        self.stage2 = Chain(
-            [
-                reduction,
-                *[
-                    InceptionResidual(
-                        b,
-                        [
-                            Chain([conv(b, w(192))]),
-                            Chain([conv(b, w(128)), conv(w(128), w(160), 1, 7), conv(w(160), w(192), 7, 1)]),
-                        ],
-                        2 * w(192),
-                        0.10,
-                    )
-                    for _ in range(modules[1])
-                ],
-            ]
-        )
-        reduction = Reduction(
-            [
-                Chain([conv(b, w(256)), conv(w(256), w(384), 3, 3)]),
-                Chain([conv(b, w(256)), conv(w(256), w(288), 3, 3)]),
-                Chain([conv(b, w(256)), conv(w(256), w(288), 3, 3), conv(w(288), w(320), 3, 3)]),
-            ]
-        )
-        d = b + w(384) + w(288) + w(320)
-        self.stage3 = Chain(
-            [
-                reduction,
-                *[
-                    InceptionResidual(
-                        d,
-                        [
-                            Chain([conv(d, w(192))]),
-                            Chain([conv(d, w(192)), conv(w(192), w(224), 1, 3), conv(w(224), w(256), 3, 1)]),
-                        ],
-                        w(192) + w(256),
-                        0.20,
-                    )
-                    for _ in range(modules[2])
-                ],
-            ]
-        )
-        hidden = w(head_channels)
-        self.heads = nn.ModuleList(
-            [
-                Chain([conv(channels, hidden, 3, 3), RegionConv(hidden, num_classes, norm=False)])
-                for channels in (a, b, d)
-            ]
-        )
+        # Figure 2. Every pixel goes through stage 1 ...
+        self.stem = stem(in_channels, w)
+        self.mixed, self.mixed_pool = mixed(w(192), w)
+        a = 2 * w(96) + 2 * w(64)
+        self.stage1 = Chain([module_a(a, w) for _ in range(modules[0])])
+        # ... the uncertain ones through stage 2 ...
+        reduction = reduction_a(a, w)
+        b = reduction.channels
+        self.stage2 = Chain([reduction, *[module_b(b, w) for _ in range(modules[1])]])
+        # ... and what is uncertain still through stage 3.
+        reduction = reduction_b(b, w)
+        c = reduction.channels
+        self.stage3 = Chain([reduction, *[module_c(c, w) for _ in range(modules[2])]])
+        self.heads = nn.ModuleList([_classifier(channels, w(head_channels), num_classes) for channels in (a, b, c)])
         self.apply(he_normal)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -360,6 +164,5 @@ class LayerCascade(SegmentationModel):
         return torch.stack(terms).sum()
 
 
-def _plain(before: int, after: int, size: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(after, eps=1e-3), nn.ReLU(inplace=True))
+def _classifier(before: int, hidden: int, classes: int) -> Chain:
+    return Chain([RegionConv(before, hidden, (3, 3)), RegionConv(hidden, classes, norm=False)])
