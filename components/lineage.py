@@ -26,6 +26,8 @@ NONE = "none"
 
 # They change how fast a result is there, not the result.
 NEUTRAL_DATA_KEYS = {"retries", "max_unpacked_gb"}
+# Keys that came with a later release: while they are not set, a hash is what it was.
+LATER_DATA_KEYS = frozenset({"background", "ignore", "classes", "orientation"})
 NEUTRAL_TRAIN_KEYS = {"workers", "cache_gb"}
 
 
@@ -123,7 +125,11 @@ def model_settings(params: Params, key: str) -> dict[str, Any]:
         "key": key,
         **named(params.task),
         "seed": params.seed,
-        "data": {name: value for name, value in data.items() if name not in NEUTRAL_DATA_KEYS},
+        "data": {
+            name: value
+            for name, value in data.items()
+            if name not in NEUTRAL_DATA_KEYS and (value or name not in LATER_DATA_KEYS)
+        },
         "model": {"architecture": params.architecture(key), "backbone": entry.backbone, "options": entry.options},
         "train": {name: value for name, value in train.items() if name not in NEUTRAL_TRAIN_KEYS},
         "evaluate": asdict(evaluate_settings(params, key)),

@@ -11,11 +11,11 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from components.rules import ParamsError, Rule, Section, gate_rules, refuse_former
 from segmodels.catalog.recipes import from_scratch
-from segmodels.errors import SHOWN, shown
+from segmodels.errors import SHOWN, nearest, shown
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
 from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
@@ -53,7 +53,14 @@ class Data(Section):
 
     Attributes:
         source: `streets` (generated), a folder, a local archive, or an http(s), file or s3 address of an archive.
-        format: The layout of what lies there; `auto` looks.
+        format: The layout of what lies there (docs/datasets.md); `auto` looks.
+        background: What pixels are that nothing is drawn on, where objects are drawn or masks are black and white: the
+            name of a class, or `ignore`; by default a class `background`.
+        ignore: Classes that are void, by name; in labels of one's own by their value, too.
+        classes: Classes to train on, each of one or more of the data's: `{vehicle: [car, bus], other: "*"}`, where `*`
+            is all that no other takes; what none takes is void.
+        orientation: How labels lie whose image has an EXIF orientation that their sizes do not settle: `upright`, as
+            the image is shown, or `stored`.
         sha256: Of the archive; another one is refused.
         licence: Of the data, where their layout names none; the card shows it.
         val_fraction: Part of the samples that becomes `val` where the data has none.
@@ -64,7 +71,11 @@ class Data(Section):
     """
 
     source: str = "streets"
-    format: Literal["auto", "folder", "camvid", "kitti_road", "dataset"] = "auto"
+    format: str = "auto"
+    background: str | None = None
+    ignore: tuple[str | int, ...] = ()
+    classes: dict[str, str | tuple[str, ...]] | None = None
+    orientation: Literal["upright", "stored"] | None = None
     sha256: str | None = None
     licence: str | None = None
     val_fraction: float = Field(0.15, gt=0, lt=1)
@@ -72,6 +83,23 @@ class Data(Section):
     retries: int = Field(7, ge=0)
     max_unpacked_gb: float = Field(200, gt=0)
     streets: Streets = Streets()
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from segmodels.data.formats.finding import names
+
+        if value != "auto" and value not in names():
+            raise ValueError(f"no layout has this name{nearest(value, list(names())) or '; see docs/datasets.md'}")
+        return value
+
+    @model_validator(mode="after")
+    def _training_has_a_part(self) -> Data:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on"
+            )
+        return self
 
 
 class Validate(Section):

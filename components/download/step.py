@@ -10,7 +10,7 @@ from pathlib import Path
 from components.disk import disk_errors
 from components.errors import StepError
 from components.lock import cache_folder, only_one
-from components.params import Data, Params
+from components.params import Params
 from segmodels.data.folder import DatasetInfo
 from segmodels.tasks import task_info
 
@@ -96,26 +96,28 @@ def _convert(params: Params, out: Path) -> str:
     with disk_errors(cache):
         fetched = fetch(data.source, cache, sha256=data.sha256, retries=data.retries)
     if fetched.path.is_dir():
-        return _to_dataset(fetched.path, data, params.seed, fetched.source, out)
+        return _to_dataset(fetched.path, params, fetched.source, out)
     # Beside `out`, so that images can be linked from it instead of copied.
     unpacked = out.with_name(out.name + ".unpacked")
     try:
         unpack(fetched.path, unpacked, max_bytes=int(data.max_unpacked_gb * 1e9))
-        return _to_dataset(unpacked, data, params.seed, fetched.source, out)
+        return _to_dataset(unpacked, params, fetched.source, out)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _to_dataset(root: Path, data: Data, seed: int, source: dict[str, object], out: Path) -> str:
-    from segmodels.data.formats import Splitting, convert
+def _to_dataset(root: Path, params: Params, source: dict[str, object], out: Path) -> str:
+    from segmodels.data.formats import Choices, Splitting, convert
 
+    data = params.data
     return convert(
         root,
         data.format,
         out,
         name=_name(data.source),
         source={**source, "licence": data.licence},
-        splitting=Splitting(seed, data.val_fraction, data.test_fraction),
+        splitting=Splitting(params.seed, data.val_fraction, data.test_fraction),
+        choices=Choices(data.background, data.ignore, data.classes, data.orientation, task_info(params.task).needs),
     )
 
 

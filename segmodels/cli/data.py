@@ -51,16 +51,86 @@ def convert_command(
     out: Annotated[Path, typer.Option(help="The dataset folder to write.")],
     layout: Annotated[str, typer.Option(help="Its layout; auto finds it.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="What undrawn pixels are: the name of a class, or ignore.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A class that is void, or a value of labels; as often as wanted.")
+    ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NEW=OLD,OLD", help="A class of others; * is all the rest; as often as wanted."),
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="How labels of turned images lie: upright or stored.", metavar="HOW")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Further truth that the layout has: instances, depth, normals.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
 ) -> None:
     """Write labelled images of a known layout as a dataset folder; images are copied byte for byte."""
-    from segmodels.data.folder import INFO_FILE
-    from segmodels.data.formats import convert
+    from segmodels.data.folder import INFO_FILE, DatasetInfo
+    from segmodels.data.formats import Choices, convert
 
     may_replace(out, INFO_FILE, "a dataset folder", overwrite)
     if not data.is_dir():
         raise CommandError(f"{data}: no such folder")
-    print(f"{data}: read as {convert(data, layout, out, name=name)}, written to {out}")
+    if orientation not in (None, "upright", "stored"):
+        raise CommandError(f"--orientation {orientation}: say upright or stored")
+    choices = Choices(
+        background,
+        tuple(int(value) if value.isdecimal() else value for value in ignore or ()),
+        _merged(merge or []),
+        orientation,
+        tuple(target or ()),
+    )
+    key = convert(data, layout, out, name=name, choices=choices)
+    info = DatasetInfo.read(out)
+    counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
+    print(f"{data}: read as {key}, written to {out}: {counts}; {info.num_classes} classes")
+
+
+def _merged(given: list[str]) -> dict[str, list[str]] | None:
+    """Return NEW=OLD,OLD as new class -> the classes that become it."""
+    merged: dict[str, list[str]] = {}
+    for text in given:
+        new, equals, old = text.partition("=")
+        if not (new and equals and old):
+            raise CommandError(f"--merge {text}: write NEW=OLD or NEW=OLD,OLD, e.g. vehicle=car,bus")
+        merged.setdefault(new, []).extend(name.strip() for name in old.split(","))
+    return merged or None
+
+
+@dataset.command()
+def detect(
+    data: Annotated[Path, typer.Argument(help="A folder of labelled images.")],
+) -> None:
+    """Say which layouts a folder has, or almost has, and which files tell it; no image is read."""
+    from segmodels.data.formats import detect as places
+    from segmodels.data.formats import find
+
+    if not data.is_dir():
+        raise CommandError(f"{data}: no such folder")
+    listed = list(places(data))
+    for place in listed:
+        print(place)
+    key, folder = find(data)
+    print(f"it is read as {key}, from {folder}" if len(listed) > 1 or folder != data else f"it is read as {key}")
+
+
+@dataset.command()
+def layouts() -> None:
+    """List the layouts that are read: public datasets, and exports of labelling tools."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from segmodels.data.formats import layouts as listed
+
+    table = Table("layout", "what it is", "classes", "truth", box=None, pad_edge=False)
+    for key, layout in listed().items():
+        table.add_row(key, layout.title, layout.classes, ", ".join(("labels", *layout.targets)))
+    Console().print(table)
 
 
 @dataset.command()

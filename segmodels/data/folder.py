@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -248,6 +249,8 @@ class DatasetWriter:
         self.name, self.classes, self.source, self.targets = name, classes, source, dict(targets or {})
         self.counts: dict[str, int] = {}
         self.sequences: dict[str, dict[str, list[str]]] = {}
+        self._ids: set[tuple[str, str]] = set()
+        self._adding = threading.Lock()
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.part, ignore_errors=True)
@@ -280,9 +283,16 @@ class DatasetWriter:
         return folder / name
 
     def add(
-        self, split: str, sample_id: str, image: Path | np.ndarray, label: Path | np.ndarray, *, sequence: str = ""
+        self,
+        split: str,
+        sample_id: str,
+        image: Path | np.ndarray,
+        label: Path | np.ndarray,
+        *,
+        sequence: str = "",
+        targets: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Add a sample.
+        """Add a sample; threads may add at the same time.
 
         Args:
             split: `train`, `val` or `test`.
@@ -290,6 +300,7 @@ class DatasetWriter:
             image: A file, copied byte for byte, or RGB uint8 `[H, W, 3]`, written as PNG.
             label: An 8-bit PNG of class ids, or uint8 `[H, W]`.
             sequence: The video that the image is a frame of; empty where it stands alone.
+            targets: Values of further targets, as `segmodels.data.targets` writes them.
 
         Raises:
             DatasetError: The id stands twice in the split.
@@ -300,13 +311,21 @@ class DatasetWriter:
         else:
             target = self.path(split, "images", sample_id + image.suffix.lower())
         label_path = self.path(split, "labels", f"{sample_id}.png")
-        if label_path.exists():
-            raise DatasetError(f"{split}/{sample_id}: two samples have this id; rename one of the files")
+        with self._adding:
+            if (split, sample_id) in self._ids:
+                raise DatasetError(f"{split}/{sample_id}: two samples have this id; rename one of the files")
+            self._ids.add((split, sample_id))
         _store(image, target)
         _store(label, label_path)
-        self.counts[split] = self.counts.get(split, 0) + 1
-        if sequence:
-            self.sequences.setdefault(split, {}).setdefault(sequence, []).append(sample_id)
+        for name, values in (targets or {}).items():
+            from segmodels.data.targets import target as kind  # which imports this module
+
+            path = self.path(split, name, sample_id + kind(name).suffix)
+            kind(name).write(values, path, self.targets.get(name, {}))
+        with self._adding:
+            self.counts[split] = self.counts.get(split, 0) + 1
+            if sequence:
+                self.sequences.setdefault(split, {}).setdefault(sequence, []).append(sample_id)
 
 
 def iterate(root: Path | str, split: str) -> Iterator[tuple[Sample, np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from segmodels.data.folder import IGNORE_INDEX, INFO_FILE, MAX_CLASSES, ClassInfo, DatasetError, DatasetWriter
-from segmodels.data.formats import convert, folder
+from segmodels.data.formats import convert, converting
 from segmodels.data.formats.common import Splitting
 from segmodels.data.inputs import as_rgb
 from segmodels.data.palette import default_palette
@@ -49,14 +49,7 @@ def dataset_folder(given: Given, place: Path, *, classes: Sequence[str] = (), se
         for one in (images, labels):
             if not one.is_dir():
                 raise DatasetError(f"{one}: no such folder; give the folder of images and that of their labels")
-        folder.convert_parts(
-            [folder.Part(None, images, labels)],
-            labels,
-            place,
-            name=images.resolve().name,
-            source={"path": str(images), "labels": str(labels)},
-            splitting=splitting,
-        )
+        converting.write_pair(images, labels, place, splitting)
         return place
     if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
         raise DatasetError(f"{type(given).__name__} is no data; give a folder, two folders or a Dataset with a length")

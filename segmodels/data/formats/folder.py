@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from segmodels.data.folder import SPLITS, DatasetError, DatasetWriter
+from segmodels.data.folder import SPLITS, DatasetError
 from segmodels.data.formats import classes
-from segmodels.data.formats.coding import Coding, decide, survey
-from segmodels.data.formats.common import Splitting, image_files, refuse
+from segmodels.data.formats.coding import decide, survey
+from segmodels.data.formats.common import image_files, refuse
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
 
-LOOKS_FOR = "images/ beside labels/, masks/ or annotations/, at the top or in train/, val/ and test/"
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "annotation", "gt", "segmentationclass")
 SPLIT_FOLDERS = {
@@ -61,60 +61,32 @@ class Pair:
     label: Path
 
 
-def detect(root: Path) -> bool:
-    """Tell whether `root` has images and labels in folders named so."""
-    return bool(_parts(root))
+def _detect(root: Path) -> Fit | None:
+    parts = _parts(root)
+    if not parts:
+        return None
+    names = (f"{p.images.relative_to(root).as_posix()}/ with {p.labels.relative_to(root).as_posix()}/" for p in parts)
+    return Fit(", ".join(names))
 
 
-def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
-    """Write the dataset folder `out`.
+def _read(root: Path, job: Job) -> Reading:
+    return reading_of(_parts(root), root, job)
+
+
+def reading_of(parts: Sequence[Part], root: Path, job: Job) -> Reading:
+    """Return what folders of images and labels hold; `root` is looked into for a list of classes.
 
     Raises:
         DatasetError: An image has no label or two, or a label is unreadable or has an unknown colour; all are listed.
     """
-    convert_parts(_parts(root), root, out, name=name, source=source, splitting=splitting)
-
-
-def convert_parts(
-    parts: Sequence[Part], root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting
-) -> None:
-    """Write the dataset folder `out` of folders of images and labels; `root` is looked into for a list of classes.
-
-    Raises:
-        DatasetError: As `convert` does.
-    """
-    problems: list[str] = []
-    pairs = [pair for part in parts for pair in _pairs(part, problems)]
-    refuse(problems)
+    pairs = [pair for part in parts for pair in _pairs(part, job.problems)]
+    refuse(job.problems)
     if not pairs:
-        raise DatasetError(f"{root}: has no image with a label; looked for {LOOKS_FOR}")
-    coding = _coding(root, [pair.label for pair in pairs])
-    splits = _splits(pairs, splitting)
-    with DatasetWriter(out, name, coding.classes, source=source) as writer:
-        for pair in pairs:
-            try:
-                writer.add(splits[pair.split, pair.id], pair.id, pair.image, coding.ids(pair.label))
-            except DatasetError as error:
-                problems.append(str(error))
-        refuse(problems)
-
-
-def _coding(root: Path, labels: list[Path]) -> Coding:
+        raise DatasetError(f"{root}: has no image with a label; looked for {LAYOUT.looks_for}")
     listed = classes.find(root)
     named = classes.read(listed) if listed else None
-    return decide(survey(labels), named, str(root))
-
-
-def _splits(pairs: list[Pair], splitting: Splitting) -> dict[tuple[str | None, str], str]:
-    """Return the split of each pair: the data's own; `val` is dealt from `train` where the data has none."""
-    given = {pair.split for pair in pairs}
-    splits = {(pair.split, pair.id): pair.split or "train" for pair in pairs}
-    if "val" not in given:
-        if given != {None}:
-            splitting = replace(splitting, test_fraction=0.0)
-        dealt = splitting.assign(i for (split, i) in splits if split in (None, "train"))
-        splits |= {(split, i): dealt[i] for (split, i) in splits if split in (None, "train")}
-    return splits
+    coding = decide(survey([pair.label for pair in pairs]), named, str(root))
+    return Reading(coding.classes, (Raw(p.id, p.image, partial(coding.ids, p.label), p.split) for p in pairs))
 
 
 def _parts(root: Path) -> list[Part]:
@@ -177,3 +149,16 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
 
 def _stem(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
+
+
+LAYOUT = Layout(
+    "folder",
+    "images and labels in folders",
+    home="",
+    licence="",
+    looks_for="images/ beside labels/, masks/ or annotations/, at the top or in train/, val/ and test/",
+    read=_read,
+    detect=_detect,
+    splits="those of folders; otherwise dealt",
+    classes="of classes.txt or of the labels",
+)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from segmodels.data.folder import (
-    INFO_FILE,
-    SPLITS,
-    DatasetError,
-    DatasetInfo,
-    DatasetWriter,
-)
-from segmodels.data.formats.common import Splitting
+from segmodels.data.folder import INFO_FILE, SPLITS, DatasetError, DatasetInfo, DatasetWriter
+from segmodels.data.formats.layout import Fit, Job, Layout, Reading
 from segmodels.files import copy
 
-LOOKS_FOR = "dataset.json beside train/images/ and train/labels/"
+
+def _detect(root: Path) -> Fit | None:
+    if not (root / INFO_FILE).is_file() or not any((root / split / "images").is_dir() for split in SPLITS):
+        return None
+    return Fit(INFO_FILE)
 
 
-def detect(root: Path) -> bool:
-    """Tell whether `root` is a dataset folder."""
-    return (root / INFO_FILE).is_file() and any((root / split / "images").is_dir() for split in SPLITS)
-
-
-def convert(root: Path, out: Path, *, name: str, source: Mapping[str, Any], splitting: Splitting) -> None:
+def _copy(root: Path, out: Path, source: Mapping[str, object]) -> None:
     """Write the dataset folder `out` with the same files; what is wrong in them is left to the validation.
 
     Raises:
@@ -49,3 +41,21 @@ def _link_all(folder: Path, writer: DatasetWriter, split: str, kind: str) -> int
         target = writer.path(split, kind, path.name)
         copy(path, target)
     return len(files)
+
+
+def _read(root: Path, job: Job) -> Reading:
+    raise NotImplementedError  # it is copied
+
+
+LAYOUT = Layout(
+    "dataset",
+    "Dataset folder",
+    home="",
+    licence="",
+    looks_for="dataset.json beside train/images/ and train/labels/",
+    read=_read,
+    detect=_detect,
+    copy=_copy,
+    splits="its own",
+    classes="its own",
+)

@@ -1,0 +1,199 @@
+"""From any layout to the dataset folder: read, dealt to splits, mapped, checked and written."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from segmodels.data.folder import DatasetError, DatasetWriter, read_label, reading
+from segmodels.data.formats.common import Splitting, refuse
+from segmodels.data.formats.finding import find, layout
+from segmodels.data.formats.layout import Choices, Job, Layout, Raw, Reading
+from segmodels.data.formats.mapping import Mapping as ClassMapping
+from segmodels.data.images import open_image, orientation, upright_size
+from segmodels.data.targets import target
+from segmodels.progress import Heartbeat
+from segmodels.runtime import available_cores
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def convert(
+    root: Path | str,
+    format: str = "auto",  # noqa: A002
+    out: Path | str = "data",
+    *,
+    name: str | None = None,
+    source: Mapping[str, Any] | None = None,
+    splitting: Splitting | None = None,
+    choices: Choices | None = None,
+) -> str:
+    """Find the layout in `root`, or up to three folders below, and write it as the dataset folder `out`.
+
+    Args:
+        root: The folder to look in, e.g. an unpacked archive.
+        format: The key of a layout, or `auto` for the one that fits.
+        out: The dataset folder; replaced when all went well, untouched otherwise.
+        name: Name of the dataset where its layout has none; by default that of `root`.
+        source: `url` or `path`, `sha256` and `licence`, as they go into `dataset.json`.
+        splitting: How to deal the splits that the data does not have.
+        choices: What a person settles where the files leave it open.
+
+    Returns:
+        The key of the layout.
+
+    Raises:
+        DatasetError: No layout fits, or several do, or the data is not what its layout says.
+    """
+    root, out = Path(root), Path(out)
+    key, place = find(root, format)
+    found = layout(key)
+    source = {**(source or {"path": str(root)})}
+    source["licence"] = source.get("licence") or found.licence or None
+    settled = splitting or Splitting()
+    with Heartbeat(lambda: f"{place}: reading it as {key}", sys.stderr):
+        if found.copy is not None:
+            found.copy(place, out, source)
+        else:
+            write(found, place, out, name or root.resolve().name, source, settled, choices or Choices())
+    return key
+
+
+def write(
+    layout: Layout,
+    root: Path,
+    out: Path,
+    name: str,
+    source: Mapping[str, Any],
+    splitting: Splitting,
+    choices: Choices,
+) -> None:
+    """Write what a layout reads in `root` as the dataset folder `out`.
+
+    Raises:
+        DatasetError: The data is not what its layout says; all that is wrong with it is listed.
+    """
+    missing = [t for t in choices.targets if t not in ("labels", *layout.targets)]
+    if missing:
+        have = ", ".join(layout.targets) or "labels alone"
+        raise DatasetError(f"{root}: {layout.title} has no {missing[0]}; it has {have}")
+    job = Job(choices)
+    read = layout.read(root, job)
+    if not _write(read, job, out, read.name or name, source, splitting):
+        raise DatasetError(f"{root}: is {layout.title}, but has no labelled image; looked for {layout.looks_for}")
+
+
+def write_pair(images: Path, labels: Path, out: Path, splitting: Splitting, choices: Choices | None = None) -> None:
+    """Write a folder of images and one of their labels, which lie anywhere, as the dataset folder `out`.
+
+    Raises:
+        DatasetError: As `write` does.
+    """
+    from segmodels.data.formats import folder
+
+    job = Job(choices or Choices())
+    read = folder.reading_of([folder.Part(None, images, labels)], labels, job)
+    _write(read, job, out, images.resolve().name, {"path": str(images), "labels": str(labels)}, splitting)
+
+
+def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, Any], splitting: Splitting) -> int:
+    choices, raws = job.choices, list(read.samples)
+    refuse(job.problems)
+    if not raws:
+        return 0
+    mapping = ClassMapping(read.classes, choices)
+    splits = deal(raws, splitting)
+    wanted = [t for t in choices.targets if t != "labels"]
+    stored = {t: dict(read.stored.get(t, target(t).stored)) for t in wanted}
+
+    def store(raw: Raw) -> str:
+        try:
+            label = raw.label if isinstance(raw.label, Path) else raw.label()
+            label = mapping(_array(label)) if mapping.changes else label
+            label = _upright(raw.image, label, choices.orientation)
+            truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
+            split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
+            writer.add(split, sample_id, raw.image, label, sequence=raw.sequence.replace("/", "_"), targets=truth)
+        except DatasetError as error:
+            said = str(error)
+            return said if "/" in said.partition(":")[0] else f"{raw.image}: {said}"
+        return ""
+
+    with DatasetWriter(out, name, mapping.classes, source=source, targets=stored) as writer:
+        refuse([problem for problem in in_order(store, raws) if problem])
+    return len(raws)
+
+
+def deal(raws: Sequence[Raw], splitting: Splitting) -> dict[tuple[str | None, str], str]:
+    """Return the split of each (split, id): the data's own; `val` is dealt from `train` where the data has none."""
+    own = {raw.split for raw in raws}
+    splits = {(raw.split, raw.id): raw.split or "train" for raw in raws}
+    if "val" not in own:
+        if own != {None}:
+            splitting = replace(splitting, test_fraction=0.0)
+        free = {(raw.split, raw.id): raw for raw in raws if raw.split in (None, "train")}
+        dealt = splitting.assign((i for _, i in free), {raw.id: raw.group for raw in free.values() if raw.group})
+        splits |= {key: dealt[key[1]] for key in free}
+    return splits
+
+
+def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Yield results in the order of the items, computed on all cores; no more than a few wait to be taken."""
+    cores = available_cores()
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _array(label: Path | np.ndarray) -> np.ndarray:
+    return read_label(label) if isinstance(label, Path) else label
+
+
+def _upright(image: Path, label: Path | np.ndarray, chosen: str | None) -> Path | np.ndarray:
+    """Return the label as its image is shown, where the image is stored turned or mirrored.
+
+    Raises:
+        DatasetError: Label and image have the same size either way, and nobody said how the label lies.
+    """
+    with reading(image, "an image"), open_image(image) as opened:
+        turn = orientation(opened)
+        if turn == 1:
+            return label
+        shown, stored = upright_size(opened), (opened.height, opened.width)
+    values = _array(label)
+    if shown != stored and values.shape == shown:
+        return label
+    if values.shape == stored and shown == stored and chosen is None:
+        raise DatasetError(
+            f"{image}: its EXIF orientation is {turn}, and its label fits it as it is shown and as it is stored; "
+            "set data.orientation to upright or stored"
+        )
+    if values.shape != stored or (shown == stored and chosen == "upright"):
+        return label
+    return _turned(values, turn)
+
+
+def _turned(values: np.ndarray, turn: int) -> np.ndarray:
+    """Return stored pixels `[H, W]` as EXIF's orientation 2 to 8 shows them."""
+    return {
+        2: lambda v: v[:, ::-1],
+        3: lambda v: v[::-1, ::-1],
+        4: lambda v: v[::-1],
+        5: lambda v: v.T,
+        6: lambda v: v.T[:, ::-1],
+        7: lambda v: v[::-1, ::-1].T,
+        8: lambda v: v.T[::-1],
+    }[turn](values).copy()

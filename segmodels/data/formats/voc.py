@@ -1,0 +1,71 @@
+"""PASCAL VOC 2012 (2007 to 2011 have the same folders), 21 classes with the background.
+
+Everingham et al., "The PASCAL Visual Object Classes Challenge" (IJCV 2010). Ids, colours and void: the
+development kit's documentation, section 4.2, and `VOCinit.m`.
+
+    JPEGImages/2007_000032.jpg
+    SegmentationClass/2007_000032.png           palette PNG, 0 = background, 1..20, 255 = void (borders, difficult)
+    SegmentationClassAug/…                      in its place where it is there: the labels of SBD, 10,582 for training
+    SegmentationObject/2007_000032.png          palette PNG of objects' numbers, 255 = void
+    ImageSets/Segmentation/{train,val}.txt      an id a line; with the labels of SBD `trainaug.txt`
+
+`Annotations/*.xml` are boxes. Most images have no labels, and are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segmodels.data.folder import DatasetError
+from segmodels.data.formats.decode import by_id, instances_of, values_of
+from segmodels.data.formats.layout import Decoder, Job, Layout, Raw, Reading, Table, first, named_alike, paired
+from segmodels.files import read_text
+
+VOID = 255
+
+
+def _read(root: Path, job: Job) -> Reading:
+    table = Table.official("voc")
+    augmented = first(root, "SegmentationClassAug/*.png") is not None
+    truth = root / ("SegmentationClassAug" if augmented else "SegmentationClass")
+
+    def samples() -> Iterator[Raw]:
+        for split in ("train", "val"):
+            named = [root / "ImageSets" / "Segmentation" / f"{split}{more}.txt" for more in ("aug", "")]
+            listing = named[0] if augmented and named[0].is_file() else named[1]
+            if not listing.is_file():
+                raise DatasetError(f"{listing}: no such file; it lists the images of the split, an id a line")
+            ids = [line.split()[0] for line in read_text(listing).splitlines() if line.strip()]
+            images = [root / "JPEGImages" / f"{i}.jpg" for i in ids]
+            for image, label in paired(images, named_alike(truth), job):
+                objects = root / "SegmentationObject" / label.name
+                targets = {"instances": _objects(objects)} if objects.is_file() else {}
+                yield Raw(image.stem, image, by_id(label, table.ids(VOID)), split, targets=targets)
+
+    return Reading(table.classes, samples(), "voc")
+
+
+def _objects(path: Path) -> Decoder:
+    def decode() -> np.ndarray:
+        values = values_of(path)
+        return instances_of(np.where(values == VOID, 0, values))
+
+    return decode
+
+
+LAYOUT = Layout(
+    "voc",
+    "PASCAL VOC 2012",
+    home="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    licence="Flickr terms of use (images), research use",
+    looks_for="JPEGImages/ beside SegmentationClass/ and ImageSets/Segmentation/",
+    read=_read,
+    marks=("JPEGImages", "ImageSets/Segmentation/*.txt"),
+    needs=("SegmentationClass*/*.png",),
+    over=("folder",),
+    targets=("instances",),
+    classes="21",
+)

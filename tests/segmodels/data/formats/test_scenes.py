@@ -1,0 +1,121 @@
+"""Street scenes, indoor scenes and photographs: the ids that their documentation gives, and what is wrong told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segmodels.data.folder import DatasetError, read_label
+from segmodels.data.formats import find
+from tests.samples import ROOT as SAMPLES
+from tests.segmodels.data.formats.making import Converted, colors, ids, picture, write
+
+
+def cityscapes(root: Path, city: str = "train/aachen/aachen_000000_000019") -> Path:
+    picture(root / f"leftImg8bit/{city}_leftImg8bit.png")
+    base = root / f"gtFine/{city}_gtFine"
+    ids(base.with_name(base.name + "_labelIds.png"), [[7, 26, 26], [3, 33, 0]])
+    ids(base.with_name(base.name + "_instanceIds.png"), [[7, 26000, 26001], [3, 33, 0]], np.uint16)
+    return root
+
+
+def test_cityscapes_trains_19_of_its_34_ids(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "c")
+    read = Converted(tmp_path / "c", tmp_path / "out", targets=("instances",))
+    assert (read.key, read.info.num_classes) == ("cityscapes", 19)
+    assert read.named("train", "aachen_000000_000019") == [["road", "car", "car"], ["-", "bicycle", "-"]]
+    assert read.truth("train", "aachen_000000_000019", "instances").tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_cityscapes_without_its_truth_is_told_what_is_missing(tmp_path: Path) -> None:
+    picture(tmp_path / "c/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png")
+    with pytest.raises(DatasetError, match=r"this is Cityscapes: .*gtFine.*labelIds.png is missing"):
+        find(tmp_path / "c")
+
+
+def test_an_id_that_no_table_has_is_named_with_its_place(tmp_path: Path) -> None:
+    root = cityscapes(tmp_path / "c")
+    ids(root / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png", [[7, 7, 7], [7, 40, 7]])
+    with pytest.raises(DatasetError, match=r"labelIds.png: id 40 at x=1, y=1"):
+        Converted(root, tmp_path / "out")
+
+
+@pytest.mark.skipif(not (SAMPLES / "samples/cityscapes").is_dir(), reason="no genuine Cityscapes")
+def test_genuine_cityscapes_agrees_with_its_own_train_ids(tmp_path: Path) -> None:
+    root = SAMPLES / "samples/cityscapes"
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert dict(read.info.splits) == {"train": 2, "val": 1}
+    trained = read_label(root / "gtFine/val/frankfurt/frankfurt_000000_000576_gtFine_labelTrainIds.png")
+    ours = np.array(read.label("val", "frankfurt_000000_000576"))
+    # The two files of this frame were drawn from two versions of its polygons, which differ at borders.
+    assert (ours == trained).mean() > 0.995
+    assert set(np.unique(ours)) == set(np.unique(trained))
+
+
+def ade(root: Path) -> Path:
+    picture(root / "images/training/ADE_train_00000001.jpg")
+    ids(root / "annotations/training/ADE_train_00000001.png", [[0, 1, 150], [13, 0, 2]])
+    picture(root / "images/validation/ADE_val_00000001.jpg")
+    ids(root / "annotations/validation/ADE_val_00000001.png", [[0, 1, 1], [1, 1, 1]])
+    return root
+
+
+def test_ade20k_ignores_other_and_starts_with_wall(tmp_path: Path) -> None:
+    read = Converted(ade(tmp_path / "ADEChallengeData2016"), tmp_path / "out")
+    assert (read.key, read.info.num_classes) == ("ade20k", 150)
+    assert read.label("train", "ADE_train_00000001") == [[255, 0, 149], [12, 255, 1]]
+    assert (read.names[0], read.names[12], read.names[149]) == ("wall", "person", "flag")
+
+
+@pytest.mark.skipif(not (SAMPLES / "samples/ade20k").is_dir(), reason="no genuine ADE20K")
+def test_genuine_ade20k_has_each_id_less_one(tmp_path: Path) -> None:
+    read = Converted(SAMPLES / "samples/ade20k", tmp_path / "out")
+    for sample in ("ADE_val_00000001", "ADE_val_00000002", "ADE_val_00000003"):
+        folder = SAMPLES / "samples/ade20k/ADEChallengeData2016/annotations/validation"
+        stored = read_label(folder / f"{sample}.png").astype(int)
+        assert np.array_equal(np.array(read.label("val", sample)), np.where(stored == 0, 255, stored - 1))
+
+
+def voc(root: Path) -> Path:
+    for name in ("2007_000032", "2007_000033", "2008_000001"):
+        picture(root / f"JPEGImages/{name}.jpg")
+    write(root / "Annotations/2007_000032.xml", "<annotation></annotation>")
+    for name in ("2007_000032", "2007_000033"):
+        ids(root / f"SegmentationClass/{name}.png", [[0, 15, 255], [20, 1, 0]], palette=[0, 0, 0, 128, 0, 0])
+        ids(root / f"SegmentationObject/{name}.png", [[0, 3, 255], [1, 2, 0]], palette=[0, 0, 0, 128, 0, 0])
+    write(root / "ImageSets/Segmentation/train.txt", "2007_000032\n")
+    write(root / "ImageSets/Segmentation/val.txt", "2007_000033\n")
+    return root
+
+
+def test_voc_reads_indices_of_its_palette_and_its_lists(tmp_path: Path) -> None:
+    read = Converted(voc(tmp_path / "VOCdevkit/VOC2012").parent, tmp_path / "out", targets=("instances",))
+    assert (read.key, read.info.num_classes) == ("voc", 21)
+    assert read.named("train", "2007_000032") == [
+        ["background", "person", "-"],
+        ["tvmonitor", "aeroplane", "background"],
+    ]
+    assert read.truth("val", "2007_000033", "instances").tolist() == [[0, 3, 0], [1, 2, 0]]
+
+
+def test_voc_with_boxes_alone_is_told_so(tmp_path: Path) -> None:
+    root = voc(tmp_path / "VOC2012")
+    for path in root.glob("SegmentationClass/*"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"this is PASCAL VOC 2012: .*SegmentationClass\*/\*.png is missing"):
+        find(root)
+
+
+def test_kitti_roads_lane_is_read_by_name(tmp_path: Path) -> None:
+    root = tmp_path / "data_road"
+    picture(root / "training/image_2/um_000000.png", 1)
+    picture(root / "training/image_2/um_000001.png", 1)
+    for kind in ("road", "lane"):
+        for n in range(2):
+            row = [[(255, 0, 255), (255, 0, 0), (0, 0, 0)]] if kind == "lane" else [[(255, 0, 255)] * 3]
+            colors(root / f"training/gt_image_2/um_{kind}_00000{n}.png", row)
+    assert find(root)[0] == "kitti_road"
+    read = Converted(root, tmp_path / "out", "kitti_lane")
+    assert read.named("train", read.ids("train")[0]) == [["lane", "not lane", "-"]]
