@@ -19,6 +19,7 @@ from segmodels.data.formats.layout import Choices, Job, Layout, Raw, Reading
 from segmodels.data.formats.mapping import Mapping as ClassMapping
 from segmodels.data.images import open_image, orientation, upright_size
 from segmodels.data.targets import target
+from segmodels.errors import UserError
 from segmodels.progress import Heartbeat
 from segmodels.runtime import available_cores
 
@@ -122,7 +123,7 @@ def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, A
             truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
             split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
             writer.add(split, sample_id, raw.image, label, sequence=raw.sequence.replace("/", "_"), targets=truth)
-        except DatasetError as error:
+        except UserError as error:
             said = str(error)
             return said if "/" in said.partition(":")[0] else f"{raw.image}: {said}"
         return ""

@@ -99,6 +99,7 @@ class Shape:
         mask: bool `[H, W]`, in place of rings.
         disc: (x, y, radius) of a circle, in place of rings.
         width: Of a line along the first ring, in pixels; 0 fills.
+        crowd: A group whose members nobody told apart.
     """
 
     index: int
@@ -106,6 +107,7 @@ class Shape:
     mask: np.ndarray | None = None
     disc: tuple[float, float, float] | None = None
     width: int = 0
+    crowd: bool = False
 
     def inside(self, height: int, width: int) -> np.ndarray:
         """Return the pixels that it covers, bool `[height, width]`."""
