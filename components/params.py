@@ -57,6 +57,10 @@ class Data(Section):
         background: What pixels are that nothing is drawn on, where objects are drawn or masks are black and white: the
             name of a class, or `ignore`; by default a class `background`.
         ignore: Classes that are void, by name; in labels of one's own by their value, too.
+        values: In labels of one's own: raw value or colour -> name of its class, `{0: background, 128: void,
+            "255 0 0": car}`, where `void` counts nowhere; or `occurring`: each value that occurs is a class.
+        threshold: In grey masks of one's own: values from here on are the foreground.
+        coding: What counts in palette images of one's own: `index` or `color`.
         classes: Classes to train on, each of one or more of the data's: `{vehicle: [car, bus], other: "*"}`, where `*`
             is all that no other takes; what none takes is void.
         orientation: How labels lie whose image has an EXIF orientation that their sizes do not settle: `upright`, as
@@ -74,6 +78,9 @@ class Data(Section):
     format: str = "auto"
     background: str | None = None
     ignore: tuple[str | int, ...] = ()
+    values: Literal["occurring"] | dict[int | str, str] | None = None
+    threshold: int | None = Field(None, ge=1, le=65535)
+    coding: Literal["index", "color"] | None = None
     classes: dict[str, str | tuple[str, ...]] | None = None
     orientation: Literal["upright", "stored"] | None = None
     sha256: str | None = None

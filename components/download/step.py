@@ -117,7 +117,16 @@ def _to_dataset(root: Path, params: Params, source: dict[str, object], out: Path
         name=_name(data.source),
         source={**source, "licence": data.licence},
         splitting=Splitting(params.seed, data.val_fraction, data.test_fraction),
-        choices=Choices(data.background, data.ignore, data.classes, data.orientation, task_info(params.task).needs),
+        choices=Choices(
+            background=data.background,
+            ignore=data.ignore,
+            values=data.values,
+            threshold=data.threshold,
+            coding=data.coding,
+            classes=data.classes,
+            orientation=data.orientation,
+            targets=task_info(params.task).needs,
+        ),
     )
 
 

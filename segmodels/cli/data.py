@@ -57,6 +57,14 @@ def convert_command(
     ignore: Annotated[
         list[str] | None, typer.Option(help="A class that is void, or a value of labels; as often as wanted.")
     ] = None,
+    value: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VALUE=NAME", help="The class of a raw value or colour; void for none; or `occurring`."),
+    ] = None,
+    threshold: Annotated[int | None, typer.Option(help="Grey masks: values from here on are the foreground.")] = None,
+    coding: Annotated[
+        str | None, typer.Option(help="What counts in palette images: index or color.", metavar="WHAT")
+    ] = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(metavar="NEW=OLD,OLD", help="A class of others; * is all the rest; as often as wanted."),
@@ -78,12 +86,17 @@ def convert_command(
         raise CommandError(f"{data}: no such folder")
     if orientation not in (None, "upright", "stored"):
         raise CommandError(f"--orientation {orientation}: say upright or stored")
+    if coding not in (None, "index", "color"):
+        raise CommandError(f"--coding {coding}: say index or color")
     choices = Choices(
-        background,
-        tuple(int(value) if value.isdecimal() else value for value in ignore or ()),
-        _merged(merge or []),
-        orientation,
-        tuple(target or ()),
+        background=background,
+        ignore=tuple(int(given) if given.isdecimal() else given for given in ignore or ()),
+        values="occurring" if value == ["occurring"] else _pairs("--value", value or [], "255=car"),
+        threshold=threshold,
+        coding=coding,
+        classes=_merged(merge or []),
+        orientation=orientation,
+        targets=tuple(target or ()),
     )
     key = convert(data, layout, out, name=name, choices=choices)
     info = DatasetInfo.read(out)
@@ -93,13 +106,19 @@ def convert_command(
 
 def _merged(given: list[str]) -> dict[str, list[str]] | None:
     """Return NEW=OLD,OLD as new class -> the classes that become it."""
-    merged: dict[str, list[str]] = {}
+    pairs = _pairs("--merge", given, "vehicle=car,bus") or {}
+    return {new: [name.strip() for name in old.split(",")] for new, old in pairs.items()} or None
+
+
+def _pairs(option: str, given: list[str], example: str) -> dict[str, str] | None:
+    """Return KEY=VALUE texts as a mapping; None where there are none."""
+    pairs: dict[str, str] = {}
     for text in given:
-        new, equals, old = text.partition("=")
-        if not (new and equals and old):
-            raise CommandError(f"--merge {text}: write NEW=OLD or NEW=OLD,OLD, e.g. vehicle=car,bus")
-        merged.setdefault(new, []).extend(name.strip() for name in old.split(","))
-    return merged or None
+        key, _, value = text.partition("=")
+        if not (key and value):
+            raise CommandError(f"{option} {text}: write it as {option} {example}")
+        pairs[key] = value
+    return pairs or None
 
 
 @dataset.command()

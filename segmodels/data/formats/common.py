@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,12 @@ from segmodels.data.folder import IMAGE_SUFFIXES, DatasetError
 from segmodels.files import utf8
 
 SHOWN = 20
+# Endings of images that no reader has.
+UNREAD = frozenset(
+    {".gif", ".heic", ".heif", ".jp2", ".avif", ".tga", ".dng", ".npy", ".exr", ".hdr", ".pgm", ".svg", ".psd"}
+)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,37 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files under `folder`, nested ones too, sorted; hidden ones (`._x.png` of macOS) left out.
+    """Yield the image files under `folder`, nested ones too, sorted.
+
+    Links to folders are followed. Hidden files and what lies in hidden folders (`.ipynb_checkpoints`, `._x.png` of
+    macOS) is left out; so are files with endings that no reader has, and a line says how many.
 
     Raises:
         NameRefusedError: A name is not UTF-8.
+        DatasetError: A link leads nowhere.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+    if not folder.is_dir():
+        return
+    other: list[Path] = []
+    for path in sorted(_files(folder, {folder.resolve()})):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            if path.suffix.lower() in UNREAD:
+                other.append(path)
+        elif not path.exists():
+            raise DatasetError(f"{path}: is a link to {path.readlink()}, which is not there; mend or remove it")
+        else:
             yield utf8(path)
+    if other:
+        log.warning("%s: %d files are left out, %s first: no reader has its ending", folder, len(other), other[0])
+
+
+def _files(folder: Path, above: set[Path]) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            real = entry.resolve()
+            if real not in above:  # a link that leads back
+                yield from _files(entry, above | {real})
+        elif entry.is_file() or entry.is_symlink():
+            yield entry

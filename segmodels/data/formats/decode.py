@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segmodels.data.folder import IGNORE_INDEX, DatasetError, reading
-from segmodels.data.formats.coding import read_raw
 from segmodels.data.formats.layout import WIDE_VOID, Decoder
+from segmodels.data.formats.raw_labels import read_raw
 from segmodels.data.images import open_image
 from segmodels.data.palette import Color
 

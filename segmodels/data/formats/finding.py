@@ -14,7 +14,9 @@ from segmodels.data.formats.layout import Fit, Layout
 from segmodels.errors import nearest
 
 # Modules of this package that are no layouts.
-SHARED = frozenset({"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "layout", "mapping"})
+SHARED = frozenset(
+    {"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "layout", "mapping", "raw_labels"}
+)
 # What fits almost anything; it is tried when no other layout fits anywhere.
 GENERIC = "folder"
 DEPTH = 3

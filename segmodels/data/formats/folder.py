@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +22,10 @@ from pathlib import Path
 
 from segmodels.data.folder import SPLITS, DatasetError
 from segmodels.data.formats import classes
-from segmodels.data.formats.coding import decide, survey
+from segmodels.data.formats.coding import decide
 from segmodels.data.formats.common import image_files, refuse
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
+from segmodels.data.formats.raw_labels import survey
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "annotation", "gt", "segmentationclass")
@@ -85,14 +87,14 @@ def reading_of(parts: Sequence[Part], root: Path, job: Job) -> Reading:
         raise DatasetError(f"{root}: has no image with a label; looked for {LAYOUT.looks_for}")
     listed = classes.find(root)
     named = classes.read(listed) if listed else None
-    coding = decide(survey([pair.label for pair in pairs]), named, str(root))
+    coding = decide(survey([pair.label for pair in pairs]), named, job.choices, str(root))
     return Reading(coding.classes, (Raw(p.id, p.image, partial(coding.ids, p.label), p.split) for p in pairs))
 
 
 def _parts(root: Path) -> list[Part]:
     if pair := _image_and_label_folder(root):
         images, labels = pair
-        inner = {d.name: SPLIT_FOLDERS.get(d.name.lower()) for d in images.iterdir() if d.is_dir()}
+        inner = {d.name: SPLIT_FOLDERS.get(d.name.lower()) for d in _folders(images)}
         if inner and all(inner.values()) and not any(p.parent == images for p in image_files(images)):
             parts = [Part(split, images / folder, labels / folder) for folder, split in inner.items()]
             return _ordered([part for part in parts if part.labels.is_dir()])
@@ -148,7 +150,8 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
 
 
 def _stem(path: Path, root: Path) -> str:
-    return path.relative_to(root).with_suffix("").as_posix()
+    """Return a file's path without its ending, in one of the two forms that Unicode has for letters with accents."""
+    return unicodedata.normalize("NFC", path.relative_to(root).with_suffix("").as_posix())
 
 
 LAYOUT = Layout(

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,10 @@ class Choices:
         background: What pixels are that nothing is drawn on: the name of a class, or `ignore`; None keeps the layout's
             own rule, which is a class `background`.
         ignore: Names of classes, or raw values of labels, that are void.
+        values: In labels of one's own: raw value, or colour, -> name of its class, `void` for none; or `occurring`,
+            where each value that occurs shall be a class.
+        threshold: In labels of one's own: values from here on are the foreground, those below the background.
+        coding: What counts in palette images of one's own: `index` or `color`.
         classes: New class -> the classes that become it; `*` stands for all others. Without it, or where a class is in
             none of them, see `segmodels.data.formats.mapping`.
         orientation: How labels lie whose image has an EXIF orientation: `upright` as the image is shown, `stored` as
@@ -96,6 +101,9 @@ class Choices:
 
     background: str | None = None
     ignore: tuple[str | int, ...] = ()
+    values: Mapping[Any, str] | str | None = None
+    threshold: int | None = None
+    coding: str | None = None
     classes: Mapping[str, Sequence[str]] | None = None
     orientation: str | None = None
     targets: tuple[str, ...] = ()

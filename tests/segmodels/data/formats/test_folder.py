@@ -17,7 +17,7 @@ from segmodels.data.folder import (
     read_label,
     samples,
 )
-from segmodels.data.formats import Splitting, convert
+from segmodels.data.formats import Choices, Splitting, convert
 from segmodels.data.formats import classes as class_files
 from tests.samples import CAMVID, KITTI, needs_camvid, needs_kitti
 
@@ -184,17 +184,12 @@ def test_colour_masks_follow_the_list_of_classes(tmp_path: Path) -> None:
     assert only_label(tmp_path / "data").tolist() == [[255, 1], [0, 1]]
 
 
-def test_colour_masks_without_a_list_get_a_class_for_each_colour(
-    tmp_path: Path,
-) -> None:
-    convert(
-        own_data(tmp_path / "mine", 1, [[(0, 0, 0), (0, 255, 0)]]),
-        out=tmp_path / "data",
-    )
-    assert DatasetInfo.read(tmp_path / "data").class_names == [
-        "color_000000",
-        "color_00ff00",
-    ]
+def test_colour_masks_without_a_list_are_classes_where_that_is_said(tmp_path: Path) -> None:
+    mine = own_data(tmp_path / "mine", 1, [[(0, 0, 0), (0, 255, 0)]])
+    with pytest.raises(DatasetError, match=r"write classes.txt .*name 0 0 0; name 0 255 0.*data.values: occurring"):
+        convert(mine, out=tmp_path / "data")
+    convert(mine, out=tmp_path / "data", choices=Choices(values="occurring"))
+    assert DatasetInfo.read(tmp_path / "data").class_names == ["color_000000", "color_00ff00"]
 
 
 def test_a_colour_that_no_class_has_is_named_with_its_place(tmp_path: Path) -> None:
