@@ -247,16 +247,29 @@ def read_yaml(path: Path, limit: int = MAX_YAML) -> Any:
     Aliases are allowed as long as the document with all of them written out stays small.
 
     Raises:
-        ContentError: It is no YAML, is too large or too deep, or its aliases multiply.
+        ContentError: It is no YAML, is too large or too deep, its aliases multiply, or a key stands twice.
         FileNotFoundError: There is no such file.
     """
     import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            # PyYAML would keep the last of them. What `<<` brings in may be there, too.
+            written: dict[str, int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    line = key.start_mark.line + 1
+                    if (first := written.setdefault(key.value, line)) != line:
+                        raise ContentError(
+                            f"{told}:{line}: key {shown(key.value)} stands in line {first}, too; keep one of them"
+                        )
+            return super().construct_mapping(node, deep)
 
     text, told = read_text(path, limit), printable(path)
     try:
         if why := _multiplies(text):
             raise ContentError(f"{told}: {why}")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except ContentError:
         raise
     except (yaml.YAMLError, ValueError, TypeError) as error:

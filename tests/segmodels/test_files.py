@@ -58,6 +58,15 @@ YAML = {
 }
 
 
+def test_a_key_that_stands_twice_is_refused_and_one_that_is_merged_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train:\n  lr: 0.1\n  epochs: 2\n  lr: 0.2\n")
+    with pytest.raises(files.ContentError, match=r"params.yaml:4: key 'lr' stands in line 2, too"):
+        files.read_yaml(path)
+    path.write_text("base: &b {lr: 0.1}\nmine:\n  <<: *b\n  lr: 0.2\n")
+    assert files.read_yaml(path)["mine"] == {"lr": 0.2}
+
+
 @pytest.mark.parametrize("kind", YAML)
 def test_yaml_that_is_more_than_it_seems_is_told_in_a_sentence(kind: str, tmp_path: Path) -> None:
     content, message = YAML[kind]

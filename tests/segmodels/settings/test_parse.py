@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from segmodels.settings.parse import OverrideError, build, parse
-from segmodels.settings.schema import TrainSettings, merge
+from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge
 from segmodels.tasks import task_info
 from segmodels.tasks.base import TaskError
 
@@ -79,3 +81,16 @@ def test_a_precision_may_be_a_number() -> None:
 def test_a_value_and_a_section_of_one_name_contradict() -> None:
     with pytest.raises(OverrideError, match="augment has a value of its own"):
         parse(["augment=1", "augment.flip=0"])
+
+
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        (lambda: TrainSettings(loss={"cross_entropy": float("nan")}), "train.loss.cross_entropy is nan"),
+        (lambda: TrainSettings(weight_decay=float("inf")), "train.weight_decay is inf"),
+        (lambda: EvaluateSettings(scales=(1.0, float("nan"))), "evaluate.scales is nan"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(made: Callable[[], object], key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        made()
