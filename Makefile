@@ -21,7 +21,7 @@ JOBS ?= 2
 # Mutants of each module that are tried.
 SAMPLE ?= 60
 
-.PHONY: help setup repro experiments camvid test check docs notebooks test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
+.PHONY: help setup repro experiments camvid test test-slow test-all check docs notebooks test-avx2 test-images lint format bench mutants lock images pin-images cluster-check cluster-up test-cluster clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,9 +50,14 @@ camvid: setup ## the same job on CamVid: make camvid DATA=folder-or-archive-or-a
 	@test -n "$(DATA)" || { echo "error: name the data: make camvid DATA=folder-or-archive-or-address" >&2; exit 1; }
 	@$(RUN) dvc exp run --set-param dataset=camvid --set-param preset=cpu --set-param data.source="$(DATA)"
 
-test: setup ## all tests but those of the images
+test: setup ## the tests but the slow ones: what a change needs, in ten minutes on two cores
 	@# One thread a worker: the workers share the cores.
-	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --ignore=$(IMAGES) $(TESTS)
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) -m "not slow" $(TESTS)
+
+test-slow: setup ## the slow tests: whole projects, exports of every architecture, trainings of several processes
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) -m "slow and not images" $(TESTS)
+
+test-all: test test-slow ## all tests but those of the images and of a cluster
 
 check: lint ## lint, and the tests that the change since the last commit touches
 	@touched="$$($(RUN) python -m tests.touched)"; if [ -n "$$touched" ]; \
@@ -81,7 +86,7 @@ lint: setup ## ruff, mypy, import rules
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
-	@$(RUN) mypy benchmarks
+	@$(RUN) mypy benchmarks infra tests
 	@$(RUN) lint-imports
 
 format: setup ## put the code into shape

@@ -30,6 +30,27 @@ class ByFile(LoadScopeScheduling):
         return nodeid if path.rpartition("/")[2].startswith("test_every") else path
 
 
+# What a file needs beside two minutes: markers by the folder or file that it stands in.
+MARKED = {
+    "tests/e2e/": ("e2e", "slow"),
+    "tests/infra/test_images.py": ("images", "slow"),
+    # Every architecture written as a program; several processes that train together; trainings that are killed.
+    "tests/segmodels/models/test_every_export.py": ("slow",),
+    "tests/segmodels/training/test_launch.py": ("slow",),
+    "tests/components/train/test_trainjob.py": ("slow",),
+    "tests/components/train/test_remote_state.py": ("slow",),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.nodeid.partition("::")[0]
+        for place, markers in MARKED.items():
+            if path.startswith(place):
+                for marker in markers:
+                    item.add_marker(marker)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
