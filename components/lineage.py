@@ -29,6 +29,7 @@ NEUTRAL_DATA_KEYS = {"retries", "max_unpacked_gb"}
 # Keys that came with a later release: while they are not set, a hash is what it was.
 LATER_DATA_KEYS = frozenset({"background", "ignore", "classes", "orientation"})
 NEUTRAL_TRAIN_KEYS = {"workers", "cache_gb"}
+LATER_SETTINGS = ("max_depth",)  # of training and evaluation, the same
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def model_settings(params: Params, key: str) -> dict[str, Any]:
     entry = params.models[key]
     data = params.data.model_dump(mode="json")
     train = asdict(train_settings(params, key))
-    settings = {
+    settings: dict[str, Any] = {
         "key": key,
         **named(params.task),
         "seed": params.seed,
@@ -134,6 +135,10 @@ def model_settings(params: Params, key: str) -> dict[str, Any]:
         "train": {name: value for name, value in train.items() if name not in NEUTRAL_TRAIN_KEYS},
         "evaluate": asdict(evaluate_settings(params, key)),
     }
+    for section in (settings["train"], settings["evaluate"]):
+        for name in LATER_SETTINGS:
+            if section[name] is None:
+                del section[name]
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 

@@ -48,13 +48,17 @@ def read_champion(store: Store, version: ModelVersion, params: Params, data: Pat
         return Champion(version.version, key, obstacle=obstacle)
     with store.calling():
         own = store.client.get_run(version.run_id)
-    boundary_px = params.evaluate.boundary_px
-    here = own.data.tags.get("dvc.data.md5") == data_md5 and own.data.params.get("evaluate.boundary_px") == str(
-        boundary_px
+    boundary_px, max_depth = params.evaluate.boundary_px, params.evaluate.max_depth
+    logged = own.data.params
+    here = (
+        own.data.tags.get("dvc.data.md5") == data_md5
+        and logged.get("evaluate.boundary_px") == str(boundary_px)
+        and logged.get("evaluate.max_depth", "None") == str(max_depth)
     )
     if here and store.has_files(version.run_id, EVALUATION, FILES):
         return Champion(version.version, key, _download(store, version.run_id, EVALUATION))
     folder = f"evaluation-{data_md5.removesuffix('.dir')}-{boundary_px}px"
+    folder += f"-{max_depth:g}m" if max_depth is not None else ""
     if not store.has_files(version.run_id, folder, FILES):
         obstacle = _evaluate(store, version, params, data, folder)
         if obstacle:

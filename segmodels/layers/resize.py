@@ -40,12 +40,18 @@ def _shrunk(values: Tensor, size: torch.Size | tuple[int, ...], align_corners: b
     return taken[:, 0] if values.ndim == 3 else taken
 
 
-def grid_means(x: Tensor, side: int) -> Tensor:
-    """Means over a grid of `side` x `side` cells, as `adaptive_avg_pool2d`'s, whose cells may overlap."""
+def grid_means(x: Tensor, grid: int | tuple[int, int]) -> Tensor:
+    """Means over a grid of cells, as `adaptive_avg_pool2d`'s, which may overlap.
+
+    Args:
+        x: `[N, C, H, W]`.
+        grid: Rows and columns of cells; a single number stands for both.
+    """
     if not torch.compiler.is_exporting():
-        return F.adaptive_avg_pool2d(x, side)
+        return F.adaptive_avg_pool2d(x, grid)
     # ONNX would keep the size of the cells; as products of matrices they follow the size of the map.
-    return _cells(x, x.shape[-2], side) @ x @ _cells(x, x.shape[-1], side).T
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    return _cells(x, x.shape[-2], rows) @ x @ _cells(x, x.shape[-1], columns).T
 
 
 def window_means(x: Tensor, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> Tensor:

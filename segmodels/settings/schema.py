@@ -106,6 +106,7 @@ class TrainSettings:
         accelerator: `auto`, `cpu` or `gpu`.
         image_size: (height, width) to which all images are resized first; None keeps their size.
         augment: What happens to a sample.
+        max_depth: Metres beyond which the truth counts neither in the loss nor in validation (`evaluate.max_depth`).
         weights: Model folder or file to start from.
     """
 
@@ -150,6 +151,7 @@ class TrainSettings:
     devices: Literal["auto"] | int = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     image_size: tuple[int, int] | None = None
+    max_depth: float | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     weights: str | None = None
 
@@ -165,9 +167,9 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every", "iterations"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"train.{name} is {value}; it is at least 1")
-        for name in ("lr", "new_layer_lr", "power", "step_factor", "bias_lr"):
+        for name in ("lr", "new_layer_lr", "power", "step_factor", "bias_lr", "max_depth"):
             value = getattr(self, name)
-            _check(value > 0, f"train.{name} is {value}; it is above 0")
+            _check(value is None or value > 0, f"train.{name} is {value}; it is above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
@@ -299,14 +301,18 @@ class EvaluateSettings(PredictSettings):
         recipe: `paper` takes the paper's own way to test for everything that is not set here.
         batch_size: Images at a time.
         boundary_px: Tolerance of the boundary F1 in pixels.
+        max_depth: Metres beyond which true depths count nowhere, as KITTI's protocol has 80 and NYU's 10; predictions
+            count as at most so far. None counts all. `train.max_depth` is the same for training.
     """
 
     recipe: Literal["default", "paper"] = "default"
     batch_size: int = 4
     boundary_px: int = 3
+    max_depth: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check(self.max_depth is None or self.max_depth > 0, f"evaluate.max_depth is {self.max_depth}; it is above 0")
         _check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
         _check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
 

@@ -305,11 +305,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def plain_criterion(self) -> nn.Module:
+    def plain_criterion(self, settings: TrainSettings) -> nn.Module:
         """Return what validation tells as its loss."""
 
     @abstractmethod
-    def summed(self, channels: int) -> Any:
+    def summed(self, channels: int, settings: TrainSettings) -> Any:
         """Return a metric of torchmetrics: `update(maps, targets)`, and `figures()` of what it has seen."""
 
     # How it is measured

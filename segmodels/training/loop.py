@@ -94,8 +94,8 @@ class Loop:
         held_out = Decoded(data, "val", needs=needs, size=size, cache=kept, resize_targets=False)
         self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std, late=late)
         self.network.criterion = self.task.criterion(settings, counts)
-        self.criterion = self.task.plain_criterion()
-        self.metric = self.task.summed(config.channels)
+        self.criterion = self.task.plain_criterion(settings)
+        self.metric = self.task.summed(config.channels, settings)
         # The average lives outside the module tree: it is neither trained nor wrapped for several processes.
         kept_apart = settings.ema is not None or settings.norm_statistics == "exact"
         self.average: nn.Module | None = copy.deepcopy(self.network) if kept_apart else None

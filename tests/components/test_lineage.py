@@ -122,6 +122,10 @@ def test_the_settings_hash_follows_what_affects_the_model_and_nothing_else(param
     assert params_hash(changed(params, register={"rules": {"miou": {"floor": 0.9}}}), "enet") == before
     assert params_hash(changed(params, train={"workers": 7}), "enet") == before
     assert params_hash(changed(params, data={"retries": 1}), "enet") == before
+    # What came with a later release is in no hash of those that do not set it.
+    assert all("max_depth" not in model_settings(params, "enet")[section] for section in ("train", "evaluate"))
+    assert params_hash(changed(params, train={"max_depth": 80}), "enet") != before
+    assert params_hash(changed(params, evaluate={"max_depth": 80}), "enet") != before
     models = {"enet": {}, "wide": {"architecture": "unet", "train": {"lr": 0.02}}}
     assert params_hash(changed(params, models=models), "enet") == before
     assert params_hash(changed(params, models=models), "wide") != params_hash(params, "wide")

@@ -20,7 +20,7 @@ INFO = TaskInfo(
     each=Figure("abs_rel", "AbsRel", better="less", unit=""),
     validated=("abs_rel", "rmse", "delta1"),
     part="range",
-    losses=("silog", "scale_invariant", "gradient", "smoothness", "laplacian"),
+    losses=("silog", "scale_invariant", "squared_gradient", "gradient", "smoothness", "laplacian"),
     loss={"silog": 1.0, "gradient": 0.5},
     rules={
         "abs_rel": {"floor": 0.6, "gain": 0.002},

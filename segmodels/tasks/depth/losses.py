@@ -1,9 +1,10 @@
 """Losses of log depth, in float32; pixels without a depth count nowhere, and a batch without any gives zero.
 
 A criterion maps log depth `[N, 1, H, W]` and the targets (`depth`, metres `[N, H, W]`, 0 where unknown; `image`,
-normalised `[N, 3, H, W]`) to a scalar. All but `SILog` stand in Li et al., "Learning the Depths of Moving People by
-Watching Frozen People" (CVPR 2019, 1904.11111, section 4.3; google/mannequinchallenge, models/networks.py, JointLoss),
-whose weights are `scale_invariant: 1.5`, `gradient: 0.75`, `smoothness: 0.075`, `laplacian: 0.1`.
+normalised `[N, 3, H, W]`) to a scalar. All but `SILog` and `SquaredGradient` stand in Li et al., "Learning the Depths
+of Moving People by Watching Frozen People" (CVPR 2019, 1904.11111, section 4.3; google/mannequinchallenge,
+models/networks.py, JointLoss), whose weights are `scale_invariant: 1.5`, `gradient: 0.75`, `smoothness: 0.075`,
+`laplacian: 0.1`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ class SILog(nn.Module):
         count = level.known.sum((1, 2)).clamp(min=1)
         square, mean = (difference**2).sum((1, 2)) / count, difference.sum((1, 2)) / count
         return (square - self.share * mean**2).mean()
+
+
+class SquaredGradient(nn.Module):
+    """The squared slopes of the error of log depth, across and down (Eigen and Fergus, ICCV 2015, equation 1).
+
+    Each direction is the mean over all pairs of neighbours of which both have a depth, as in the authors' file
+    (jhmitchel/eecs442normals-w18: models/iccv15/depthnormals_nyud_vgg.py, define_depths_cost). Beside `SILog` with the
+    same weight it is their objective.
+    """
+
+    def forward(self, maps: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        level = next(_levels(maps, targets))
+        terms = []
+        for slopes, both in zip(_slopes(level.predicted - level.truth), _pairs(level.known), strict=True):
+            terms.append(torch.where(both, slopes**2, 0.0).sum() / both.sum().clamp(min=1))
+        return torch.stack(terms).sum()
 
 
 class Gradient(nn.Module):
@@ -103,9 +120,28 @@ class Laplacian(nn.Module):
         return torch.stack(terms).sum() if terms else maps.sum() * 0
 
 
+class UpTo(nn.Module):
+    """A criterion for which depths beyond a farthest one are unknown.
+
+    Args:
+        criterion: Of log depth and the targets.
+        farthest: Metres.
+    """
+
+    def __init__(self, criterion: nn.Module, farthest: float) -> None:
+        super().__init__()
+        self.criterion, self.farthest = criterion, farthest
+
+    def forward(self, maps: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        depth = targets["depth"]
+        loss: Tensor = self.criterion(maps, {**targets, "depth": torch.where(depth > self.farthest, 0.0, depth)})
+        return loss
+
+
 TERMS: Mapping[str, Callable[[], nn.Module]] = {
     "silog": SILog,
     "scale_invariant": lambda: SILog(1.0),
+    "squared_gradient": SquaredGradient,
     "gradient": Gradient,
     "smoothness": Smoothness,
     "laplacian": Laplacian,
@@ -126,3 +162,8 @@ def _levels(maps: Tensor, targets: Mapping[str, Tensor]) -> Iterator[_Level]:
 def _slopes(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return differences of neighbours to the right and below."""
     return values[..., :, 1:] - values[..., :, :-1], values[..., 1:, :] - values[..., :-1, :]
+
+
+def _pairs(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where neighbours to the right and below are both known."""
+    return known[..., :, 1:] & known[..., :, :-1], known[..., 1:, :] & known[..., :-1, :]

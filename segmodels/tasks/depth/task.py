@@ -3,6 +3,10 @@
 Figures are those of Eigen et al. (NIPS 2014, section 4.2), pooled over the pixels of all images: AbsRel, RMSE and the
 shares of pixels whose ratio to the truth is below 1.25, its square and its cube. si-RMSE (Li et al., CVPR 2019) is the
 root of the images' mean variance of the log error: how good depths are when each image's scale is free.
+
+`max_depth` leaves pixels whose true depth is farther out of losses and figures, and lets predictions count as at most
+so far, as KITTI's protocol does with 80 m (mrharicot/monodepth: utils/evaluate_kitti.py) and NYU's with 10 m
+(cleinc/bts: pytorch/bts_eval.py). Predictions themselves stay as they are.
 """
 
 from __future__ import annotations
@@ -64,17 +68,19 @@ class Depth(Task):
 
         terms = settings.loss or INFO.loss
         INFO.check_loss(terms)
-        return WeightedSum({name: (weight, losses.TERMS[name]()) for name, weight in terms.items()})
+        total = WeightedSum({name: (weight, losses.TERMS[name]()) for name, weight in terms.items()})
+        return total if settings.max_depth is None else losses.UpTo(total, settings.max_depth)
 
-    def plain_criterion(self) -> nn.Module:
+    def plain_criterion(self, settings: TrainSettings) -> nn.Module:
         from segmodels.tasks.depth import losses
 
-        return losses.SILog()
+        plain = losses.SILog()
+        return plain if settings.max_depth is None else losses.UpTo(plain, settings.max_depth)
 
-    def summed(self, channels: int) -> Any:
+    def summed(self, channels: int, settings: TrainSettings) -> Any:
         from segmodels.tasks.depth.summed import DepthErrors
 
-        return DepthErrors()
+        return DepthErrors(settings.max_depth)
 
     def count(
         self, prediction: Prediction, truth: Mapping[str, Tensor], parts: Sequence[Part], settings: EvaluateSettings
@@ -84,9 +90,10 @@ class Depth(Task):
         `pixels`: int64 `[K]`. `relative`, `square`: summed relative and squared errors `[K]`. `close`: pixels less than
         1.25, its square and its cube times off, int64 `[3]`. `log`: the variance of the log error, of the image.
         """
-        target = truth["depth"].numpy()
-        known = target > 0
-        there, given = target[known].astype(np.float64), prediction.value[known].astype(np.float64)
+        target, farthest = truth["depth"].numpy(), np.inf if settings.max_depth is None else settings.max_depth
+        known = (target > 0) & (target <= farthest)
+        there = target[known].astype(np.float64)
+        given = np.minimum(prediction.value[known].astype(np.float64), farthest)
         which, predicted = np.digitize(there, EDGES), np.digitize(given, EDGES)
         count = len(parts)
         relative, square = np.abs(given - there) / there, (given - there) ** 2

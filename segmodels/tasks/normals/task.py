@@ -71,12 +71,12 @@ class Normals(Task):
         INFO.check_loss(terms)
         return WeightedSum({name: (weight, losses.TERMS[name]()) for name, weight in terms.items()})
 
-    def plain_criterion(self) -> nn.Module:
+    def plain_criterion(self, settings: TrainSettings) -> nn.Module:
         from segmodels.tasks.normals import losses
 
         return losses.Angular()
 
-    def summed(self, channels: int) -> Any:
+    def summed(self, channels: int, settings: TrainSettings) -> Any:
         from segmodels.tasks.normals.summed import AngularErrors
 
         return AngularErrors()

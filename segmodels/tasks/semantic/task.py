@@ -63,12 +63,12 @@ class Semantic(Task):
             )
         )
 
-    def plain_criterion(self) -> nn.Module:
+    def plain_criterion(self, settings: TrainSettings) -> nn.Module:
         from segmodels.tasks.semantic import losses
 
         return losses.OnLabels(losses.CrossEntropy())
 
-    def summed(self, channels: int) -> Any:
+    def summed(self, channels: int, settings: TrainSettings) -> Any:
         from segmodels.tasks.semantic.summed import ConfusionMatrix
 
         return ConfusionMatrix(channels)

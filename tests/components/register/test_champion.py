@@ -205,6 +205,15 @@ def test_on_other_data_the_champion_is_evaluated_as_it_is_served(promoted, name)
     assert json.loads(speed.read_text())["prediction"]["flip"] is True
 
 
+def test_a_champion_whose_depths_ended_elsewhere_is_evaluated_again(promoted, name, capsys):
+    run_id = Store(None).find(f"models:/{name}/2").run_id
+    params = {**promoted.params.model_dump(mode="json", by_alias=True), "evaluate": {"max_depth": 12.5}}
+    register(replace(promoted, params=Params.parse(params)), name)
+    assert "evaluating it on" in capsys.readouterr().out
+    folder = f"evaluation-{promoted.lineage.data_md5.removesuffix('.dir')}-3px-12.5m"
+    assert folder in [file.path for file in Store(None).client.list_artifacts(run_id)]
+
+
 def test_a_champion_of_other_classes_is_no_measure(promoted, name):
     content = json.loads((promoted.data / "dataset.json").read_text())
     content["classes"][1]["name"] = "heaven"

@@ -161,6 +161,87 @@ def hourglass(name: str) -> tuple[Tensor, Tensor]:
     return model(images)["out"], theirs
 
 
+# Eigen and Fergus -----------------------------------------------------------------------------------------------------
+
+_EIGEN = "jhmitchel/eecs442normals-w18: models/iccv15/depthnormals_nyud_{0}.py, lines 180-{1}, and .conf; net.py"
+
+
+@oracle("eigen_fergus", f"{_EIGEN.format('vgg', 443)} (3902cc6): depth", maps=1)
+@oracle("eigen_fergus", f"{_EIGEN.format('vgg', 443)} (3902cc6): normals", maps=3)
+@oracle(
+    "eigen_fergus", f"{_EIGEN.format('alexnet', 406)}; pooling.py, line 615 (3902cc6): depth", maps=1, trunk="alexnet"
+)
+def eigen_fergus(name: str, maps: int, trunk: str = "vgg16") -> tuple[Tensor, Tensor]:
+    """The stack of one task, on images that are normalised for all scales alike; compared where the file predicts."""
+    model = randomised(create_model(name, maps, width=0.125, trunk=trunk, scale3_features=512 - 8 * maps))
+    if maps == 1:
+        torch.nn.init.normal_(model.scale2.places)
+    w, images = Weights(model), image(228, 304)
+
+    def pool(x: Tensor, window: int, stride: int) -> Tensor:
+        return F.max_pool2d(x, window, stride)
+
+    def strided(x: Tensor, at: str, stride: int) -> Tensor:
+        """conv_theano_mm of net.py: `valid`, but for the rows and columns that the last window lacks."""
+        kernel = w[f"{at}.weight"].shape[-1]
+        lacking = [math.ceil((side - kernel) / stride) * stride + kernel - side for side in x.shape[-2:]]
+        height, width = (math.ceil(count / 2) for count in lacking)
+        return w.conv(x, at, stride, (height, width))
+
+    def cmrnorm(x: Tensor) -> Tensor:
+        squares = F.pad(x.square(), (0, 0, 0, 0, 2, 2))
+        return x * (2 + 0.0001 * sum(squares[:, d : d + x.shape[1]] for d in range(5))) ** -0.75
+
+    def imagenet_vgg(x: Tensor) -> Tensor:
+        place = 0
+        for number, convolutions in enumerate((2, 2, 3, 3, 3)):
+            for last in range(convolutions - 1, -1, -1):
+                x = w.conv(x, f"scale1.trunk.{place}", padding=0 if number == 0 else 1)
+                x, place = relu(x) if last else relu(pool(x, 2, 2)), place + 2
+            place += 1
+        return x
+
+    def imagenet_alexnet(x: Tensor) -> Tensor:
+        x = cmrnorm(relu(pool(strided(x, "scale1.trunk.0", 4), 3, 2)))
+        x = cmrnorm(relu(pool(w.conv(x, "scale1.trunk.4", padding=2), 3, 2)))
+        x = relu(w.conv(x, "scale1.trunk.8", padding=1))
+        x = relu(w.conv(x, "scale1.trunk.10", padding=1))
+        return relu(pool(w.conv(x, "scale1.trunk.12", padding=1), 3, 2))
+
+    def upsample_bilinear(x: Tensor, scale: int) -> Tensor:
+        rising = torch.linspace(0, 1, scale + 1, dtype=x.dtype)[1:-1]
+        line = torch.cat([rising, torch.ones(1, dtype=x.dtype), rising.flip(0)])
+        wide = x.new_zeros(*x.shape[:2], *(scale * (side - 1) + len(line) for side in x.shape[2:]))
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                rows, columns = slice(scale * i, scale * i + len(line)), slice(scale * j, scale * j + len(line))
+                wide[:, :, rows, columns] += x[:, :, i, j, None, None] * line[:, None] * line
+        return wide
+
+    def unit(x: Tensor) -> Tensor:
+        return x / (x.square().sum(1, keepdim=True) + 1e-4).sqrt() if maps == 3 else x
+
+    features = (0.01 * {"vgg16": imagenet_vgg, "alexnet": imagenet_alexnet}[trunk](images)).flatten(1)
+    f_1 = 0.5 * relu(w.linear(features, "scale1.full1"))
+    f_2 = relu(w.linear(f_1, "scale1.full2")).view(1, -1, 14, 19)
+    p = torch.cat(
+        [upsample_bilinear(f_2, 4)[:, :, 2:-2, 2:-3], pool(relu(strided(images, "scale2.conv1", 2)), 3, 2)], 1
+    )
+    for conv in ("conv2", "conv3", "conv4"):
+        p = relu(w.conv(p, f"scale2.{conv}", padding=2))
+    p = w.deconv(p, "scale2.conv5", 1, 2)
+    p = unit(p + w["scale2.places"] if maps == 1 else p)
+    twice = p.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :-1, :-1]
+    p = torch.cat([twice, pool(relu(strided(images, "scale3.conv1", 2)), 3, 1)], 1)
+    for conv in ("conv2", "conv3"):
+        p = relu(w.conv(p, f"scale3.{conv}", padding=2))
+    p = w.deconv(p, "scale3.conv4", 1, 2)
+    assert not w.unused(), w.unused()
+    assert p.shape[-2:] == (109, 147)
+    # The file's predicted region, rows 11 to 227 and columns 13 to 305 of 240x320, of which it takes 6:234 and 8:312.
+    return model(images)["out"][:, :, 5:222:2, 5:298:2], p
+
+
 # LinkNet and ENet -----------------------------------------------------------------------------------------------------
 
 

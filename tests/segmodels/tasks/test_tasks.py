@@ -102,7 +102,7 @@ def test_the_truth_itself_is_better_than_anything_else(name: str) -> None:
 @every_task
 def test_validation_tells_what_it_says(name: str) -> None:
     info, task = task_info(name), get_task(name)
-    metric = task.summed(task.channels(CLASSES))
+    metric = task.summed(task.channels(CLASSES), TrainSettings())
     raw = {key: values[None] for key, values in truth(name).items()}
     metric.update(torch.randn(1, task.channels(CLASSES), *SIZE), raw)
     assert set(info.validated) <= metric.figures().keys() and info.main.key in info.validated

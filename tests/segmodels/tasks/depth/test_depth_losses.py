@@ -22,7 +22,7 @@ def log(depth: Tensor) -> Tensor:
     return depth.log()[:, None]
 
 
-@pytest.mark.parametrize("name", ["silog", "scale_invariant", "gradient"])
+@pytest.mark.parametrize("name", ["silog", "scale_invariant", "squared_gradient", "gradient"])
 def test_the_truth_costs_nothing(name: str) -> None:
     assert losses.TERMS[name]()(log(DEPTH), given(DEPTH)).item() == pytest.approx(0, abs=1e-6)
 
@@ -30,7 +30,7 @@ def test_the_truth_costs_nothing(name: str) -> None:
 def test_a_wrong_scale_costs_half_of_its_square_or_nothing() -> None:
     twice = log(2 * DEPTH)
     assert losses.TERMS["silog"]()(twice, given(DEPTH)).item() == pytest.approx(0.5 * math.log(2) ** 2)
-    for free in ("scale_invariant", "gradient"):
+    for free in ("scale_invariant", "squared_gradient", "gradient"):
         assert losses.TERMS[free]()(twice, given(DEPTH)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_each_image_has_its_own_scale() -> None:
     assert losses.TERMS["scale_invariant"]()(log(DEPTH), given(depth)).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["silog", "scale_invariant", "gradient"])
+@pytest.mark.parametrize("name", ["silog", "scale_invariant", "squared_gradient", "gradient"])
 def test_pixels_without_a_depth_count_nowhere(name: str) -> None:
     term = losses.TERMS[name]()
     hole, other = DEPTH.clone(), log(DEPTH).clone() + 0.1 * torch.randn(2, 1, 20, 24)
@@ -63,6 +63,27 @@ def test_the_gradient_term_is_what_the_file_computes() -> None:
     # Scale k has every 2^k-th pixel: differences over two of them are 2 * 2^k, while three pixels are left.
     term = losses.TERMS["gradient"]()(predicted, {"depth": truth, "image": torch.zeros(1, 3, 1, 8)})
     assert term.item() == pytest.approx(2 + 4)
+
+
+def test_squared_slopes_of_the_error_are_means_over_pairs_that_are_known() -> None:
+    """Two rows of three pixels, of which the last of the second has no depth."""
+    error = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 9.0]])
+    truth = torch.tensor([[2.0, 5.0, 7.0], [1.0, 3.0, 0.0]])
+    predicted = truth.clamp(min=1e-3).log() + error
+    targets = {"depth": truth[None], "image": torch.zeros(1, 3, 2, 3)}
+    loss = losses.TERMS["squared_gradient"]()(predicted[None, None], targets)
+    # Across (1 - 0)^2, (3 - 1)^2 and (0 - 2)^2; down (2 - 0)^2 and (0 - 1)^2.
+    assert loss.item() == pytest.approx((1 + 4 + 4) / 3 + (4 + 1) / 2)
+
+
+@pytest.mark.parametrize("name", ["silog", "scale_invariant", "squared_gradient", "gradient"])
+def test_depths_beyond_the_farthest_are_unknown(name: str) -> None:
+    capped, plain = losses.UpTo(losses.TERMS[name](), 6.0), losses.TERMS[name]()
+    predicted = log(DEPTH) + 0.1 * torch.randn(2, 1, 20, 24, generator=torch.Generator().manual_seed(1))
+    without = torch.where(DEPTH > 6, 0.0, DEPTH)
+    assert torch.equal(capped(predicted, given(DEPTH)), plain(predicted, given(without)))
+    assert not torch.equal(capped(predicted, given(DEPTH)), plain(predicted, given(DEPTH)))
+    assert torch.equal(losses.UpTo(plain, 10.0)(predicted, given(DEPTH)), plain(predicted, given(DEPTH)))
 
 
 def test_slopes_cost_less_where_the_image_has_an_edge() -> None:

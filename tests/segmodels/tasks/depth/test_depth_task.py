@@ -31,12 +31,12 @@ def image(seed: int, size: tuple[int, int] = (12, 16)) -> tuple[np.ndarray, np.n
     return truth, (np.maximum(truth, 1) * rng.uniform(0.6, 1.6, size)).astype(np.float32)
 
 
-def counted(count: int = 3) -> tuple[PerImage, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+def counted(
+    count: int = 3, max_depth: float | None = None
+) -> tuple[PerImage, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     pairs = [image(seed) for seed in range(count)]
-    counts = [
-        TASK.count(Prediction(value), {"depth": torch.tensor(truth)}, PARTS, EvaluateSettings())
-        for truth, value in pairs
-    ]
+    settings = EvaluateSettings(max_depth=max_depth)
+    counts = [TASK.count(Prediction(value), {"depth": torch.tensor(truth)}, PARTS, settings) for truth, value in pairs]
     ids, names = [f"{i}" for i in range(count)], [part.name for part in PARTS]
     return PerImage.of("depth", names, ids, counts, ()), sum(one.confusion for one in counts), pairs
 
@@ -71,9 +71,60 @@ def test_images_count_as_often_as_they_are_drawn() -> None:
         assert np.isnan(drawn[key][1]), key
 
 
-def test_training_sums_what_evaluation_counts() -> None:
-    each, confusion, pairs = counted()
-    metric = DepthErrors()
+def test_depths_beyond_the_farthest_count_nowhere_and_predictions_as_at_most_so_far() -> None:
+    """KITTI's protocol, with 80 m."""
+    each, confusion, pairs = counted(max_depth=80.0)
+    there = [(t > 0) & (t <= 80) for t, _ in pairs]
+    truth = np.concatenate([t[seen] for (t, _), seen in zip(pairs, there, strict=True)]).astype(np.float64)
+    value = np.concatenate([v[seen] for (_, v), seen in zip(pairs, there, strict=True)]).astype(np.float64)
+    assert (value > 80).any() and len(truth) < sum((t > 0).sum() for t, _ in pairs)
+    value = value.clip(max=80)
+    metrics = TASK.metrics(each.measured, confusion)
+    ratio = np.maximum(truth / value, value / truth)
+    assert metrics["abs_rel"] == pytest.approx((np.abs(value - truth) / truth).mean())
+    assert metrics["rmse"] == pytest.approx(np.sqrt(((value - truth) ** 2).mean()))
+    assert metrics["delta1"] == pytest.approx((ratio < 1.25).mean())
+    assert confusion.sum() == len(truth) and metrics["per_class"]["80 m and more"] is None
+
+
+def test_an_image_that_lies_beyond_the_farthest_depth_altogether_counts_as_one_without_depth() -> None:
+    far, settings = torch.full((4, 4), 90.0), EvaluateSettings(max_depth=80)
+    one = TASK.count(Prediction(np.full((4, 4), 60, np.float32)), {"depth": far}, PARTS, settings)
+    none = TASK.count(Prediction(np.full((4, 4), 60, np.float32)), {"depth": 0 * far}, PARTS, settings)
+    for name, values in one.each.items():
+        np.testing.assert_array_equal(values, none.each[name])
+    assert one.own == none.own
+
+
+@pytest.mark.parametrize("loss", [{}, {"silog": 1.0}])
+def test_training_and_validation_leave_out_what_lies_beyond_the_farthest_depth(loss: dict[str, float]) -> None:
+    settings = TrainSettings(max_depth=10.0, loss=loss)
+    depth = torch.rand(2, 8, 8) * 19 + 1
+    maps, targets = torch.randn(2, 1, 8, 8), {"depth": depth, "image": torch.zeros(2, 3, 8, 8)}
+    near = {**targets, "depth": torch.where(depth > 10, 0.0, depth)}
+    for capped, free in (
+        (TASK.criterion(settings, None), TASK.criterion(TrainSettings(loss=loss), None)),
+        (TASK.plain_criterion(settings), TASK.plain_criterion(TrainSettings())),
+    ):
+        assert torch.equal(capped(maps, targets), free(maps, near))
+        assert not torch.equal(capped(maps, targets), free(maps, targets))
+    metric, wanted = TASK.summed(1, settings), TASK.summed(1, TrainSettings())
+    metric.update(maps, targets)
+    wanted.update(maps.clamp(max=float(np.log(10))), near)
+    for key, value in wanted.figures().items():
+        assert metric.figures()[key] == pytest.approx(value, rel=1e-5), key
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, EvaluateSettings])
+def test_a_farthest_depth_that_is_none_is_refused(kind: type) -> None:
+    with pytest.raises(ValueError, match=r"(train|evaluate)\.max_depth is -1.0; it is above 0"):
+        kind(max_depth=-1.0)
+
+
+@pytest.mark.parametrize("farthest", [None, 80.0])
+def test_training_sums_what_evaluation_counts(farthest: float | None) -> None:
+    each, confusion, pairs = counted(max_depth=farthest)
+    metric = DepthErrors(farthest)
     for truth, value in pairs:
         metric.update(torch.tensor(value).log()[None, None], {"depth": torch.tensor(truth)[None]})
     wanted = TASK.metrics(each.measured, confusion)
