@@ -291,6 +291,7 @@ class DatasetWriter:
         *,
         sequence: str = "",
         targets: Mapping[str, np.ndarray] | None = None,
+        content: bytes | None = None,
     ) -> None:
         """Add a sample; threads may add at the same time.
 
@@ -301,6 +302,7 @@ class DatasetWriter:
             label: An 8-bit PNG of class ids, or uint8 `[H, W]`.
             sequence: The video that the image is a frame of; empty where it stands alone.
             targets: Values of further targets, as `segmodels.data.targets` writes them.
+            content: The bytes of the image file, where `image` is its name alone.
 
         Raises:
             DatasetError: The id stands twice in the split.
@@ -315,7 +317,10 @@ class DatasetWriter:
             if (split, sample_id) in self._ids:
                 raise DatasetError(f"{split}/{sample_id}: two samples have this id; rename one of the files")
             self._ids.add((split, sample_id))
-        _store(image, target)
+        if content is None:
+            _store(image, target)
+        else:
+            target.write_bytes(content)
         _store(label, label_path)
         for name, values in (targets or {}).items():
             from segmodels.data.targets import target as kind  # which imports this module

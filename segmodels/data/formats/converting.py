@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -119,10 +120,12 @@ def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, A
         try:
             label = raw.label if isinstance(raw.label, Path) else raw.label()
             label = mapping(_array(label)) if mapping.changes else label
-            label = _upright(raw.image, label, choices.orientation)
+            content = raw.content() if raw.content is not None else None
+            label = _upright(raw.image if content is None else io.BytesIO(content), raw, label, choices.orientation)
             truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
             split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
-            writer.add(split, sample_id, raw.image, label, sequence=raw.sequence.replace("/", "_"), targets=truth)
+            sequence = raw.sequence.replace("/", "_")
+            writer.add(split, sample_id, raw.image, label, sequence=sequence, targets=truth, content=content)
         except UserError as error:
             said = str(error)
             return said if "/" in said.partition(":")[0] else f"{raw.image}: {said}"
@@ -163,13 +166,13 @@ def _array(label: Path | np.ndarray) -> np.ndarray:
     return read_label(label) if isinstance(label, Path) else label
 
 
-def _upright(image: Path, label: Path | np.ndarray, chosen: str | None) -> Path | np.ndarray:
+def _upright(file: Path | BinaryIO, raw: Raw, label: Path | np.ndarray, chosen: str | None) -> Path | np.ndarray:
     """Return the label as its image is shown, where the image is stored turned or mirrored.
 
     Raises:
         DatasetError: Label and image have the same size either way, and nobody said how the label lies.
     """
-    with reading(image, "an image"), open_image(image) as opened:
+    with reading(raw.image, "an image"), open_image(file) as opened:
         turn = orientation(opened)
         if turn == 1:
             return label
@@ -179,7 +182,7 @@ def _upright(image: Path, label: Path | np.ndarray, chosen: str | None) -> Path 
         return label
     if values.shape == stored and shown == stored and chosen is None:
         raise DatasetError(
-            f"{image}: its EXIF orientation is {turn}, and its label fits it as it is shown and as it is stored; "
+            f"{raw.image}: its EXIF orientation is {turn}, and its label fits it as it is shown and as it is stored; "
             "set data.orientation to upright or stored"
         )
     if values.shape != stored or (shown == stored and chosen == "upright"):

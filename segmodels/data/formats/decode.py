@@ -43,14 +43,24 @@ def by_color(path: Path, table: Mapping[Color, int], *, nearest: bool = False) -
     packed = {(r << 16) + (g << 8) + b: index for (r, g, b), index in table.items()}
 
     def decode() -> np.ndarray:
-        with reading(path, "a label"), open_image(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        values = packed_colors(path)
         if nearest:
-            return _nearest(pixels, table)
-        values = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+            return _nearest(values, table)
         return looked_up(values, packed, lambda v: f"colour {v >> 16, v >> 8 & 255, v & 255}", path)
 
     return decode
+
+
+def packed_colors(path: Path) -> np.ndarray:
+    """Return an image's colours as 0xRRGGBB, int32 `[H, W]`; of a palette image its palette's.
+
+    Raises:
+        DatasetError: It is unreadable.
+    """
+    with reading(path, "a label"), open_image(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    packed: np.ndarray = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    return packed
 
 
 def values_of(path: Path) -> np.ndarray:
@@ -120,8 +130,9 @@ class Shape:
             covered ^= _filled(ring, height, width, self.width)
         if self.disc is not None:
             x, y, radius = self.disc
-            rows, columns = np.ogrid[:height, :width]
-            covered |= (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+            canvas = Image.new("1", (width, height))
+            ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
+            covered |= np.asarray(canvas)
         return covered
 
 
@@ -257,13 +268,13 @@ def instances_of(values: np.ndarray) -> np.ndarray:
     return np.where(values == 0, 0, lookup[np.minimum(places, len(held))]).astype(np.int32)
 
 
-def _nearest(pixels: np.ndarray, table: Mapping[Color, int]) -> np.ndarray:
-    colors = np.array(list(table), np.int32)
-    best = np.full(pixels.shape[:2], np.iinfo(np.int32).max, np.int32)
-    out = np.zeros(pixels.shape[:2], np.uint8)
-    wide = pixels.astype(np.int32)
-    for color, index in zip(colors, table.values(), strict=True):
-        distance = ((wide - color) ** 2).sum(-1, dtype=np.int32)
+def _nearest(packed: np.ndarray, table: Mapping[Color, int]) -> np.ndarray:
+    channels = [packed >> 16, packed >> 8 & 255, packed & 255]
+    best = np.full(packed.shape, np.iinfo(np.int32).max, np.int32)
+    out = np.zeros(packed.shape, np.uint8)
+    for color, index in table.items():
+        red, green, blue = ((channel - value) ** 2 for channel, value in zip(channels, color, strict=True))
+        distance = red + green + blue
         closer = distance < best
         best[closer], out[closer] = distance[closer], index
     return out

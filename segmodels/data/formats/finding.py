@@ -15,7 +15,8 @@ from segmodels.errors import nearest
 
 # Modules of this package that are no layouts.
 SHARED = frozenset(
-    {"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "layout", "mapping", "raw_labels"}
+    {"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "json_files", "layout", "mapping"}
+    | {"raw_labels"}
 )
 # What fits almost anything; it is tried when no other layout fits anywhere.
 GENERIC = "folder"

@@ -46,12 +46,13 @@ class Raw:
 
     Attributes:
         id: Unique within its split; a `/` becomes `_`.
-        image: The image file.
+        image: The image file; where `content` is given, only its name counts.
         label: A file of class ids, 8 bits, that is right as it is; or what decodes it, or gives such a file.
         split: `train`, `val` or `test`; None where the layout has no splits and they are dealt.
         group: Samples of one group (a scene, a patient, a video) are dealt to one split.
         sequence: The video that the image is a frame of.
         targets: Further truth (`segmodels.data.targets`), decoded where it is asked for.
+        content: Gives the bytes of the image file, where a layout keeps them inside another file.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Raw:
     group: str = ""
     sequence: str = ""
     targets: Mapping[str, Decoder] = field(default_factory=dict)
+    content: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class Job:
         """Tell that these files are not read, how many they are and the first of them."""
         if items:
             log.warning("%d left out, %s first: %s", len(items), items[0], why)
+
+    def noted(self, what: str) -> None:
+        """Tell what a person would want to know of the reading."""
+        log.warning("%s", what)
 
     def undrawn(self, classes: Sequence[ClassInfo]) -> tuple[tuple[ClassInfo, ...], int]:
         """Return the classes with the one of pixels that nothing is drawn on, and its index (255 or 65535 for void).

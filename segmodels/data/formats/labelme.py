@@ -1,0 +1,130 @@
+"""labelme: a JSON file for each image, beside it; the image may be inside it.
+
+github.com/wkentaro/labelme, `labelme/label_file.py`; how shapes become pixels: `labelme/utils/shape.py`. Shapes are
+drawn in their order; lines are 10 pixels wide, points have a radius of 5. `labels.txt` beside the files names the
+classes, one a line; otherwise every label that is drawn is one. `__ignore__` is void, `_background_` is what nothing is
+drawn on.
+
+    images/0001.json      {"shapes": [{"label", "points", "shape_type", "mask"}], "imagePath", "imageData", …}
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segmodels.data.folder import IGNORE_INDEX, DatasetError
+from segmodels.data.formats import json_files
+from segmodels.data.formats.coco_json import infos, located
+from segmodels.data.formats.decode import Shape, drawn, image_size, numbered, ring
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
+from segmodels.errors import brief
+from segmodels.files import read_text
+
+IGNORED, BACKGROUND = "__ignore__", "_background_"
+LINE, POINT = 10, 5
+
+
+def _detect(root: Path) -> Fit | None:
+    path = json_files.first_with(root, ('"shapes"', '"imagePath"'))
+    return Fit(path.relative_to(root).as_posix()) if path else None
+
+
+def _read(root: Path, job: Job) -> Reading:
+    files = list(json_files.each_with(root, ("shapes", "imagePath"), job))
+    listing = next((f / "labels.txt" for f in (root, root.parent) if (f / "labels.txt").is_file()), None)
+    if listing is not None:
+        named = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
+    else:
+        named = sorted({str(shape.get("label")) for _, content in files for shape in content["shapes"]})
+    classes, undrawn = job.undrawn(infos([n for n in named if n not in (IGNORED, BACKGROUND)]))
+    index = {info.name: place for place, info in enumerate(classes)} | {IGNORED: IGNORE_INDEX, BACKGROUND: undrawn}
+    return Reading(classes, _samples(root, files, index, undrawn, job))
+
+
+def _samples(
+    root: Path, files: list[tuple[Path, dict[str, Any]]], index: Mapping[str, int], undrawn: int, job: Job
+) -> Iterator[Raw]:
+    for path, content in files:
+        image, inside = located(path.parent, str(content["imagePath"])), content.get("imageData")
+        if image is None and not inside:
+            job.problems.append(
+                f"{path}: its image {content['imagePath']} is not beside it, nor inside it; add the image"
+            )
+            continue
+        held = partial(base64.b64decode, inside) if image is None and inside else None
+        image = image or path.with_name(str(content["imagePath"]).replace("\\", "/").rpartition("/")[2])
+        size = partial(_size, path, content, image, held is None)
+        shapes = partial(_shapes, path, content, index)
+        objects = {"instances": numbered(size, shapes)}
+        split = json_files.split_of(path, root)
+        name = path.relative_to(root).with_suffix("").as_posix()
+        yield Raw(name, image, drawn(size, shapes, undrawn), split, targets=objects, content=held)
+
+
+def _size(path: Path, content: Mapping[str, Any], image: Path, exists: bool) -> tuple[int, int]:
+    if content.get("imageHeight") and content.get("imageWidth"):
+        return int(content["imageHeight"]), int(content["imageWidth"])
+    if not exists:
+        raise DatasetError(f"{path}: has no imageHeight and imageWidth; open and save it with labelme")
+    return image_size(image)
+
+
+def _shapes(path: Path, content: Mapping[str, Any], index: Mapping[str, int]) -> list[Shape]:
+    shapes = []
+    for shape in content["shapes"]:
+        label = str(shape.get("label"))
+        if label not in index:
+            raise DatasetError(f"{path}: label {label!r} is not in labels.txt; add it, or `{IGNORED}` the shape")
+        try:
+            shapes.append(_shape(shape, index[label], content))
+        except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+            raise DatasetError(f"{path}: a shape of {label!r} is damaged ({brief(error)})") from None
+    return shapes
+
+
+def _shape(shape: Mapping[str, Any], index: int, content: Mapping[str, Any]) -> Shape:
+    kind, points = shape.get("shape_type") or "polygon", ring(shape["points"])
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",)) as image:
+            part = np.asarray(image) > 0
+        mask = np.zeros((int(content["imageHeight"]), int(content["imageWidth"])), bool)
+        left, top = (int(v) for v in points[0])
+        target = mask[top : top + part.shape[0], left : left + part.shape[1]]
+        target[:] = part[: target.shape[0], : target.shape[1]]
+        return Shape(index, mask=mask)
+    if kind == "circle":
+        (x, y), edge = points
+        return Shape(index, disc=(x, y, math.dist((x, y), edge)))
+    if kind == "point":
+        return Shape(index, disc=(*points[0], POINT))
+    if kind in ("line", "linestrip"):
+        return Shape(index, (points,), width=LINE)
+    if kind in ("polygon", "rectangle", "oriented_rectangle"):
+        return Shape(index, (points,))
+    if kind == "points":
+        return Shape(index)  # dots of a prompt, no area
+    raise ValueError(f"shape_type {kind}")
+
+
+LAYOUT = Layout(
+    "labelme",
+    "labelme",
+    home="https://github.com/wkentaro/labelme",
+    licence="",
+    looks_for="JSON files with `shapes` and `imagePath`, one for each image",
+    read=_read,
+    detect=_detect,
+    over=("folder",),
+    targets=("instances",),
+    splits="folders called train, val, test; otherwise dealt",
+    classes="of labels.txt, otherwise those that are drawn",
+)
