@@ -12,6 +12,7 @@ import torch
 
 from components import promotion
 from components.errors import StepError
+from components.lineage import params_hash
 from components.params import Params
 from components.register import step
 from components.register.card import LONGEST
@@ -207,8 +208,9 @@ def test_on_other_data_the_champion_is_evaluated_as_it_is_served(promoted, name)
 
 def test_a_champion_whose_depths_ended_elsewhere_is_evaluated_again(promoted, name, capsys):
     run_id = Store(None).find(f"models:/{name}/2").run_id
-    params = {**promoted.params.model_dump(mode="json", by_alias=True), "evaluate": {"max_depth": 12.5}}
-    register(replace(promoted, params=Params.parse(params)), name)
+    params = Params.parse({**promoted.params.model_dump(mode="json", by_alias=True), "evaluate": {"max_depth": 12.5}})
+    lineage = replace(promoted.lineage, params_hashes={key: params_hash(params, key) for key in params.models})
+    register(replace(promoted, params=params, lineage=lineage), name)
     assert "evaluating it on" in capsys.readouterr().out
     folder = f"evaluation-{promoted.lineage.data_md5.removesuffix('.dir')}-3px-12.5m"
     assert folder in [file.path for file in Store(None).client.list_artifacts(run_id)]
