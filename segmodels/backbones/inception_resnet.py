@@ -7,6 +7,7 @@ its convolutions, (height, width, channels) of each.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,8 @@ def _branch(before: int, *convs: tuple[int, int, int]) -> Chain:
 
 def _channels(branches: list[Chain]) -> int:
     """Return channels of the branches' joined outputs."""
-    return sum(branch[-1].conv.out_channels for branch in branches)
+    last: list[Any] = [branch[-1] for branch in branches]
+    return sum(layer.conv.out_channels for layer in last)
 
 
 def _conv(before: int, after: int, size: int, *, stride: int = 1) -> nn.Sequential:

@@ -86,7 +86,7 @@ def test_the_whole_network_gives_the_same_by_lists_and_by_masks(share: float, mo
 @torch.no_grad()
 def test_with_norms_merged_lists_give_the_same() -> None:
     model = cascade(threshold=1.0)
-    merged = fuse_batch_norm(model, images())
+    merged: Any = fuse_batch_norm(model, images())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
     merged.threshold = model.threshold = median_threshold(model)
     torch.testing.assert_close(merged(images())["out"], model(images())["out"])
