@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.backbones.dilation import dilate
+from segmodels.backbones.dilation import Dilations, dilate
 from segmodels.errors import UnknownModelError, nearest
 from segmodels.layers.uninitialised import on_meta
 
@@ -28,19 +28,56 @@ class Backbone(nn.Module):
     `forward(images [N, in_channels, H, W])` gives a list of feature maps, finest first; map i is
     `[N, channels[i], H', W']` with H' about H / strides[i].
 
-    Attributes:
+    Args:
         name: timm's or torchvision's.
+        output_stride: That it is built at.
+        in_channels: Channels of the input.
+
+    Attributes:
         body: The network itself.
+        output_strides: That `output_stride` can be set to: 8, too, where a dilated network was built at 16.
         channels: Channels of each map.
         strides: Stride of each map.
         options: Keywords with which timm builds the same network with its ImageNet weights; None where it cannot.
     """
 
-    name: str
     body: Any
     options: dict[str, Any] | None = None
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+
+    def __init__(self, name: str, output_stride: int, in_channels: int) -> None:
+        super().__init__()
+        self.name, self.in_channels = name, in_channels
+        self.output_strides = (8, 16) if output_stride == 16 else (output_stride,)
+        self._output_stride = output_stride
+        self._dilations: Dilations | None = None
+
+    @property
+    def output_stride(self) -> int:
+        """Largest stride of the maps; set, it changes strides and dilations of the layers, and no weight.
+
+        Raises:
+            ValueError: It is none of `output_strides`.
+        """
+        return self._output_stride
+
+    @output_stride.setter
+    def output_stride(self, value: int) -> None:
+        if value not in self.output_strides:
+            known = " or ".join(map(str, self.output_strides))
+            raise ValueError(
+                f"output_stride is {value}; backbone {self.name}, built at {max(self.output_strides)}, works at {known}"
+            )
+        if value != self._output_stride:
+            self._change(value)
+            self._output_stride = value
+
+    def _change(self, output_stride: int) -> None:
+        if self._dilations is None:
+            self._built, self._dilations = self.strides, Dilations(self.body, self._output_stride, self.in_channels)
+        self._dilations.set(self.body, output_stride)
+        self.strides = tuple(min(stride, output_stride) for stride in self._built)
 
     def last(self, stride: int) -> int:
         """Return index of the deepest map whose stride is at most `stride`.
@@ -65,8 +102,8 @@ class TimmBackbone(Backbone):
     """A network of timm that gives feature maps."""
 
     def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
-        super().__init__()
-        self.name, self.options = name, {"features_only": True, "in_chans": in_channels, **options}
+        super().__init__(name, output_stride, in_channels)
+        self.options = {"features_only": True, "in_chans": in_channels, **options}
         self.body, strided = _create(name, output_stride, in_channels, options)
         described: Any = self.body.feature_info
         self.channels, self.strides = tuple(described.channels()), tuple(described.reduction())
@@ -78,8 +115,11 @@ class TimmBackbone(Backbone):
                     setattr(module, "dynamic_img_pad", True)  # noqa: B010 - for the type checker
         if name.startswith(_VALID):
             _pad_valid(self.body)
+        dilatable = strided or name.startswith((*_VALID, "vgg", "densenet"))
+        if not dilatable:
+            self.output_strides = (output_stride,)
         if max(self.strides) > output_stride and not strided:
-            if not name.startswith((*_VALID, "vgg", "densenet")):
+            if not dilatable:
                 raise UnknownModelError(f"backbone {name}: is not dilatable; it takes output_stride 32 only")
             self.strides = dilate(self.body, self.strides, output_stride, in_channels)
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
@@ -109,10 +149,9 @@ class GoogLeNet(Backbone):
     """torchvision's GoogLeNet (Szegedy et al., CVPR 2015, with batch norm), which timm has not."""
 
     def __init__(self, output_stride: int, in_channels: int) -> None:
-        super().__init__()
+        super().__init__("googlenet", output_stride, in_channels)
         from torchvision.models import googlenet
 
-        self.name = "googlenet"
         net = googlenet(weights=None, aux_logits=False, init_weights=False)
         if in_channels != 3:
             net.conv1.conv = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
@@ -136,7 +175,7 @@ class Plain(Backbone):
     """A network whose maps all have one stride (ViT): they are resized to strides 4, 8, 16 and 32, the last kept."""
 
     def __init__(self, name: str, output_stride: int, in_channels: int, options: dict[str, Any]) -> None:
-        super().__init__()
+        super().__init__(name, output_stride, in_channels)
         import timm
 
         given: dict[str, Any] = dict(in_chans=in_channels, num_classes=0, **options)
@@ -145,11 +184,14 @@ class Plain(Backbone):
         except TypeError:
             raise _one_size(name) from None
         depth = len(body.blocks)
-        self.name, self.options = name, given
+        self.options = given
         self.body, self.indices = body, [depth * (i + 1) // 4 - 1 for i in range(4)]
         self.channels = (body.embed_dim,) * 4
-        self.strides = tuple(min(s, output_stride) for s in (4, 8, 16, 32))
         self.stride = int(body.patch_embed.patch_size[0])
+        self._change(output_stride)
+
+    def _change(self, output_stride: int) -> None:
+        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.body.forward_intermediates(images, indices=self.indices, intermediates_only=True)

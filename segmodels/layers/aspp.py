@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class ImagePooling(nn.Module):
 class ASPP(nn.Module):
     """A 1x1 convolution, a dilated 3x3 convolution for each rate and image pooling, joined by a 1x1 convolution.
 
+    `rates` can be set: the weights stay.
+
     Args:
         in_channels: Channels of the input.
         rates: Dilation of each 3x3 convolution.
@@ -58,6 +61,19 @@ class ASPP(nn.Module):
             ]
         )
         self.project = nn.Sequential(*conv_bn_relu(channels * len(self.convs), channels, 1), nn.Dropout(dropout))
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """Dilation of each 3x3 convolution."""
+        return tuple(branch[0].dilation[0] for branch in self._atrous())
+
+    @rates.setter
+    def rates(self, rates: Sequence[int]) -> None:
+        for branch, rate in zip(self._atrous(), rates, strict=True):
+            branch[0].dilation = branch[0].padding = (rate, rate)
+
+    def _atrous(self) -> list[Any]:
+        return list(self.convs)[1:-1]
 
     def forward(self, x: Tensor) -> Tensor:
         joined: Tensor = self.project(torch.cat([conv(x) for conv in self.convs], dim=1))

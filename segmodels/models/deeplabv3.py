@@ -5,7 +5,13 @@ Liang-Chieh Chen, George Papandreou, Florian Schroff, Hartwig Adam. arXiv 2017. 
 Figure 5: a ResNet whose last stages are dilated instead of strided, the three units of the very last by the
 multi-grid (1, 2, 4) times its rate (section 3.1.2, table 4); atrous spatial pyramid pooling (section 3.3); logits at
 the output stride, up-sampled to full size before the loss. Output stride 16 in training and 8 in testing, where all
-rates double: the weights stay, the dilations change with `train()` and `eval()`.
+rates double (section 3.3): the weights stay, strides and dilations follow from `output_stride`, which `train()` and
+`eval()` set.
+
+| output stride | conv4: stride, dilation | conv5: stride, dilation | rates of the pyramid |
+|---:|---|---|---|
+| 16 | 2, 1 | 1, 2 x multi-grid | 6, 12, 18 |
+| 8 | 1, 2 | 1, 4 x multi-grid | 12, 24, 36 |
 
 torchvision's network, whose published weights are used most, is `multi_grid=None, output_stride=8,
 rates=(12, 24, 36)`, weight for weight; with `aux=True` it has its auxiliary head, too.
@@ -14,18 +20,17 @@ rates=(12, 24, 36)`, weight for weight; with `aux=True` it has its auxiliary hea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from segmodels.backbones import Backbone, create_backbone
-from segmodels.backbones.dilation import OutputStride, set_multi_grid
+from segmodels.backbones.dilation import set_multi_grid
 from segmodels.catalog.registry import register
 from segmodels.layers.aspp import ASPP
 from segmodels.layers.conv import conv_bn_relu
 from segmodels.layers.init import he_normal
 from segmodels.layers.resize import resize
-from segmodels.layers.uninitialised import on_meta
 from segmodels.models.base import SegmentationModel
 
 
@@ -103,8 +108,12 @@ class DeepLabV3(SegmentationModel):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        kept = (-2, -1) if aux else (-1,)
-        self.backbone = _encoder(backbone, output_stride, in_channels, multi_grid, kept)
+        self.training_stride, self.test_stride = output_stride, test_output_stride or output_stride
+        # It can work at less than what it is built at.
+        built_at = max(self.training_stride, self.test_stride)
+        self.backbone = create_backbone(backbone, output_stride=built_at, in_channels=in_channels)
+        self.backbone.keep(*((-2, -1) if aux else (-1,)))
+        _set_multi_grid(self.backbone, multi_grid)
         deep, middle = self.backbone.channels[-1], self.backbone.channels[-2]
         self.classifier = nn.Sequential(
             ASPP(deep, rates, channels, dropout=dropout),
@@ -117,19 +126,32 @@ class DeepLabV3(SegmentationModel):
             else None
         )
         self.classifier.apply(he_normal)
-        self.strides = None
-        if test_output_stride not in (None, output_stride):
-            with on_meta():
-                at_test = nn.Module()
-                at_test.backbone = _encoder(backbone, test_output_stride, in_channels, multi_grid, kept)
-                wider = [rate * output_stride // test_output_stride for rate in rates]
-                at_test.classifier = nn.Sequential(ASPP(deep, wider, channels))
-            self.strides = OutputStride(self, at_test)
+        self.rates = {
+            stride: tuple(rate * output_stride // stride for rate in rates) for stride in self.backbone.output_strides
+        }
+        for stride in (self.test_stride, self.training_stride):
+            self.output_stride = stride
+
+    @property
+    def output_stride(self) -> int:
+        """Stride of the map that the pyramid sees, 8 or 16; `train()` and `eval()` set it to that of the settings.
+
+        Set, it changes strides and dilations of the backbone and the rates of the pyramid, and no weight.
+
+        Raises:
+            ValueError: The network cannot work at it.
+        """
+        return self.backbone.output_stride
+
+    @output_stride.setter
+    def output_stride(self, value: int) -> None:
+        self.backbone.output_stride = value
+        pyramid: Any = self.classifier[0]
+        pyramid.rates = self.rates[value]
 
     def train(self, mode: bool = True) -> DeepLabV3:
         super().train(mode)
-        if self.strides is not None:
-            self.strides.apply(self, mode)
+        self.output_stride = self.training_stride if mode else self.test_stride
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -140,12 +162,7 @@ class DeepLabV3(SegmentationModel):
         return outputs
 
 
-def _encoder(
-    name: str, output_stride: int, in_channels: int, factors: Sequence[int] | None, kept: Sequence[int]
-) -> Backbone:
-    backbone = create_backbone(name, output_stride=output_stride, in_channels=in_channels)
-    backbone.keep(*kept)
+def _set_multi_grid(backbone: Backbone, factors: Sequence[int] | None) -> None:
     stage = getattr(getattr(backbone, "body", None), "layer4", None)
     if factors is not None and stage is not None and len(stage) == len(factors):
-        set_multi_grid(stage, factors, 32 // output_stride)
-    return backbone
+        set_multi_grid(stage, factors, 32 // backbone.output_stride)

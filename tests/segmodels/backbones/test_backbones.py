@@ -34,6 +34,42 @@ def test_maps_have_the_channels_and_strides_that_are_named(name: str, output_str
         assert features.shape[-2:] == (96 // stride, 128 // stride)
 
 
+@pytest.mark.parametrize("name", [*DILATABLE, "resnet50d", "resnetblur50", "convnext_atto"])
+def test_maps_follow_the_output_stride_that_is_set(name: str) -> None:
+    with on_meta():
+        backbone = create_backbone(name, output_stride=16).eval()
+        for output_stride in (8, 16):
+            backbone.output_stride = output_stride
+            sizes = [tuple(m.shape[-2:]) for m in backbone(torch.empty(1, 3, 96, 128))]
+            assert max(backbone.strides) == backbone.output_stride == output_stride
+            assert sizes == [(96 // stride, 128 // stride) for stride in backbone.strides]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "xception41", "convnext_atto", "vgg11_bn", "densenet121"])
+def test_at_the_output_stride_that_is_set_a_network_is_the_one_built_at_it(name: str) -> None:
+    torch.manual_seed(0)
+    changed: Any = randomised(create_backbone(name, output_stride=16))
+    built: Any = {stride: create_backbone(name, output_stride=stride).double().eval() for stride in (8, 16)}
+    for stride in (8, 16):
+        built[stride].load_state_dict(changed.state_dict())
+    for stride in (8, 16, 8):
+        changed.output_stride = stride
+        for given, expected in zip(changed(images(65, 97)), built[stride](images(65, 97)), strict=True):
+            torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.parametrize("built", [8, 16, 32])
+def test_an_output_stride_above_that_of_the_building_cannot_be_set(built: int) -> None:
+    with on_meta():
+        backbone = create_backbone("resnet18", output_stride=built)
+    works = "8 or 16" if built == 16 else built
+    with pytest.raises(
+        ValueError, match=f"output_stride is 64; backbone resnet18, built at {built}, works at {works}$"
+    ):
+        backbone.output_stride = 64
+
+
 @pytest.mark.parametrize(
     ("name", "count"),
     [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +17,7 @@ from segmodels.models.parsenet import L2Norm
 from segmodels.settings.schema import CRFSettings
 
 
-def small(name: str, **options: object) -> nn.Module:
+def small(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
     return create_model(name, 4, **{"backbone": "test_resnet", **options})
 
@@ -42,34 +45,84 @@ def test_deeplabv2_takes_the_maximum_over_three_scales_and_trains_each() -> None
 
 
 def test_deeplabv2_on_vgg_has_a_branch_of_fc6_fc7_and_fc8_for_each_rate() -> None:
-    model = create_model("deeplabv2", 4, backbone="vgg16", width=0.04).eval()
+    model: Any = create_model("deeplabv2", 4, backbone="vgg16", width=0.04).eval()
     assert [branch[0].dilation[0] for branch in model.classifier] == [6, 12, 18, 24]
     assert model(torch.randn(1, 3, 49, 65))["out"].shape == (1, 4, 49, 65)
 
 
 def test_deeplabv2_with_frozen_norm_moves_no_statistics() -> None:
     model = small("deeplabv2", frozen_norm=True).train()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [m.running_mean.clone() for m in norms]
     model(torch.randn(2, 3, 64, 64))
     assert all(torch.equal(a, m.running_mean) for a, m in zip(before, norms, strict=True))
     assert not any(p.requires_grad for m in norms for p in m.parameters())
 
 
-def test_deeplabv3_trains_at_stride_16_and_tests_at_8_with_the_multi_grid() -> None:
-    model = create_model("deeplabv3", 4, backbone="resnet50", channels=16).train()
-    stage, pyramid = model.backbone.body.layer4, model.classifier[0]
+# Section 3: output stride -> dilations of the units of conv4 and conv5 (with the multi-grid), and the pyramid's rates.
+DILATIONS = {
+    16: ([1, 1, 1, 1, 1, 1], [2, 4, 8], (6, 12, 18)),
+    8: ([1, 2, 2, 2, 2, 2], [4, 8, 16], (12, 24, 36)),
+}
 
-    def state() -> tuple[list[int], list[int], int]:
-        map_size = model.backbone(torch.randn(1, 3, 64, 64))[-1].shape[-1]
-        return [u.conv2.dilation[0] for u in stage], [pyramid.convs[i][0].dilation[0] for i in (1, 2, 3)], map_size
 
-    with torch.no_grad():
-        assert state() == ([2, 4, 8], [6, 12, 18], 4)
+def dilations(model: Any) -> tuple[list[int], list[int], tuple[int, ...]]:
+    body, pyramid = model.backbone.body, model.classifier[0]
+    conv4, conv5 = ([unit.conv2.dilation[0] for unit in stage] for stage in (body.layer3, body.layer4))
+    return conv4, conv5, tuple(branch[0].dilation[0] for branch in pyramid.convs[1:-1])
+
+
+@torch.no_grad()
+def test_the_dilations_of_deeplabv3_follow_from_its_output_stride() -> None:
+    model: Any = create_model("deeplabv3", 4, backbone="resnet50", channels=16)
+    for output_stride in (16, 8, 16):
+        model.output_stride = output_stride
+        assert model.output_stride == output_stride
+        assert dilations(model) == DILATIONS[output_stride]
+        first = model.backbone.body.layer3[0]
+        assert first.conv2.stride == first.downsample[0].stride == (output_stride // 8,) * 2
+        assert model.backbone(torch.randn(1, 3, 64, 64))[-1].shape[-1] == 64 // output_stride
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("training", "testing"), [(16, 8), (8, 16), (8, None), (16, None), (8, 8)])
+def test_deeplabv3_trains_and_tests_at_the_output_strides_of_its_settings(training: int, testing: int | None) -> None:
+    model: Any = create_model(
+        "deeplabv3", 4, backbone="resnet50", channels=16, output_stride=training, test_output_stride=testing,
+        rates=DILATIONS[training][2],
+    )  # fmt: skip
+    for _ in range(2):
+        assert model.output_stride == training
+        assert dilations(model) == DILATIONS[training]
         model.eval()
-        assert state() == ([4, 8, 16], [12, 24, 36], 8)
+        assert model.output_stride == (testing or training)
+        assert dilations(model) == DILATIONS[testing or training]
         model.train()
-        assert state() == ([2, 4, 8], [6, 12, 18], 4)
+
+
+def test_deeplabv3_refuses_an_output_stride_that_it_cannot_work_at() -> None:
+    model = small("deeplabv3", channels=8)
+    with pytest.raises(ValueError, match=r"^output_stride is 4; backbone test_resnet, built at 16, works at 8 or 16$"):
+        model.output_stride = 4
+    assert model.output_stride == 16
+    with pytest.raises(ValueError, match=r"^output_stride is 4; "):
+        small("deeplabv3", channels=8, test_output_stride=4)
+    model = small("deeplabv3", channels=8, output_stride=8)
+    with pytest.raises(ValueError, match=r"^output_stride is 16; backbone test_resnet, built at 8, works at 8$"):
+        model.output_stride = 16
+
+
+@torch.no_grad()
+def test_a_copy_of_deeplabv3_has_an_output_stride_of_its_own() -> None:
+    model = small("deeplabv3", channels=8).eval()
+    images = torch.randn(1, 3, 64, 64)
+    expected = model(images)["out"]
+    other = copy.deepcopy(model)
+    other.output_stride = 16
+    assert model.output_stride == 8
+    assert torch.equal(model(images)["out"], expected)
+    assert not torch.equal(other(images)["out"], expected)
+    assert torch.equal(other.eval()(images)["out"], expected)
 
 
 def test_deeplabv3_keeps_its_weights_when_the_stride_changes_in_networks_that_pool() -> None:
@@ -106,7 +159,7 @@ def test_crfasrnn_begins_as_the_authors_file_says_and_iterates_more_in_testing()
 
 
 def test_crfasrnn_starts_as_a_plain_crf_after_fcn8s() -> None:
-    model = create_model("crfasrnn", 3, width=0.04, test_iterations=4).double().eval()
+    model: Any = create_model("crfasrnn", 3, width=0.04, test_iterations=4).double().eval()
     for layer in (model.score_fr, model.score_pool4, model.score_pool3):
         nn.init.normal_(layer.weight)
     images = torch.randn(1, 3, 40, 48, dtype=torch.float64)
