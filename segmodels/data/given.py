@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from segmodels.data.folder import IGNORE_INDEX, INFO_FILE, MAX_CLASSES, ClassInfo, DatasetError, DatasetWriter
+from segmodels.data.folder import IGNORE_INDEX, INFO_FILE, MAX_CLASSES, ClassInfo, DatasetError
 from segmodels.data.formats import convert, converting
 from segmodels.data.formats.common import Splitting
 from segmodels.data.inputs import as_rgb
 from segmodels.data.palette import default_palette
+from segmodels.data.writer import DatasetWriter
 
 Given = Path | str | tuple[Path | str, Path | str] | Dataset[Any]
 

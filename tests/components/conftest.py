@@ -14,7 +14,8 @@ from PIL import Image
 
 from components.lineage import Lineage, collect
 from components.params import Params
-from segmodels.data.folder import ClassInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo
+from segmodels.data.writer import DatasetWriter
 from segmodels.tasks.per_image import PerImage
 from segmodels.tasks.pictures import panel
 from segmodels.tasks.semantic.pictures import colorize, error_map

@@ -20,7 +20,8 @@ from components.__main__ import main
 from components.download import dvc_remote
 from components.download.archives import unpack
 from components.errors import StepError
-from segmodels.data.folder import ClassInfo, DatasetInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo, DatasetInfo
+from segmodels.data.writer import DatasetWriter
 from tests.segmodels.test_files import ALIASES
 
 CLASSES = (ClassInfo("a", (1, 2, 3)), ClassInfo("b", (200, 2, 3)))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segmodels.data.folder import ClassInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo
+from segmodels.data.writer import DatasetWriter
 
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)), ClassInfo("sky", (90, 160, 220)))
 

@@ -18,9 +18,10 @@ import segmodels
 from segmodels import progress
 from segmodels.artifacts.model_folder import read_config
 from segmodels.cli import main
-from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter, read_label
+from segmodels.data.folder import ClassInfo, DatasetError, read_label
 from segmodels.data.inputs import ImageInputError
 from segmodels.data.sizes import training_crop
+from segmodels.data.writer import DatasetWriter
 from segmodels.evaluation.evaluate import evaluate
 from segmodels.files import folder_md5
 from segmodels.inference.predictor import Predictor

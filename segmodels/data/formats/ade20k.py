@@ -40,6 +40,5 @@ LAYOUT = Layout(
     read=_read,
     marks=("annotations/*/ADE_*.png",),
     needs=("images/*/ADE_*.jpg",),
-    over=("folder",),
     classes="150",
 )

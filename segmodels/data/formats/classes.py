@@ -27,7 +27,7 @@ Color = tuple[int, int, int]
 LIMIT = 1 << 20  # bytes
 FILES = (
     "classes.json", "classes.txt", "classes.csv", "label_colors.txt", "class_dict.csv", "class_dict_seg.csv",
-    "labels.txt",
+    "labels.txt", "_classes.csv", "class_names.txt",
 )  # fmt: skip
 HEADER = {
     "name": "name", "class": "name", "class_name": "name", "label": "name", "category": "name", "names": "name",

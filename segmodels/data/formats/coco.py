@@ -92,7 +92,6 @@ LAYOUT = Layout(
     looks_for="annotations/instances_*.json beside train2017/, or a JSON file of COCO's shape beside its images",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     splits="one file of annotations each",
     classes="of the file; 80 in COCO",

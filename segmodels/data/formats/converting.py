@@ -13,13 +13,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from segmodels.data.folder import DatasetError, DatasetWriter, read_label, reading
+from segmodels.data.folder import DatasetError, read_label, reading
 from segmodels.data.formats.common import Splitting, refuse
 from segmodels.data.formats.finding import find, layout
 from segmodels.data.formats.layout import Choices, Job, Layout, Raw, Reading
 from segmodels.data.formats.mapping import Mapping as ClassMapping
 from segmodels.data.images import open_image, orientation, upright_size
 from segmodels.data.targets import target
+from segmodels.data.writer import DatasetWriter
 from segmodels.errors import UserError
 from segmodels.progress import Heartbeat
 from segmodels.runtime import available_cores

@@ -149,7 +149,6 @@ LAYOUT = Layout(
     looks_for="annotations.xml beside images/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     splits="subsets called train, val, test; otherwise dealt",
     classes="of the task's labels",

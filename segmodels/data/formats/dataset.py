@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from segmodels.data.folder import INFO_FILE, SPLITS, DatasetError, DatasetInfo, DatasetWriter
+from segmodels.data.folder import INFO_FILE, SPLITS, DatasetError, DatasetInfo
 from segmodels.data.formats.layout import Fit, Job, Layout, Reading
+from segmodels.data.writer import DatasetWriter
 from segmodels.files import copy
 
 

@@ -51,6 +51,22 @@ def by_color(path: Path, table: Mapping[Color, int], *, nearest: bool = False) -
     return decode
 
 
+def by_mask(path: Path, inside: int = 1, outside: int = 0) -> Decoder:
+    """Decode a black and white mask, of any mode that shows it so, with the class index of white and of black."""
+
+    def decode() -> np.ndarray:
+        packed = packed_colors(path)
+        held = np.unique(packed)
+        if not set(held.tolist()) <= {0, 0xFFFFFF}:
+            other = int(next(v for v in held if v not in (0, 0xFFFFFF)))
+            y, x = np.argwhere(packed == other)[0].tolist()
+            color = (other >> 16, other >> 8 & 255, other & 255)
+            raise DatasetError(f"{path}: colour {color} at x={x}, y={y}; this layout's masks are black and white")
+        return np.where(packed > 0, np.uint8(inside), np.uint8(outside))
+
+    return decode
+
+
 def packed_colors(path: Path) -> np.ndarray:
     """Return an image's colours as 0xRRGGBB, int32 `[H, W]`; of a palette image its palette's.
 

@@ -18,7 +18,7 @@ SHARED = frozenset(
     {"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "json_files", "layout", "mapping"}
     | {"raw_labels"}
 )
-# What fits almost anything; it is tried when no other layout fits anywhere.
+# Stands last in lists.
 GENERIC = "folder"
 DEPTH = 3
 
@@ -77,12 +77,12 @@ def find(root: Path | str, format: str = "auto") -> tuple[str, Path]:  # noqa: A
     near: list[Place] = []
     for place in detect(root):
         (near if place.fit.lacks else fitting).append(place)
-    particular = [place for place in fitting if place.layout.key != GENERIC]
+    particular = [place for place in fitting if not place.layout.generic]
     if particular:
         chosen = _only(root, _outermost(particular))
         return chosen.layout.key, chosen.folder
-    generic = [place for place in fitting if place.layout.key == GENERIC]
-    marked = [place for place in near if place.layout.key != GENERIC]
+    generic = [place for place in fitting if place.layout.generic]
+    marked = [place for place in near if not place.layout.generic]
     if marked:
         place = marked[0]
         raise DatasetError(
@@ -104,6 +104,8 @@ def detect(root: Path | str) -> Iterator[Place]:
         fits = {key: fit for key, one in tried.items() if (fit := one.fit(folder)) is not None}
         whole = {key for key, fit in fits.items() if not fit.lacks}
         beaten = {less for key in whole for less in layouts()[key].over}
+        if any(not layouts()[key].generic for key in whole):
+            beaten |= {key for key in fits if layouts()[key].generic}
         for key, fit in fits.items():
             if key not in beaten:
                 yield Place(layouts()[key], folder, fit)

@@ -27,8 +27,8 @@ from segmodels.data.formats.common import image_files, refuse
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
 from segmodels.data.formats.raw_labels import survey
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
-LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "annotation", "gt", "segmentationclass")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "img_dir")
+LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "annotation", "gt", "segmentationclass", "ann_dir")
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -81,11 +81,19 @@ def reading_of(parts: Sequence[Part], root: Path, job: Job) -> Reading:
     Raises:
         DatasetError: An image has no label or two, or a label is unreadable or has an unknown colour; all are listed.
     """
-    pairs = [pair for part in parts for pair in _pairs(part, job.problems)]
+    return read_pairs([pair for part in parts for pair in _pairs(part, job.problems)], root, job)
+
+
+def read_pairs(pairs: Sequence[Pair], root: Path, job: Job) -> Reading:
+    """Return what pairs of an image and a label hold; `root` is looked into for a list of classes.
+
+    Raises:
+        DatasetError: A label is unreadable or can be read in two ways; or something was wrong before; all are listed.
+    """
     refuse(job.problems)
     if not pairs:
         raise DatasetError(f"{root}: has no image with a label; looked for {LAYOUT.looks_for}")
-    listed = classes.find(root)
+    listed = classes.find(root) or classes.find(pairs[0].label.parent)
     named = classes.read(listed) if listed else None
     coding = decide(survey([pair.label for pair in pairs]), named, job.choices, str(root))
     return Reading(coding.classes, (Raw(p.id, p.image, partial(coding.ids, p.label), p.split) for p in pairs))
@@ -126,12 +134,12 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
     exact: dict[str, list[Path]] = {}
     loose: dict[str, list[Path]] = {}
     for label in image_files(part.labels):
-        stem = _stem(label, part.labels)
+        stem = stem_of(label, part.labels)
         exact.setdefault(stem, []).append(label)
         loose.setdefault(LABEL_ENDING.sub("", stem), []).append(label)
     pairs, used = [], set()
     for image in image_files(part.images):
-        stem = _stem(image, part.images)
+        stem = stem_of(image, part.images)
         found = exact.get(stem) or loose.get(stem) or loose.get(IMAGE_ENDING.sub("", stem)) or []
         if len(found) == 1:
             pairs.append(Pair(part.split, stem.replace("/", "_"), image, found[0]))
@@ -149,7 +157,7 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
     return pairs
 
 
-def _stem(path: Path, root: Path) -> str:
+def stem_of(path: Path, root: Path) -> str:
     """Return a file's path without its ending, in one of the two forms that Unicode has for letters with accents."""
     return unicodedata.normalize("NFC", path.relative_to(root).with_suffix("").as_posix())
 
@@ -164,4 +172,5 @@ LAYOUT = Layout(
     detect=_detect,
     splits="those of folders; otherwise dealt",
     classes="of classes.txt or of the labels",
+    generic=True,
 )

@@ -193,7 +193,6 @@ LAYOUT = Layout(
     looks_for="the JSON export (a list of tasks) beside the images",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     splits="dealt",
     classes="those that are drawn",

@@ -123,7 +123,6 @@ LAYOUT = Layout(
     looks_for="JSON files with `shapes` and `imagePath`, one for each image",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     splits="folders called train, val, test; otherwise dealt",
     classes="of labels.txt, otherwise those that are drawn",

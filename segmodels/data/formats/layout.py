@@ -175,6 +175,7 @@ class Layout:
         targets: Further truth that it has.
         classes: Number of its classes where it is fixed, e.g. "19"; otherwise where they come from.
         by_name: Read only where `data.format` names it: the same files are another layout, too.
+        generic: Fits almost anything: tried where no other layout fits the same folder.
         copy: Writes the dataset folder itself, in place of `read`; for what is one already.
     """
 
@@ -193,6 +194,7 @@ class Layout:
     targets: tuple[str, ...] = ()
     classes: str = ""
     by_name: bool = False
+    generic: bool = False
     copy: Callable[[Path, Path, Mapping[str, object]], None] | None = None
 
     def fit(self, root: Path) -> Fit | None:

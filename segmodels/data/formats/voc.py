@@ -65,7 +65,6 @@ LAYOUT = Layout(
     read=_read,
     marks=("JPEGImages", "ImageSets/Segmentation/*.txt"),
     needs=("SegmentationClass*/*.png",),
-    over=("folder",),
     targets=("instances",),
     classes="21",
 )

@@ -123,7 +123,6 @@ LAYOUT = Layout(
     looks_for="labels/**/*.txt of polygons beside images/, and data.yaml",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     splits="folders called train, val (valid), test; otherwise dealt",
     classes="of data.yaml",

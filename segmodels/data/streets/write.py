@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from segmodels.data.folder import DatasetInfo, DatasetWriter
+from segmodels.data.folder import DatasetInfo
 from segmodels.data.streets.classes import CLASSES
 from segmodels.data.streets.render import TARGETS, render
 from segmodels.data.targets import target
+from segmodels.data.writer import DatasetWriter
 
 VERSION = 1
 

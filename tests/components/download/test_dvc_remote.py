@@ -13,7 +13,8 @@ from components.download import dvc_remote, step
 from components.errors import StepError
 from components.lineage import folder_md5
 from components.params import Params
-from segmodels.data.folder import ClassInfo, DatasetInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo, DatasetInfo
+from segmodels.data.writer import DatasetWriter
 
 
 def dvc(folder: Path, *arguments: str) -> None:

@@ -15,7 +15,8 @@ from components.download.fetch import Fetched, fetch
 from components.errors import StepError
 from components.lineage import folder_md5
 from components.params import Params
-from segmodels.data.folder import ClassInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo
+from segmodels.data.writer import DatasetWriter
 from tests.servers.line import Line
 from tests.servers.swift import Swift
 

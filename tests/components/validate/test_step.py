@@ -20,8 +20,9 @@ from components.errors import StepError
 from components.params import Params
 from components.validate import step, suite
 from segmodels.data import checks
-from segmodels.data.folder import ClassInfo, DatasetError, DatasetInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo, DatasetError, DatasetInfo
 from segmodels.data.scan import scan, strays
+from segmodels.data.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASSES = (ClassInfo("sky", (128, 128, 128)), ClassInfo("road <&>", (128, 64, 128)), ClassInfo("car", (64, 0, 128)))

@@ -27,9 +27,10 @@ from segmodels.data.augment import (
     normalize,
     resize_image,
 )
-from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter, Sample, read_image, read_label
+from segmodels.data.folder import ClassInfo, DatasetError, Sample, read_image, read_label
 from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, same_size, training_loader
 from segmodels.data.targets import take_centers
+from segmodels.data.writer import DatasetWriter
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 

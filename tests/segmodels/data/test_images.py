@@ -93,7 +93,8 @@ def test_pixels_in_flight_are_bounded_and_a_larger_image_goes_alone() -> None:
 
 def test_memory_of_a_validation_does_not_grow_with_threads(tmp_path: Path) -> None:
     """Twelve images of 36 megapixels in as many threads as the pool takes; one of them decoded is 108 MB."""
-    from segmodels.data.folder import ClassInfo, DatasetWriter
+    from segmodels.data.folder import ClassInfo
+    from segmodels.data.writer import DatasetWriter
 
     image, label = np.zeros((6000, 6000, 3), np.uint8), np.zeros((6000, 6000), np.uint8)
     with DatasetWriter(tmp_path / "data", "large", (ClassInfo("a", (1, 2, 3)),), source={"path": "made"}) as writer:

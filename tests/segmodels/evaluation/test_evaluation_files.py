@@ -18,7 +18,8 @@ from sklearn import metrics as sk
 from torch import nn
 
 from segmodels.artifacts.model_folder import ModelConfig, read_config, save_model
-from segmodels.data.folder import ClassInfo, DatasetWriter, read_image, read_label, samples
+from segmodels.data.folder import ClassInfo, read_image, read_label, samples
+from segmodels.data.writer import DatasetWriter
 from segmodels.drift.profile import build_profile
 from segmodels.evaluation import evaluate as evaluation
 from segmodels.evaluation import speed

@@ -15,9 +15,10 @@ from segmodels.artifacts.model_folder import ModelConfig, load_model, save_model
 from segmodels.catalog.registry import model_info
 from segmodels.catalog.weights import CheckpointError
 from segmodels.data.augment import normalize
-from segmodels.data.folder import ClassInfo, DatasetError, DatasetWriter
+from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.loading import Decoded
 from segmodels.data.streets import write_dataset
+from segmodels.data.writer import DatasetWriter
 from segmodels.export import export as exporting
 from segmodels.export import int8
 from segmodels.inference.predictor import Predictor

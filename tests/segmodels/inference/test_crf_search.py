@@ -13,7 +13,8 @@ from torch import Tensor
 
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.cli import main
-from segmodels.data.folder import ClassInfo, DatasetWriter
+from segmodels.data.folder import ClassInfo
+from segmodels.data.writer import DatasetWriter
 from segmodels.inference import crf_search
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import CRFSettings

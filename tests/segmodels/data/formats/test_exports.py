@@ -1,0 +1,155 @@
+"""Folders that tools and competitions give: masks beside images, lists of files, regions in one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmodels.data.folder import DatasetError
+from segmodels.data.formats import find
+from tests.segmodels.data.formats.making import Converted, ids, picture, write
+from tests.segmodels.data.formats.test_tools import SQUARE, names, only
+
+
+def test_masks_beside_their_images_take_roboflows_list_of_classes(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        picture(tmp_path / f"r/{split}/a_jpg.rf.0123.jpg", 1, 3)
+        ids(tmp_path / f"r/{split}/a_jpg.rf.0123_mask.png", [[0, 1, 2]])
+        write(tmp_path / f"r/{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n2, rust\n")
+    read = Converted(tmp_path / "r", tmp_path / "out")
+    assert (read.key, dict(read.info.splits)) == ("side_by_side", {"train": 1, "val": 1})
+    assert read.named("val", read.ids("val")[0]) == [["background", "crack", "rust"]]
+
+
+def test_an_image_beside_others_without_a_mask_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"s/{name}.jpg", 1, 2)
+    ids(tmp_path / "s/a_mask.png", [[0, 255]])
+    with pytest.raises(DatasetError, match=r"b.jpg: has no label; b_mask.png is missing"):
+        Converted(tmp_path / "s", tmp_path / "out")
+    ids(tmp_path / "s/b_mask.png", [[0, 255]])
+    assert Converted(tmp_path / "s", tmp_path / "out").names == ["background", "foreground"]
+
+
+def test_carvanas_gif_masks_are_read_and_views_of_a_car_stay_together(tmp_path: Path) -> None:
+    for car in ("00087a6bd4dc", "0495dcf27283", "0789bed099cb"):
+        for view in ("01", "02"):
+            picture(tmp_path / f"c/train/{car}_{view}.jpg", 1, 2)
+            path = tmp_path / f"c/train_masks/{car}_{view}_mask.gif"
+            path.parent.mkdir(exist_ok=True)
+            mask = Image.fromarray(np.array([[0, 1]], np.uint8))
+            mask.putpalette([0, 0, 0, 255, 255, 255])
+            mask.save(path)
+    read = Converted(tmp_path / "c", tmp_path / "out")
+    assert read.key == "kaggle_masks"
+    assert read.named("train", read.ids("train")[0]) == [["background", "foreground"]]
+    cars = [{i.partition("_")[0] for i in read.ids(split)} for split in read.info.splits]
+    assert sum(map(len, cars)) == len(set.union(*cars)) == 3
+
+
+def test_labelmes_voc_export_takes_its_own_list_of_classes(tmp_path: Path) -> None:
+    root = tmp_path / "v"
+    write(root / "class_names.txt", "_background_\naeroplane\ncar\n")
+    picture(root / "JPEGImages/a.jpg", 1, 4)
+    ids(root / "SegmentationClass/a.png", [[0, 1, 2, 255]], palette=[0, 0, 0, 128, 0, 0])
+    ids(root / "SegmentationObject/a.png", [[0, 1, 1, 255]], palette=[0, 0, 0, 128, 0, 0])
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, names(read)) == ("labelme_voc", [["background", "aeroplane", "car", "-"]])
+    assert read.truth(*only(read), "instances").tolist() == [[0, 1, 1, 0]]
+
+
+def via(root: Path, regions: Any, project: bool = False) -> Path:
+    picture(root / "train/a.jpg", 6, 8)
+    picture(root / "val/a.jpg", 6, 8)
+    entry = {"a.jpg12": {"filename": "a.jpg", "size": 12, "regions": regions, "file_attributes": {}}}
+    content = {"_via_settings": {}, "_via_img_metadata": entry} if project else entry
+    for split in ("train", "val"):
+        write(root / f"{split}/via_region_data.json", json.dumps(content))
+    return root
+
+
+REGION = {
+    "shape_attributes": {
+        "name": "polygon",
+        "all_points_x": [p[0] for p in SQUARE],
+        "all_points_y": [p[1] for p in SQUARE],
+    },
+    "region_attributes": {},
+}
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_via_regions_without_an_attribute_are_objects(tmp_path: Path, project: bool) -> None:
+    """As the well-known balloons have it: `regions` is a mapping there, a list since version 2."""
+    read = Converted(via(tmp_path / "v", {"0": REGION} if not project else [REGION], project), tmp_path / "out")
+    assert (read.key, read.names) == ("via", ["background", "object"])
+    assert dict(read.info.splits) == {"train": 1, "val": 1}
+    assert read.named("train", read.ids("train")[0])[2] == ["background", *["object"] * 4, *["background"] * 3]
+
+
+def test_via_attributes_of_which_none_is_clearly_the_class_are_refused(tmp_path: Path) -> None:
+    region = REGION | {"region_attributes": {"colour": "red", "size": "big"}}
+    with pytest.raises(DatasetError, match="regions have the attributes colour, size; keep the one"):
+        Converted(via(tmp_path / "v", [region]), tmp_path / "out")
+    named = REGION | {"region_attributes": {"class": "cat", "size": "big"}}
+    assert Converted(via(tmp_path / "w", [named]), tmp_path / "out").names == ["background", "cat"]
+
+
+def nnunet(root: Path, labels: dict[str, Any]) -> Path:
+    write(root / "dataset.json", json.dumps({"channel_names": {"0": "R"}, "labels": labels, "file_ending": ".png"}))
+    for case in ("liver_001", "liver_002"):
+        picture(root / f"imagesTr/{case}_0000.png", 1, 3)
+        ids(root / f"labelsTr/{case}.png", [[0, 1, 9]])
+    return root
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "liver": 1, "ignore": 9}, {"0": "background", "1": "liver", "9": "ignore"}]
+)
+def test_nnunet_has_labels_either_way_round(tmp_path: Path, labels: dict[str, Any]) -> None:
+    read = Converted(nnunet(tmp_path / "Dataset001_X", labels), tmp_path / "out")
+    assert read.key == "nnunet"
+    assert read.named("train", read.ids("train")[0]) == [["background", "liver", "-"]]
+
+
+def test_nnunets_regions_and_further_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"dataset.json: .labels. is not a name and a number each"):
+        Converted(nnunet(tmp_path / "a", {"background": 0, "whole": [1, 2]}), tmp_path / "out")
+    root = nnunet(tmp_path / "b", {"background": 0, "liver": 1, "ignore": 9})
+    picture(root / "imagesTr/liver_001_0001.png", 1, 3)
+    with pytest.raises(DatasetError, match=r"liver_001_0001.png: is a second channel"):
+        Converted(root, tmp_path / "out")
+
+
+def test_huggingfaces_imagefolder_pairs_by_its_metadata(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        picture(tmp_path / f"h/{split}/a.jpg", 1, 2)
+        ids(tmp_path / f"h/{split}/masks/x.png", [[0, 255]])
+        row = {"file_name": "a.jpg", "mask_file_name": "masks/x.png"}
+        write(tmp_path / f"h/{split}/metadata.jsonl", json.dumps(row) + "\n")
+    read = Converted(tmp_path / "h", tmp_path / "out")
+    assert (read.key, dict(read.info.splits), read.names[1]) == ("huggingface", {"train": 1, "val": 1}, "foreground")
+    write(tmp_path / "h/train/metadata.jsonl", '{"file_name": "b.jpg", "mask_file_name": "masks/x.png"}\n')
+    with pytest.raises(DatasetError, match=r"train/metadata.jsonl: row 1: b.jpg is not there"):
+        Converted(tmp_path / "h", tmp_path / "out")
+
+
+def test_huggingfaces_classification_folder_is_told_what_is_missing(tmp_path: Path) -> None:
+    picture(tmp_path / "h/train/a.jpg")
+    write(tmp_path / "h/train/metadata.csv", "file_name,text\na.jpg,hello\n")
+    with pytest.raises(DatasetError, match="a column mask_file_name or label_file_name is missing"):
+        find(tmp_path / "h")
+
+
+def test_mmsegmentations_folders_are_read_with_a_list_of_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / f"m/img_dir/{split}/a.jpg", 1, 3)
+        ids(tmp_path / f"m/ann_dir/{split}/a.png", [[0, 1, 255]])
+    write(tmp_path / "m/classes.txt", "road\nsky\n")
+    read = Converted(tmp_path / "m", tmp_path / "out")
+    assert read.named("train", "a") == [["road", "sky", "-"]]
