@@ -13,16 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_architectures_is_the_registrys() -> None:
-    table = (
-        (ROOT / "docs/architectures.md")
-        .read_text()
-        .split("<!-- segmodels list --markdown -->")[1]
-        .split("<!-- end -->")[0]
-        .strip()
-    )
-    command = [sys.executable, "-m", "segmodels.cli", "list", "--markdown"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+@pytest.mark.parametrize(
+    ("page", "command"), [("architectures", "list --markdown"), ("datasets", "dataset layouts --markdown")]
+)
+def test_tables_of_the_docs_are_what_a_command_prints(page: str, command: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text()
+    table = text.split(f"<!-- segmodels {command} -->")[1].split("<!-- end -->")[0].strip()
+    command_line = [sys.executable, "-m", "segmodels.cli", *command.split()]
+    printed = subprocess.run(command_line, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
     assert table == printed
 
 

@@ -104,6 +104,26 @@ def convert_command(
     print(f"{data}: read as {key}, written to {out}: {counts}; {info.num_classes} classes")
 
 
+@dataset.command("export")
+def export_command(
+    data: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    to: Annotated[str, typer.Option(help="coco, yolo, cvat, cityscapes or folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="Class maps named like the images, in place of the labels.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
+) -> None:
+    """Write a dataset folder, or predictions for its images, as annotation tools and other trainers read it."""
+    from segmodels.tasks.semantic.annotations import export
+
+    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise CommandError(f"{out}: exists; choose another --out, or --overwrite")
+    if predictions is not None and not predictions.is_dir():
+        raise CommandError(f"{predictions}: no such folder")
+    print(f"{data}: {export(data, out, to, predictions)} images written to {out} as {to}")
+
+
 def _merged(given: list[str]) -> dict[str, list[str]] | None:
     """Return NEW=OLD,OLD as new class -> the classes that become it."""
     pairs = _pairs("--merge", given, "vehicle=car,bus") or {}
@@ -139,13 +159,19 @@ def detect(
 
 
 @dataset.command()
-def layouts() -> None:
+def layouts(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The tables of docs/datasets.md.")] = False,
+) -> None:
     """List the layouts that are read: public datasets, and exports of labelling tools."""
     from rich.console import Console
     from rich.table import Table
 
     from segmodels.data.formats import layouts as listed
+    from segmodels.data.formats.pages import tables
 
+    if markdown:
+        print(tables())
+        return
     table = Table("layout", "what it is", "classes", "truth", box=None, pad_edge=False)
     for key, layout in listed().items():
         table.add_row(key, layout.title, layout.classes, ", ".join(("labels", *layout.targets)))
