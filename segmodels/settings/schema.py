@@ -11,6 +11,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from segmodels.settings.checks import check, check_finite, make_tuples
+
 Optimizer = Literal["adamw", "adam", "sgd", "rmsprop", "rmsprop_lasagne"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
 PRECISIONS = ("auto", "32", "bf16", "16")
@@ -46,10 +48,11 @@ class AugmentSettings:
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _tuples(self, "scale", "crop")
-        _check(0 < self.scale[0] <= self.scale[1], f"augment.scale is {self.scale}; give (smallest, largest) factor")
-        _check(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
-        _check(0 <= self.color < 1, f"augment.color is {self.color}; it lies in 0..1")
+        check_finite(self, "train.augment")
+        make_tuples(self, "scale", "crop")
+        check(0 < self.scale[0] <= self.scale[1], f"augment.scale is {self.scale}; give (smallest, largest) factor")
+        check(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
+        check(0 <= self.color < 1, f"augment.color is {self.color}; it lies in 0..1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,29 +159,30 @@ class TrainSettings:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        _tuples(self, "stages", "milestones", "image_size")
+        check_finite(self, "train")
+        make_tuples(self, "stages", "milestones", "image_size")
         # YAML and the command line read 32 as a number.
         object.__setattr__(self, "precision", str(self.precision))
-        _check(
+        check(
             self.precision in PRECISIONS, f"train.precision is {self.precision}; it is one of {', '.join(PRECISIONS)}"
         )
         if isinstance(self.augment, Mapping):
             object.__setattr__(self, "augment", AugmentSettings(**self.augment))
         for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every", "iterations"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"train.{name} is {value}; it is at least 1")
+            check(value is None or value >= 1, f"train.{name} is {value}; it is at least 1")
         for name in ("lr", "new_layer_lr", "power", "step_factor", "bias_lr", "max_depth"):
             value = getattr(self, name)
-            _check(value is None or value > 0, f"train.{name} is {value}; it is above 0")
+            check(value is None or value > 0, f"train.{name} is {value}; it is above 0")
         for name in ("momentum", "warmup", "label_smoothing"):
             value = getattr(self, name)
-            _check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
-        _check(self.weight_decay >= 0, f"train.weight_decay is {self.weight_decay}; it is not negative")
-        _check(0 <= self.min_lr <= self.lr, f"train.min_lr is {self.min_lr}; it lies between 0 and train.lr")
+            check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
+        check(self.weight_decay >= 0, f"train.weight_decay is {self.weight_decay}; it is not negative")
+        check(0 <= self.min_lr <= self.lr, f"train.min_lr is {self.min_lr}; it lies between 0 and train.lr")
         rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        _check(rising, f"train.milestones are {self.milestones}; they are updates, each later than the one before")
-        _check(self.workers == "auto" or self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
-        _check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
+        check(rising, f"train.milestones are {self.milestones}; they are updates, each later than the one before")
+        check(self.workers == "auto" or self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
+        check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
         for number in range(len(self.stages)):
             self.stage(number)
 
@@ -193,9 +197,9 @@ class TrainSettings:
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"stages": ()}
         own["augment"] = dataclasses.asdict(self.augment)
         where = f"train.stages: stage {number + 1}"
-        _check(isinstance(options, Mapping), f"{where}: options are no mapping")
+        check(isinstance(options, Mapping), f"{where}: options are no mapping")
         for key in over:
-            _check(key in own and key != "stages", f"{where}: unknown setting '{key}'")
+            check(key in own and key != "stages", f"{where}: unknown setting '{key}'")
         try:
             return TrainSettings(**merge(own, over)), dict(options)
         except (TypeError, ValueError) as error:
@@ -225,10 +229,11 @@ class CRFSettings:
     iterations: int = 10
 
     def __post_init__(self) -> None:
+        check_finite(self, "crf")
         for name in ("bilateral_xy", "bilateral_rgb", "spatial_xy"):
             value = getattr(self, name)
-            _check(value > 0, f"crf.{name} is {value}; a standard deviation is above 0")
-        _check(self.iterations >= 1, f"crf.iterations is {self.iterations}; it is at least 1")
+            check(value > 0, f"crf.{name} is {value}; a standard deviation is above 0")
+        check(self.iterations >= 1, f"crf.iterations is {self.iterations}; it is at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,12 +261,13 @@ class PredictSettings:
     crf: CRFSettings | None = None
 
     def __post_init__(self) -> None:
-        _tuples(self, "scales", "window", "stride", "image_size")
+        check_finite(self, "evaluate")
+        make_tuples(self, "scales", "window", "stride", "image_size")
         if isinstance(self.crf, Mapping):
             object.__setattr__(self, "crf", CRFSettings(**self.crf))
-        _check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
-        _check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
-        _check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
+        check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
+        check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
+        check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PredictSettings:
@@ -271,7 +277,7 @@ class PredictSettings:
             ValueError: A key is none of them, or a value is out of its range.
         """
         for key in values:
-            _check(key in PREDICT_KEYS, f"unknown setting '{key}' of a prediction; known are {', '.join(PREDICT_KEYS)}")
+            check(key in PREDICT_KEYS, f"unknown setting '{key}' of a prediction; known are {', '.join(PREDICT_KEYS)}")
         return cls(**values)
 
     @property
@@ -312,9 +318,9 @@ class EvaluateSettings(PredictSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.max_depth is None or self.max_depth > 0, f"evaluate.max_depth is {self.max_depth}; it is above 0")
-        _check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
-        _check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
+        check(self.max_depth is None or self.max_depth > 0, f"evaluate.max_depth is {self.max_depth}; it is above 0")
+        check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
+        check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,16 +369,3 @@ def _without(stage: Mapping[str, Any], over: Mapping[str, Any], more: Set[str]) 
         elif key not in over and key not in more:
             left[key] = value
     return left
-
-
-def _tuples(settings: Any, *names: str) -> None:
-    """JSON and YAML have lists where settings have tuples."""
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, list):
-            object.__setattr__(settings, name, tuple(value))
-
-
-def _check(good: bool, message: str) -> None:
-    if not good:
-        raise ValueError(message)
