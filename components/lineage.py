@@ -27,7 +27,7 @@ NONE = "none"
 # They change how fast a result is there, not the result.
 NEUTRAL_DATA_KEYS = {"retries", "max_unpacked_gb"}
 # Keys that came with a later release: while they are not set, a hash is what it was.
-LATER_DATA_KEYS = frozenset({"background", "ignore", "classes", "orientation"})
+LATER_DATA_KEYS = frozenset({"background", "ignore", "values", "threshold", "coding", "classes", "orientation"})
 NEUTRAL_TRAIN_KEYS = {"workers", "cache_gb"}
 LATER_SETTINGS = ("max_depth",)  # of training and evaluation, the same
 

@@ -124,6 +124,9 @@ def test_the_settings_hash_follows_what_affects_the_model_and_nothing_else(param
     assert params_hash(changed(params, data={"retries": 1}), "enet") == before
     # What came with a later release is in no hash of those that do not set it.
     assert all("max_depth" not in model_settings(params, "enet")[section] for section in ("train", "evaluate"))
+    coding = {"values", "threshold", "coding", "classes", "orientation", "background", "ignore"}
+    assert not coding & model_settings(params, "enet")["data"].keys()
+    assert params_hash(changed(params, data={"coding": "color"}), "enet") != before
     assert params_hash(changed(params, train={"max_depth": 80}), "enet") != before
     assert params_hash(changed(params, evaluate={"max_depth": 80}), "enet") != before
     models = {"enet": {}, "wide": {"architecture": "unet", "train": {"lr": 0.02}}}
