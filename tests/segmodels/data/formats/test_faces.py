@@ -54,3 +54,47 @@ def test_celebamask_without_labels_is_told_what_is_missing(tmp_path: Path) -> No
     picture(tmp_path / "c/CelebA-HQ-img/0.jpg")
     with pytest.raises(DatasetError, match=r"this is CelebAMask-HQ: .*_skin.png is missing"):
         find(tmp_path / "c")
+
+
+def lapa(root: Path) -> Path:
+    for split in ("train", "val", "test"):
+        picture(root / f"{split}/images/{split}_0.jpg")
+        ids(root / f"{split}/labels/{split}_0.png", [[0, 1, 2], [8, 9, 10]])
+        write(root / f"{split}/landmarks/{split}_0.txt", "106\n1 2\n")
+    return root
+
+
+def test_lapa_is_told_by_its_landmarks_or_its_folders_name(tmp_path: Path) -> None:
+    read = Converted(lapa(tmp_path / "faces"), tmp_path / "out")
+    assert (read.key, read.names[8:]) == ("lapa", ["inner mouth", "lower lip", "hair"])
+    assert read.label("test", "test_0") == [[0, 1, 2], [8, 9, 10]]
+    for name in ("LaPa", "mine"):
+        for path in lapa(tmp_path / name).glob("*/landmarks/*"):
+            path.unlink()
+    assert (find(tmp_path / "LaPa")[0], find(tmp_path / "mine")[0]) == ("lapa", "folder")
+
+
+def test_lapa_refuses_an_id_above_its_last(tmp_path: Path) -> None:
+    ids(lapa(tmp_path / "faces") / "val/labels/val_0.png", [[0, 11, 2], [8, 9, 10]])
+    with pytest.raises(DatasetError, match=r"val_0.png: id 11 at x=1, y=0"):
+        Converted(tmp_path / "faces", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("", ""), ("TrainVal_images", "TrainVal_parsing_annotations/TrainVal_parsing_annotations")],
+)
+def test_lip_is_read_with_and_without_its_upper_folders(tmp_path: Path, images: str, labels: str) -> None:
+    root = tmp_path / "LIP"
+    for split in ("train", "val"):
+        picture(root / images / f"{split}_images/77_{split}.jpg")
+        ids(root / labels / f"{split}_segmentations/77_{split}.png", [[0, 13, 19], [2, 5, 14]])
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.info.num_classes) == ("lip", 20)
+    assert read.named("val", "77_val") == [["Background", "Face", "Right-shoe"], ["Hair", "UpperClothes", "Left-arm"]]
+
+
+def test_lip_without_the_images_of_a_split_is_told_so(tmp_path: Path) -> None:
+    ids(tmp_path / "l/val_segmentations/77_1.png", [[0]])
+    with pytest.raises(DatasetError, match=r"this is LIP.*val_images/ is missing"):
+        find(tmp_path / "l")
