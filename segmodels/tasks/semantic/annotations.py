@@ -175,8 +175,10 @@ def _cvat(info: DatasetInfo, listed: Iterator[tuple[str, Sample, np.ndarray]], o
     count = 0
     for split, sample, label in listed:
         image = _copied(sample, out / "images" / split)
-        size = {"width": str(label.shape[1]), "height": str(label.shape[0])}
-        element = ElementTree.SubElement(root, "image", id=str(count), name=image.name, subset=split, **size)
+        height, width = map(str, label.shape)
+        element = ElementTree.SubElement(
+            root, "image", id=str(count), name=image.name, subset=split, width=width, height=height
+        )
         for class_id, mask, (rows, columns) in _objects(label, info):
             part = mask[rows, columns]
             ElementTree.SubElement(
