@@ -10,7 +10,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from components.params import Params, ParamsError, evaluate_settings, train_settings
+from components.params import Params, evaluate_settings, train_settings
+from components.rules import ParamsError
 from segmodels.catalog.registry import full_size, list_models
 from segmodels.settings.schema import TrainSettings
 

@@ -30,14 +30,14 @@ class Kubernetes:
 
     def __call__(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs kubectl."""
-        options = {
+        usual: dict[str, Any] = {
             "capture_output": True,
             "text": True,
             "timeout": PATIENCE,
             "cwd": ROOT,
             "env": self.environment,
-        } | options
-        done = subprocess.run(["kubectl", *arguments], **options)
+        }
+        done = subprocess.run(["kubectl", *arguments], **{**usual, **options})
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr[-3000:]}"
         return done
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -155,6 +156,10 @@ def test_with_ours_what_is_killed_is_tried_again_where_the_pipeline_asks_for_it(
     assert ended(argo, argo.anew(workflow(f"ours-{task}", task, KILLED, retries))) == ("Failed", attempts)
 
 
+def runs(argo: Kubernetes, name: str) -> bool:
+    return [node["phase"] for node in pods(argo, name)] == ["Running"]
+
+
 def test_a_pod_that_is_lost_is_tried_again_whatever_it_is(argo: Kubernetes):
     ours(argo)
     kinds = {"retried": 2, "plain": 0, "driver": 0}
@@ -163,7 +168,7 @@ def test_a_pod_that_is_lost_is_tried_again_whatever_it_is(argo: Kubernetes):
         name = argo.anew(workflow(f"lost-{task}", task, ["sleep", "40"], count))
         names.append(name)
         # What is gone before Argo has seen it run is made again, as the same attempt.
-        argo.wait(lambda name=name: [node["phase"] for node in pods(argo, name)] == ["Running"])
+        argo.wait(partial(runs, argo, name))
         (pod,) = argo.get("pods", f"--namespace={SPACE}", f"--selector=workflows.argoproj.io/workflow={name}")["items"]
         # As when its node has gone for good: nobody says how it ended.
         argo("delete", "pod", pod["metadata"]["name"], f"--namespace={SPACE}", "--force", "--grace-period=0")

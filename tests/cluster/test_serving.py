@@ -49,7 +49,7 @@ def register(results: Any) -> str:
     history = (folder / "history.csv").read_bytes()
     write_model(folder, 1)
     (folder / "history.csv").write_bytes(history)
-    only = {
+    only: dict[str, Any] = {
         key: value if isinstance(value, Path) else {"unet": value["unet"]} for key, value in results.folders.items()
     }
     done = step.run(results.params, **only, out=Path("outputs/register.json"), lineage=results.lineage)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,11 +76,11 @@ def write_model(folder: Path, key: str, epochs: int = 5) -> None:
     config = {"format": 1, "architecture": key, "options": {}, "backbone": None, "in_channels": 3, "classes": classes}
     config |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "image_size": None}
     (folder / "model.json").write_text(json.dumps({**config, "metrics": {"val_miou": 0.6, "epoch": epochs}}))
-    rows = [["epoch", "step", "lr", "train_loss", "val_loss", "val_miou", "val_pixel_accuracy"]]
+    rows: list[list[Any]] = [["epoch", "step", "lr", "train_loss", "val_loss", "val_miou", "val_pixel_accuracy"]]
     for epoch in range(1, epochs + 1):
         quality = MIOU[key] * (1 - 0.5**epoch)
         # the second epoch was not validated
-        measured = [1.5 / epoch, quality, min(1.0, quality + 0.3)] if epoch != 2 else ["", "", ""]
+        measured: list[Any] = [1.5 / epoch, quality, min(1.0, quality + 0.3)] if epoch != 2 else ["", "", ""]
         rows.append([epoch, epoch * 10, 1e-3 / epoch, 2.0 / epoch, *measured])
     write_rows(folder / "history.csv", rows)
     speed = {"seconds": 12.5, "images_per_second": 40.0, "device": "cpu", "precision": "32"}
@@ -107,7 +108,7 @@ def write_evaluation(folder: Path, key: str) -> None:
     metrics = {"split": "test", "images": 6, "miou": miou, "pixel_accuracy": miou + 0.3, "mean_accuracy": miou + 0.1}
     metrics |= {"fwiou": miou + 0.15, "boundary_f1": miou - 0.1, "ece": 0.05, "per_class": per_class}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    speed = {"parameters": 363_791, "gflops": 1.25, "ms_per_image": 8.5 if key == "enet" else 31.0}
+    speed: dict[str, Any] = {"parameters": 363_791, "gflops": 1.25, "ms_per_image": 8.5 if key == "enet" else 31.0}
     speed |= {"image_size": [48, 64], "device": "cpu", "threads": 1}
     (folder / "speed.json").write_text(json.dumps(speed))
     (folder / "profile.json").write_text(json.dumps({"format": 1, "classes": [c.name for c in CLASSES]}))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from components import code
 from components.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {
+TINY: dict[str, Any] = {
     "data": {"source": "streets", "streets": {"train": 4, "val": 2, "test": 2, "height": 32, "width": 48}},
     "train": {"epochs": 1, "batch_size": 2, "precision": "32"},
     "evaluate": {"crf": {"iterations": 1}},
@@ -58,9 +59,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 def noted(folder: Path) -> dict[str, dict[str, str]]:
     """Step, and its architecture -> file -> hash."""
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): dict(
-            reversed(line.split(" ", 1)) for line in path.read_text().splitlines()
-        )
+        path.relative_to(folder).with_suffix("").as_posix(): {
+            file: digest for digest, file in (line.split(" ", 1) for line in path.read_text().splitlines())
+        }
         for path in folder.rglob("*.txt")
     }
 

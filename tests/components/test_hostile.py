@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def download(source: str, capsys: pytest.CaptureFixture[str], **data: object) ->
     return status, "".join(line for line in lines if not line.startswith("unpacking "))
 
 
-def archive(described: dict, **more: bytes) -> None:
+def archive(described: dict[str, Any], **more: bytes) -> None:
     """`data.zip` with a dataset folder three levels down."""
     whole = {"name": "x", "classes": [{"name": "a", "color": [1, 2, 3]}], "splits": {"train": 1}} | described
     with zipfile.ZipFile("data.zip", "w") as file:
@@ -73,7 +74,7 @@ def files_outside(here: Path) -> list[str]:
     return [str(p.relative_to(top)) for p in top.rglob("*") if p.is_file() and not p.is_relative_to(here)]
 
 
-DESCRIBED = {
+DESCRIBED: dict[str, tuple[dict[str, Any], str]] = {
     "target out": ({"targets": ["../../../pwned"]}, "target '../../../pwned' points out of the folder"),
     "absolute target": ({"targets": ["/pwned"]}, "target '/pwned' points out of the folder"),
     "hidden target": ({"targets": [".ssh"]}, "target '.ssh' begins with a dot"),
@@ -268,7 +269,7 @@ def test_the_download_cache_shares_no_file_with_the_dataset() -> None:
     assert {p.stat().st_nlink for p in found} == {1}
 
 
-def tar(*members: tuple[str, int, str, bytes]) -> Path:
+def tar(*members: tuple[str, bytes, str, bytes]) -> Path:
     with tarfile.open("a.tar", "w") as file:
         for name, kind, linkname, content in members:
             info = tarfile.TarInfo(name)

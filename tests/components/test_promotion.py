@@ -56,8 +56,9 @@ def test_what_did_not_pass_the_gate_is_promoted_by_force_alone_and_the_trail_say
         promote(store, NAME, "3", why="hurry")
     assert champion(store) is None and trail(store, NAME) == []
     move = promote(store, NAME, "3", why="hurry", force=True)
-    assert move.forced and move.skipped_gate and champion(store) == "3"
-    assert not promote(store, NAME, "4", why="proper", force=True).forced
+    assert move and move.forced and move.skipped_gate and champion(store) == "3"
+    move = promote(store, NAME, "4", why="proper", force=True)
+    assert move and not move.forced
 
 
 def test_rolling_back_goes_back_step_by_step_and_not_in_circles(store: Store) -> None:
@@ -92,7 +93,7 @@ def test_an_alias_that_was_set_elsewhere_is_noticed_once(store: Store) -> None:
     assert notice(store, NAME) is None
     store.client.set_registered_model_alias(NAME, "champion", "3")
     move = notice(store, NAME)
-    assert (move.kind, move.who, move.source, move.target, move.gate) == (
+    assert move and (move.kind, move.who, move.source, move.target, move.gate) == (
         "elsewhere", "unknown", "1", "3", "worse than the champion",
     )  # fmt: skip
     assert notice(store, NAME) is None
@@ -142,7 +143,8 @@ def test_a_promotion_that_died_before_its_entry_looks_like_one_made_elsewhere(st
         with pytest.raises(KeyboardInterrupt):
             promote(store, NAME, "1", why="first")
     assert champion(store) == "1" and trail(store, NAME) == []
-    assert notice(store, NAME).target == "1"
+    move = notice(store, NAME)
+    assert move and move.target == "1"
 
 
 @pytest.mark.parametrize("why", ["", "  \n", "x" * 1001])
@@ -153,7 +155,8 @@ def test_a_reason_is_needed(why: str, store: Store) -> None:
 
 def test_the_user_of_mlflow_signs_where_one_is_set(store: Store, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
-    assert promote(store, NAME, "1", why="first").who == "ada"
+    move = promote(store, NAME, "1", why="first")
+    assert move and move.who == "ada"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_the_user_of_mlflow_signs_where_one_is_set(store: Store, monkeypatch) ->
     ],
 )
 def test_the_way_back_forgets_what_was_taken_back(moves: str, stack: str) -> None:
-    kinds = {"p": "promote", "r": "rollback"}
+    kinds: dict[str, promotion.Kind] = {"p": "promote", "r": "rollback"}
     trail_ = [Move(kinds[m[0]], "ada", "", None, m[1], "", "passed") for m in moves.split()]
     assert champions(trail_) == stack.split()
 

@@ -32,7 +32,9 @@ def register(results: Any, always: int) -> str:
     history = (folder / "history.csv").read_bytes()
     write_model(folder, always)
     (folder / "history.csv").write_bytes(history)
-    only = {k: v if k in ("data", "validation") else {"unet": v["unet"]} for k, v in results.folders.items()}
+    only: dict[str, Any] = {
+        k: v if k in ("data", "validation") else {"unet": v["unet"]} for k, v in results.folders.items()
+    }
     done = step.run(results.params, **only, out=Path("outputs/register.json"), lineage=results.lineage)
     return str(done.versions[0].version)
 

@@ -9,9 +9,10 @@ import pytest
 
 from components import tracking
 from components.lineage import collect
+from components.lock import project_folder
 from components.metric_names import finite, mlflow_names
 from components.params import Params
-from components.tracking import MODEL_TAG, Store, project_folder, public_uri, tracking_uri
+from components.tracking import MODEL_TAG, Store, public_uri, tracking_uri
 from components.train.run_logger import RunLogger
 from tests.servers import ports
 

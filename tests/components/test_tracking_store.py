@@ -6,7 +6,8 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,7 +84,7 @@ def test_a_write_that_another_process_made_fail_is_tried_five_times(away: Store,
 
 def test_between_tries_it_waits_long_enough_for_the_other(away: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(tracking.time, "sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setattr(tracking, "PAUSE", (0.5, 2.0))
     away.write(Failing(UNIQUE, 4))
     assert len(slept) == 4 and all(0.5 <= seconds <= 2 for seconds in slept) and len(set(slept)) > 1
@@ -93,7 +94,7 @@ def test_what_is_gone_already_is_withdrawn_and_what_stays_is_tried_three_times(
     away: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(tracking.time, "sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     gone = Failing(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST), 9)
     away._withdraw(gone, "x", "y")
     assert gone.calls == [(("x", "y"), {})] and not slept
@@ -295,7 +296,12 @@ def test_what_a_run_holds_is_not_logged_again(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(tracking, "BATCH", 2)
     sent: list[Any] = []
     real = store.client.log_batch
-    monkeypatch.setattr(store.client, "log_batch", lambda *a, **k: (sent.append(k), real(*a, **k)))
+
+    def log_batch(*args: Any, **named: Any) -> Any:
+        sent.append(named)
+        return real(*args, **named)
+
+    monkeypatch.setattr(store.client, "log_batch", log_batch)
     made = store.create_run("logs", {})
     begun = made.latest
     made.log_steps({1: {"a": 1.0, "b": 2.0}, 2: {"a": 3.0}})
@@ -367,9 +373,13 @@ def test_files_texts_and_data_of_a_run(store: Store, tmp_path: Path) -> None:
 def test_a_run_ends_once_and_may_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = store.create_run("states", {})
     calls: list[Any] = []
+
+    def counted(name: str, real: Callable[..., Any], *args: Any) -> Any:
+        calls.append(name)
+        return real(*args)
+
     for name in ("update_run", "set_terminated"):
-        real = getattr(store.client, name)
-        monkeypatch.setattr(store.client, name, lambda *a, name=name, real=real: (calls.append(name), real(*a)))
+        monkeypatch.setattr(store.client, name, partial(counted, name, getattr(store.client, name)))
     for status in ("RUNNING", "FINISHED", "FINISHED", "RUNNING", "FAILED", "KILLED"):
         made.set_status(status)
         assert store.client.get_run(made.id).info.status == status
@@ -401,7 +411,8 @@ def test_versions_aliases_and_their_descriptions(store: Store) -> None:
     assert store.alias("nets", "champion") == "2"
     store.set_alias("nets", "champion", None)
     store.set_alias("nets", "champion", None)
-    assert store.alias("nets", "champion") is None and store.registered("nets").name == "nets"
+    nets = store.registered("nets")
+    assert store.alias("nets", "champion") is None and nets is not None and nets.name == "nets"
     with pytest.raises(TrackingError):
         store.find("models:/nets@champion")
     store.update_version(other, {"gate": "passed"}, "a model")
@@ -419,7 +430,7 @@ def test_of_two_that_create_a_run_at_once_each_yields_until_one_is_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(tracking.time, "sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     tags = {**TAGS, "params.hash": "race"}
     made = store.only_run("race", tags, lambda: store.runs(tags))
     assert SETTLING not in made.tags and not slept

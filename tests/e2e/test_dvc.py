@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
@@ -67,7 +68,7 @@ class Project:
         params = yaml.safe_load((self.root / "params.yaml").read_text())
         (self.root / "params.yaml").write_text(yaml.safe_dump({**params, **sections}, sort_keys=False))
 
-    def would_run(self) -> set[str]:
+    def would_run(self) -> builtins.set[str]:
         return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", "--dry").stdout))
 
 

@@ -222,7 +222,8 @@ def test_the_champion_is_served_by_the_image_of_the_steps_with_probes_and_time_t
 def test_the_options_of_the_served_container_are_those_of_the_command_line(overlay):
     from typer.main import get_command
 
-    from segmodels.cli import app
+    import segmodels.cli  # noqa: F401, which registers the commands
+    from segmodels.cli.common import app
 
     command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
     known = {name for parameter in command.params for name in parameter.opts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,6 +58,10 @@ def without(resources: Resources, kind: str, name: str) -> None:
     resources.remove(find(resources, kind, name))
 
 
+def with_image(resources: Resources, image: str) -> None:
+    container(resources).update(image=image)
+
+
 def drop(mapping: dict[str, Any], *keys: str) -> None:
     for key in keys:
         del mapping[key]
@@ -93,7 +98,7 @@ BROKEN: dict[policy.Rule, list[tuple[Callable[[Resources], Any], str]]] = {
         (lambda r: drop(container(r)["securityContext"], "capabilities"), "keeps capabilities"),
     ],
     policy.images: [
-        (lambda r, image=image: container(r).update(image=image), "image")
+        (partial(with_image, image=image), "image")
         for image in (
             "mlflow",
             "mlflow:latest",

@@ -89,7 +89,8 @@ def test_the_attempts_of_recorded_runs_are_told_apart():
     assert pod_.pod == "segmentation-nbdmc-retry-system-container-impl-218565502"
     (other,) = task(whole, "train-segnet-basic").attempts
     assert other.node == "segmentation-nbdmc-3840298965"
-    assert task(whole, "register").elapsed and task(whole, "register").elapsed.total_seconds() == 267
+    elapsed = task(whole, "register").elapsed
+    assert elapsed and elapsed.total_seconds() == 267
 
 
 @needs_kubeflow
@@ -123,7 +124,11 @@ def test_the_runs_of_these_tests_have_the_shape_of_the_recorded():
 @pytest.mark.parametrize("older", [True, False])
 def test_a_task_is_told_with_its_attempts_and_why(at: Server, older: bool, capsys):
     at.older = older
-    tasks = {"download": [("Succeeded", "")], "validate": "cached", "train_unet": [OUT_OF_MEMORY, WAITS]}
+    tasks: dict[str, Any] = {
+        "download": [("Succeeded", "")],
+        "validate": "cached",
+        "train_unet": [OUT_OF_MEMORY, WAITS],
+    }
     at.runs["r1"] = [kubeflow.run("RUNNING", **tasks)]
     assert main(["status", "r1"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -151,7 +156,7 @@ def test_status_cuts_nothing_and_speaks_json(at: Server, capsys, monkeypatch):
 
 
 def test_watching_tells_each_attempt_and_ends_with_the_task_that_failed_and_its_last_lines(at: Server, capsys):
-    before = {"download": [("Succeeded", "")], "validate": [("Succeeded", "")]}
+    before: dict[str, Any] = {"download": [("Succeeded", "")], "validate": [("Succeeded", "")]}
     at.runs["r1"] = [
         kubeflow.run("RUNNING", **before, train_unet=[WAITS]),
         kubeflow.run("RUNNING", **before, train_unet=[("Running", "")]),
@@ -266,7 +271,8 @@ def test_where_there_is_no_log_it_is_said_and_is_an_error(at: Server, arguments:
 
 def test_a_pipeline_of_forty_arms_is_read_within_a_poll(at: Server):
     """Only the names that can be there are hashed: a run of 40 arms has 600 nodes."""
-    described, _ = kubeflow.run("RUNNING", **{f"train_{n}": [("Succeeded", "")] for n in range(80)})
+    trainings: dict[str, Any] = {f"train_{n}": [("Succeeded", "")] for n in range(80)}
+    described, _ = kubeflow.run("RUNNING", **trainings)
     hashed = 0
     plain = runs._hash
 

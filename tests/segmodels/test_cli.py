@@ -115,8 +115,13 @@ def test_list_prints_known_milliseconds_and_leaves_unknown_ones_empty(
 def test_list_measures_on_this_machine_where_asked_to(
     run: Run, two_known: dict[str, figures.Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    monkeypatch.setattr(speed, "street_milliseconds", lambda name, classes: asked.append((name, classes)) or 7.4)
+    asked: list[tuple[str, int]] = []
+
+    def milliseconds(name: str, classes: int) -> float:
+        asked.append((name, classes))
+        return 7.4
+
+    monkeypatch.setattr(speed, "street_milliseconds", milliseconds)
     _, _, *rows = _cells(run("list", "--markdown", "--time")[1])
     assert asked == [("enet", 11), ("segnet_basic", 11)]
     assert [row[-1] for row in rows] == ["7", "7"]
@@ -273,7 +278,8 @@ def test_predict_goes_on_past_what_cannot_be_read(run: Run, dataset: Path, model
     from segmodels.inference.predictor import Predictor
 
     assert np.array_equal(read_label(out / "a.png"), Predictor(model, "cpu").predict(image))
-    assert Image.open(out / "a.png").getpalette()[:9] == [c for entry in config.palette for c in entry]
+    palette = Image.open(out / "a.png").getpalette()
+    assert palette is not None and palette[:9] == [c for entry in config.palette for c in entry]
 
 
 def test_predict_options_change_what_is_written(run: Run, dataset: Path, model: Path, tmp_path: Path) -> None:

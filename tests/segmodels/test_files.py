@@ -43,7 +43,7 @@ ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 MERGES = "a0: &a0 {k0: 1, k1: 1}\n" + "".join(
     f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}, z: *a{i - 1}}}\n" for i in range(1, 40)
 )
-YAML = {
+YAML: dict[str, tuple[str | bytes, str]] = {
     "aliases": (ALIASES, "has more than 100000 values, its aliases written out"),
     "merges": (MERGES, "has more than 100000 values, its aliases written out"),
     "circle": ("a: &a [*a]", "the alias \\*a lies in what it stands for"),
@@ -84,7 +84,7 @@ def test_aliases_are_allowed_as_long_as_they_stay_small(tmp_path: Path) -> None:
     assert files.read_yaml(path) == {"base": {"lr": 0.1}, "a": {"lr": 0.1, "n": 2}, "b": {"lr": 0.1}}
 
 
-JSON = {
+JSON: dict[str, tuple[str | bytes, str]] = {
     "deep": ("[" * 100_000, "is nested more than 64 deep"),
     "deep but read": ('{"a":' * 500 + "1" + "}" * 500, "is nested more than 64 deep"),
     "binary": (b"\xff\xd8\xff", "is not text in UTF-8"),

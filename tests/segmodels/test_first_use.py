@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_the_public_names_are_there_and_listing_imports_no_network() -> None:
     code = "import sys, segmodels; print(len(segmodels.list_models()), sorted({m.split('.')[0] for m in sys.modules}"
     code += " & {'torch', 'numpy', 'PIL', 'timm'}), [m for m in sys.modules if m.startswith('segmodels.models')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "41 [] []\n"
+    assert done.stdout == "42 [] []\n"
     for name in segmodels.__all__:
         assert getattr(segmodels, name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
@@ -251,7 +252,7 @@ def test_a_predictor_takes_what_people_have(predictor: Predictor, tmp_path: Path
     assert set(np.unique(expected)) == {0, 1}
     Image.fromarray(pixels).save(tmp_path / "a.png")
     alpha = np.dstack([pixels, np.full((40, 50), 7, np.uint8)])
-    given = {
+    given: dict[str, Any] = {
         "str": str(tmp_path / "a.png"),
         "path": tmp_path / "a.png",
         "pillow": Image.fromarray(pixels),

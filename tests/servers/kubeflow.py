@@ -155,7 +155,7 @@ def _detail(node: Node) -> dict[str, Any]:
 
 
 def _status(node: Node) -> dict[str, Any]:
-    told = {"name": node.name, "displayName": node.display, "type": node.kind, "phase": node.phase}
+    told: dict[str, Any] = {"name": node.name, "displayName": node.display, "type": node.kind, "phase": node.phase}
     told |= {"startedAt": _time(node.began), "finishedAt": None if node.ended is None else _time(node.ended)}
     return told | ({"message": node.message} if node.message else {})
 

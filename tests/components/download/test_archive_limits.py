@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -26,7 +26,7 @@ from components.errors import StepError
 Content = bytes | tuple[bytes, str]  # a file's bytes, or a kind and what it points to
 
 
-def tar(path: Path, mode: str = "w", **members: Content) -> Path:
+def tar(path: Path, mode: Literal["w", "w:gz"] = "w", /, **members: Content) -> Path:
     """A tar; names are given with `__` for `/`."""
     with tarfile.open(path, mode) as file:
         for name, content in members.items():
@@ -268,7 +268,7 @@ def test_names_stand_once_and_below_folders_alone(tmp_path: Path) -> None:
             return str(error).partition("member ")[2]
         return ""
 
-    folder = {"is_folder": True}
+    folder: dict[str, Any] = {"is_folder": True}
     assert judged(member("a/b"), member("a/b")) == "'a/b' stands in it twice"
     assert judged(member("a/b"), member("a")) == "'a' stands in it twice"
     assert judged(member("a", **folder), member("a")) == "'a' stands in it twice"

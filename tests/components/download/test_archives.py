@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,9 +16,10 @@ from components.download.archives import unpack
 from components.errors import StepError
 
 LIMIT = 10**9
+Mode = Literal["w", "w:", "w:gz", "w:bz2", "w:xz"]
 
 
-def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> Path:
+def make_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: Mode = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for info, data in members:
             info.size = len(data) if info.isreg() else 0
@@ -52,7 +54,7 @@ def zip_link(path: Path, name: str, target: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["zip", "w:", "w:gz", "w:bz2", "w:xz"])
-def test_every_kind_of_archive_is_told_by_its_content(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_archive_is_told_by_its_content(tmp_path: Path, kind: Mode | Literal["zip"]) -> None:
     path = tmp_path / "whatever"
     if kind == "zip":
         make_zip(path, ("a/", b""), ("a/b.txt", b"hello"), ("__MACOSX/a/._b.txt", b"junk"))
@@ -221,7 +223,7 @@ def test_a_link_inside_the_archive_becomes_the_file_that_it_means(
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz", "zip"])
-def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path, mode: str) -> None:
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path, mode: Mode | Literal["zip"]) -> None:
     import random
 
     noise = random.Random(0).randbytes(200_000)

@@ -15,7 +15,9 @@ from components.errors import StepError
 from components.lineage import params_hash
 from components.params import Params
 from components.register import step
-from components.register.card import LONGEST
+from components.register.card import LONGEST, Card
+from components.register.gate import Gate, decide
+from components.register.trained import read_model
 from components.tracking import Store
 from segmodels.artifacts.model_folder import ModelConfig, save_model
 from segmodels.data.folder import ClassInfo, DatasetInfo
@@ -269,11 +271,11 @@ def test_an_evaluation_without_counts_is_named(results):
 
 
 def card(results, key: str = "unet", **changes):
-    model = step.read_model(key, results.models[key], results.evaluations[key])
-    gate = step.Gate.of(results.params)
+    model = read_model(key, results.models[key], results.evaluations[key])
+    gate = Gate.of(results.params)
     facts = {
         "model": model,
-        "decision": step.decide(gate, model.metrics, model.measured, None),
+        "decision": decide(gate, model.metrics, model.measured, None),
         "dataset": json.loads((results.data / "dataset.json").read_text()),
         "validation": json.loads((results.validation / "validation.json").read_text()),
         "tags": results.lineage.tags(key),
@@ -282,7 +284,7 @@ def card(results, key: str = "unet", **changes):
         "version": "7",
         "gate": gate,
     }
-    return step.Card(**{**facts, **changes})
+    return Card(**{**facts, **changes})
 
 
 def test_the_card_says_what_a_decision_needs(results):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from components.params import Params, ParamsError
+from components.params import Params
+from components.promotion import PASSED
 from components.register.gate import (
-    PASSED,
     Champion,
     Gate,
     Measured,
@@ -21,7 +22,7 @@ from components.register.gate import (
     measured_on,
     percent,
 )
-from components.rules import Rule
+from components.rules import ParamsError, Rule
 from segmodels.evaluation.compare import Comparison, Difference
 from segmodels.tasks.per_image import PerImage
 from segmodels.tasks.semantic import MIOU
@@ -43,10 +44,11 @@ def measured(*iou: float, boundary: float = 0.5, ece: float = 0.03, noise: float
     return Measured(PerImage(ids, np.array(NAMES), counts), {**SPEED, **speed})
 
 
-CHAMPION = Champion("3", "unet", measured(0.8, 0.7, 0.3))
+BEFORE = measured(0.8, 0.7, 0.3)
+CHAMPION = Champion("3", "unet", BEFORE)
 
 
-def gate(rules: dict[str, dict[str, float]] | None = None, **settings: float) -> Gate:
+def gate(rules: dict[str, dict[str, float]] | None = None, **settings: Any) -> Gate:
     """What these settings ask: `register.rules`, and others of `register`."""
     return Gate.of(Params.parse({"models": {"unet": {}}, "register": {"rules": rules or {}, **settings}}))
 
@@ -94,7 +96,7 @@ def test_a_rule_of_an_earlier_release_is_refused_with_the_line_that_says_the_sam
     former: str, value: float, figure: str, rule: str
 ) -> None:
     with pytest.raises(ParamsError, match=rf"^params: register\.{former} is a rule of its figure now; ") as caught:
-        gate(**{former: value})
+        gate(None, **{former: value})
     line = re.search("`(rules: .*)`", str(caught.value))
     assert line is not None
     rules = yaml.safe_load(line[1])["rules"]
@@ -134,7 +136,7 @@ def test_a_worse_model_is_refused_with_the_difference_and_its_interval() -> None
 
 
 def test_an_equal_model_is_no_significant_difference_and_does_not_pass() -> None:
-    for equal in (CHAMPION.measured, measured(0.8, 0.7, 0.3, seed=1)):
+    for equal in (BEFORE, measured(0.8, 0.7, 0.3, seed=1)):
         reason = against(equal).reason
         assert reason.startswith("no significant difference from the champion (version 3) on 40 images: mIoU ")
 
@@ -300,7 +302,7 @@ def test_a_decision_names_the_champion_and_every_class() -> None:
     floors = against(measured(0.5, 0.1, 0.1, noise=0.0), rules={"iou/*": {"floor": 0.2}})
     assert floors.reason == "IoU below register.rules.iou/*.floor, 20.0 %: sky 10.0 %, pole 10.0 %"
     apart = Champion("3", "unet", obstacle="it has other classes")
-    for decision, champion in ((floors, CHAMPION), (against(CHAMPION.measured), CHAMPION)):
+    for decision, champion in ((floors, CHAMPION), (against(BEFORE), CHAMPION)):
         assert decision.champion is champion
     assert against(measured(0.9, 0.9, 0.9), apart).champion is apart
     reason = against(measured(0.7, 0.6, 0.3, noise=0.0)).reason

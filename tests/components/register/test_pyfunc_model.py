@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def registered(module_results) -> Path:
     model = create_model("enet", 3)
     save_model(folder, ModelConfig("enet", classes), model.state_dict())
     (folder / "history.csv").write_bytes(history)
-    only = {
+    only: dict[str, Any] = {
         name: value if name in ("data", "validation") else {"unet": value["unet"]}
         for name, value in results.folders.items()
     }

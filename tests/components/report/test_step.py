@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,11 @@ def registered(challenger: str | None = "unet", champion: str | None = None) -> 
         },
     ]
     tags = {"params.hash": "0123456789abcdef", "git.commit": "c0ffee", "dvc.data.md5": "ab.dir", "image.digest": "none"}
-    content = {"experiment": "segmentation", "tracking_uri": "sqlite:///mlflow.db", "model_name": "segmentation"}
+    content: dict[str, Any] = {
+        "experiment": "segmentation",
+        "tracking_uri": "sqlite:///mlflow.db",
+        "model_name": "segmentation",
+    }
     content |= {
         "versions": versions,
         "challenger": challenger,

@@ -132,7 +132,12 @@ def test_what_an_earlier_attempt_has_left_is_ended_before_anything_is_started(
         cluster.deleted = []
         started: list[int | None] = []
         real = cluster.create
-        monkeypatch.setattr(cluster, "create", lambda *made: (started.append(pod.poll()), real(*made)))
+
+        def create(*made: Any) -> Any:
+            started.append(pod.poll())
+            return real(*made)
+
+        monkeypatch.setattr(cluster, "create", create)
         train(data, tmp_path / "second", monkeypatch)
     assert started == [-signal.SIGTERM] * 2, "its pods are gone before the next are there"
     assert f"TrainJob {name}: an earlier attempt of this training is removed first" in capsys.readouterr().out
@@ -147,7 +152,7 @@ def test_what_an_earlier_attempt_has_finished_after_its_step_was_gone_is_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainjob.launch, "outcome", gone)
+        patch.setattr("segmodels.training.launch.outcome", gone)
         train(data, tmp_path / "model", monkeypatch)
     cluster.objects = {}
     assert train(data, tmp_path / "model", monkeypatch) == whole

@@ -63,7 +63,7 @@ def test_crops_are_windows_of_the_image_and_each_is_as_likely() -> None:
 
 
 def test_without_a_crop_the_image_keeps_its_size_and_a_mirror_image_is_made_as_often_as_asked() -> None:
-    flips = Counter()
+    flips: Counter[float] = Counter()
     for seed in range(400):
         for probability in (0.0, 0.25, 1.0):
             pixels, label = augmented((5, 7), seed, flip=probability)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segmodels.data.folder import DatasetError, read_image, read_label
-from segmodels.data.formats.coding import read_raw
+from segmodels.data.formats.raw_labels import read_raw
 from segmodels.data.images import PixelBudget, TooManyPixelsError, open_image, upright_size
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n(touched) (w) file closefile\nshowpage\n"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from segmodels.data.streets.layout import make_scene
 from segmodels.data.streets.render import FRAMES_PER_SECOND, camera_at
 from segmodels.data.streets.scene import KERB_HEIGHT
 
-SIZE = {"height": 120, "width": 160}
+SIZE: dict[str, Any] = {"height": 120, "width": 160}
 
 
 def digest(frame: Frame) -> str:
@@ -216,6 +217,7 @@ def test_the_folder_is_complete_and_reads_back(tmp_path: Path) -> None:
             assert np.array_equal(read_image(sample.image), frame.image)
             assert np.array_equal(read_label(sample.label), frame.label)
             folder = tmp_path / "streets" / split
+            assert frame.instances is not None
             assert np.array_equal(np.asarray(Image.open(folder / "instances" / f"{sample.id}.png")), frame.instances)
             depth = np.asarray(Image.open(folder / "depth" / f"{sample.id}.png")) / 100
             assert frame.depth is not None and frame.normals is not None

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from segmodels.evaluation import evaluate as evaluation
 from segmodels.evaluation import speed
 from segmodels.evaluation.evaluate import Quality, evaluate
 from segmodels.inference.predictor import Predictor
+from segmodels.runtime import Turn, turn
 from segmodels.settings.schema import EvaluateSettings
 from segmodels.tasks import get_task
 from segmodels.tasks.base import Prediction
@@ -115,7 +117,7 @@ def batched(items: Iterator[int]) -> Iterator[tuple[int, ...]]:
 
 def valid(frames: list[Frame]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth, prediction and confidence of all pixels that count."""
-    columns = [np.concatenate([frame[k][frame[1] != 255].ravel() for frame in frames]) for k in (1, 2, 3)]
+    columns = [np.concatenate([maps[k][maps[0] != 255] for _, *maps in frames]) for k in range(3)]
     return columns[0], columns[1], columns[2]
 
 
@@ -234,11 +236,18 @@ def test_speed_is_that_of_the_first_image_with_all_that_is_averaged(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     timed: list[Any] = []
-    monkeypatch.setattr(
-        evaluation, "prediction_milliseconds", lambda *given: timed.append(given) or 12.34567, raising=True
-    )
     sized: list[Any] = []
-    monkeypatch.setattr(evaluation, "gflops", lambda config, size: sized.append((config, size)) or 1.23456)
+
+    def milliseconds(*given: Any) -> float:
+        timed.append(given)
+        return 12.34567
+
+    def gflops(*given: Any) -> float:
+        sized.append(given)
+        return 1.23456
+
+    monkeypatch.setattr(evaluation, "prediction_milliseconds", milliseconds)
+    monkeypatch.setattr(evaluation, "gflops", gflops)
     settings = EvaluateSettings(flip=True, batch_size=3, image_size=(32, 64))
     for how, size in ((settings, [32, 64]), (EvaluateSettings(), [40, 48])):
         evaluate(trained, data, tmp_path / "out", how, device="cpu")
@@ -287,8 +296,12 @@ class Clock:
 
 def test_times_are_the_median_of_what_comes_after_two_warm_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, turns = [90.0, 80.0, 0.004, 0.001, 0.5, 0.002, 0.003, 0.02, 0.001], list[str]()
-    real_turn = speed.turn
-    monkeypatch.setattr(speed, "turn", lambda device: turns.append(device) or real_turn(device))
+
+    def counted(device: str) -> AbstractContextManager[Turn]:
+        turns.append(device)
+        return turn(device)
+
+    monkeypatch.setattr(speed, "turn", counted)
 
     class Network(nn.Module):
         def __init__(self, clock: Clock) -> None:

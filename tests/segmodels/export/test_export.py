@@ -222,6 +222,7 @@ def test_int8_is_measured_against_float_and_carries_its_figures(trained: tuple[P
     out = tmp_path / "small.onnx"
     result = int8.export_int8(source, out, data)
     assert (result.images, result.calibration_images) == (3, 8)
+    assert result.figure is not None and result.figure_float is not None
     assert result.figure_float > 0.5
     assert abs(result.figure - result.figure_float) < 0.1
     assert result.agreement > 0.95

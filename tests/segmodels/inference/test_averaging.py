@@ -199,7 +199,12 @@ def test_weights_and_images_lie_in_channels_last_order_and_wait_for_their_turn(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, turns, batches = Predictor(folder, "cpu", fused=True), list[str](), list[Tensor]()
-    monkeypatch.setattr(module, "turn", lambda device: turns.append(device) or nullcontext())
+
+    def turn(device: str) -> nullcontext[None]:
+        turns.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(module, "turn", turn)
     predictor.model.register_forward_pre_hook(lambda _, given: batches.append(given[0]))
     predictor.predict_batch([noise(40, 48)])
     predictor.batch_maps([noise(40, 48)])

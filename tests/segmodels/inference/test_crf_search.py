@@ -16,7 +16,7 @@ from segmodels.cli import main
 from segmodels.data.folder import ClassInfo
 from segmodels.data.writer import DatasetWriter
 from segmodels.inference import crf_search
-from segmodels.inference.predictor import Predictor
+from segmodels.inference.predictor import AnyImage, Predictor
 from segmodels.settings.schema import CRFSettings
 
 CLASSES = (ClassInfo("ground", (120, 80, 40)), ClassInfo("box", (200, 30, 30)))
@@ -56,7 +56,8 @@ def run(*args: object) -> int:
 class Noisy(Predictor):
     """The truth, seen through a strong noise: what a CRF is good against."""
 
-    def maps(self, image: np.ndarray) -> Tensor:
+    def maps(self, image: AnyImage) -> Tensor:
+        assert isinstance(image, np.ndarray)
         truth = torch.from_numpy(image[..., 0] > 150).float()
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
         return torch.stack([-(truth - 0.5) + noise, truth - 0.5 + noise.flip(0)]).softmax(0)

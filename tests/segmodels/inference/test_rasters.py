@@ -190,10 +190,15 @@ def test_a_raster_of_one_value_is_no_bomb(tmp_path: Path) -> None:
     with rasterio.open(path, "w", width=8192, height=6144, **options) as target:
         target.write(np.zeros((1, 6144, 8192), np.uint8))
     assert is_raster(path)
-    seen = []
+    seen: list[int] = []
+
+    def plain(image: np.ndarray) -> np.ndarray:
+        seen.append(image.size)
+        return np.zeros(image.shape[:2], np.uint8)
+
     predict_raster(
         path,
-        lambda image: seen.append(image.size) or np.zeros(image.shape[:2], np.uint8),
+        plain,
         SEMANTIC,
         [(0, 0, 0)],
         masks=tmp_path / "ids.tif",

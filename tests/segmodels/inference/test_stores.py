@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,14 @@ def test_an_upload_that_fails_leaves_neither_an_object_nor_its_parts(
     large = tmp_path / "large.bin"
     large.write_bytes(bytes(20 << 20))
     store = Store(f"s3://{bucket.name}/out")
-    read = stores.shutil.copyfileobj
+    read = shutil.copyfileobj
 
     def cut(source: Any, target: Any, length: int) -> None:
         read(io.BytesIO(source.read(17 << 20)), target, length)
         raise OSError("the disk went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores.shutil, "copyfileobj", cut)
+        patch.setattr(shutil, "copyfileobj", cut)
         with pytest.raises(RemoteError, match=r"out/large\.bin: the disk went away"):
             store.put(large, "large.bin")
     assert keys(bucket) == []

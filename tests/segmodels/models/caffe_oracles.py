@@ -488,7 +488,7 @@ score   interp conv6 zoom=8
 def pspnet(name: str, backbone: str, units: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     model = randomised(create_model(name, 6, backbone=backbone, stride_in_1x1=True, aux=False))
     body = "backbone.body"
-    modules = {}
+    modules: dict[str, str] = {}
     for i, layer in enumerate(("conv1_1_3x3_s2", "conv1_2_3x3", "conv1_3_3x3")):
         modules |= {
             layer: f"{body}.conv1.{3 * i}",

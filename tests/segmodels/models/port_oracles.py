@@ -304,7 +304,7 @@ def enet(name: str, stage: str = "full") -> tuple[Tensor, Tensor]:
         y = relu(w.bn(y, f"{at}.branch.4"))
         y = w.bn(w.conv(y, f"{at}.branch.6"), f"{at}.branch.7")
         if up is not None:
-            x = F.max_unpool2d(w.bn(w.conv(x, f"{at}.main.0"), f"{at}.main.1"), up, 2)
+            x = F.max_unpool2d(w.bn(w.conv(x, f"{at}.main.0"), f"{at}.main.1"), up, [2, 2])
         return relu(x + y)
 
     x = torch.cat([w.conv(images, "initial.conv", 2, 1), F.max_pool2d(images, 2)], 1)
@@ -313,7 +313,7 @@ def enet(name: str, stage: str = "full") -> tuple[Tensor, Tensor]:
     for i in range(4):
         x = encode(x, f"stage1.{i}")
     x = encode(x, "down2", down=True)
-    kinds: list[dict[str, int]] = [
+    kinds: list[dict[str, Any]] = [
         {}, {"dilated": 2}, {"asymmetric": 5}, {"dilated": 4}, {}, {"dilated": 8}, {"asymmetric": 5}, {"dilated": 16}
     ]  # fmt: skip
     for again in (2, 3):
@@ -411,7 +411,7 @@ def refinenet(name: str) -> tuple[Tensor, Tensor]:
         x = bottlenecks(w, x, f"{body}.layer{level}", units, stride=1 if level == 1 else 2)
         maps.append(x)
 
-    def units(x: Tensor, at: str, count: int) -> Tensor:
+    def residual(x: Tensor, at: str, count: int) -> Tensor:
         for i in range(count):
             y = w.conv(relu(x), f"{at}.{i}.conv1", 1, 1)
             x = x + w.conv(relu(y), f"{at}.{i}.conv2", 1, 1)
@@ -420,7 +420,7 @@ def refinenet(name: str) -> tuple[Tensor, Tensor]:
     below: Tensor | None = None
     for level in (4, 3, 2, 1):
         at = f"block{level}"
-        x = units(w.conv(maps[level - 1], f"{at}.reduce", 1, 1), f"{at}.adapt", 2)
+        x = residual(w.conv(maps[level - 1], f"{at}.reduce", 1, 1), f"{at}.adapt", 2)
         if below is not None:
             x = w.conv(x, f"{at}.fuse", 1, 1)
             x = x + bilinear(below, x.shape[2:], align=True)
@@ -428,7 +428,7 @@ def refinenet(name: str) -> tuple[Tensor, Tensor]:
         for i in range(4):
             top = w.conv(F.max_pool2d(top, 5, 1, 2), f"{at}.pooling.convs.{i}", 1, 1)
             x = x + top
-        x = units(x, f"{at}.output", 3)
+        x = residual(x, f"{at}.output", 3)
         below = w.conv(x, f"{at}.onward", 1, 1) if level > 1 else x
     assert below is not None
     x = w.conv(below, "classifier", 1, 1)
@@ -703,7 +703,7 @@ def segformer(name: str) -> tuple[Tensor, Tensor]:
             block += 1
         x = w.ln(x, f"{at}.norm", 1e-6).transpose(1, 2).reshape(n, channels, height, width)
         maps.append(x)
-    levels = []
+    levels: list[Tensor] = []
     for i, x in enumerate(maps):
         y = w.linear(x.flatten(2).transpose(1, 2), f"project.{i}").permute(0, 2, 1).reshape(n, -1, *x.shape[2:])
         levels.insert(0, bilinear(y, maps[0].shape[2:]) if i else y)

@@ -85,6 +85,7 @@ def test_features_of_the_image_lie_around_the_pixels_that_they_see(scale: str, a
 
 def test_no_gradient_goes_from_scale_3_into_the_others() -> None:
     network = model().train()
+    assert network.scale3 is not None
     outputs = network(torch.randn(2, 3, 64, 64))
     outputs["out"].square().sum().backward(retain_graph=True)
     assert all(p.grad is None for part in (network.scale1, network.scale2) for p in part.parameters())
@@ -106,7 +107,7 @@ def test_scale_3_is_trained_after_the_others_and_leaves_them_as_they_are(tmp_pat
     coarse, images = lively(small("eigen_fergus", stage="coarse")), torch.randn(2, 3, 64, 64)
     assert set(coarse.train()(images)) == {"out"}
     save_file(coarse.state_dict(), tmp_path / "coarse.safetensors")
-    options = {"width": 0.0625, "input_size": SIZE, "weights": tmp_path / "coarse.safetensors"}
+    options: dict[str, Any] = {"width": 0.0625, "input_size": SIZE, "weights": tmp_path / "coarse.safetensors"}
     fine: Any = create_model("eigen_fergus", 5, stage="fine", **options)
     for name, value in coarse.state_dict().items():
         assert torch.equal(fine.state_dict()[name], value), name
@@ -129,6 +130,7 @@ def test_scale_3_is_trained_after_the_others_and_leaves_them_as_they_are(tmp_pat
 def test_scale_3_reads_depths_unit_vectors_or_probabilities(num_classes: int, options: Any, read: Any) -> None:
     network = lively(model(num_classes, **options)).eval()
     images = torch.randn(1, 3, 64, 80)
+    assert network.scale3 is not None
     _, coarse = seen(network.scale2, lambda: network(images))
     given, _ = seen(network.scale3, lambda: network(images))
     torch.testing.assert_close(given[1], read(coarse))

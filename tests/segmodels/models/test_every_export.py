@@ -42,7 +42,7 @@ def test_export_keeps_batch_height_and_width_free(name: str, options: dict[str, 
     shapes = ({0: auto, 2: auto, 3: auto},)
     with torch.no_grad():
         program = torch.export.export(Logits(model), (example,), dynamic_shapes=shapes, strict=False)
-        runs = [program.module()]
+        runs: list[Callable[[torch.Tensor], torch.Tensor]] = [program.module()]
         if not model_info(name).onnx:
             runs.append(as_onnx(program, tmp_path / "model.onnx"))
         for images in (example, *others):

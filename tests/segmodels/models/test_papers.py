@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,13 +35,13 @@ def test_fcn_without_its_fixed_kernels_has_the_published_rest() -> None:
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
-def test_fcn_starts_a_finer_stride_from_the_coarser_one(tmp_path: pytest.TempPathFactory) -> None:
+def test_fcn_starts_a_finer_stride_from_the_coarser_one(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     coarse = FCN(3, stride=32, width=0.04)
     torch.nn.init.normal_(coarse.score_fr.weight)
     save_file(coarse.state_dict(), tmp_path / "fcn32s.safetensors")
-    fine = create_model("fcn16s", 3, width=0.04, weights=tmp_path / "fcn32s.safetensors")
+    fine: Any = create_model("fcn16s", 3, width=0.04, weights=tmp_path / "fcn32s.safetensors")
     assert torch.equal(fine.score_fr.weight, coarse.score_fr.weight)
 
 
@@ -71,7 +72,7 @@ def test_bayesian_segnet_is_uncertain_and_segnet_is_not() -> None:
         assert not any(m.training for m in model.modules())
 
 
-def test_enet_trains_its_encoder_first_and_hands_it_over(tmp_path: pytest.TempPathFactory) -> None:
+def test_enet_trains_its_encoder_first_and_hands_it_over(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     encoder = ENet(11, stage="encoder")
@@ -80,14 +81,14 @@ def test_enet_trains_its_encoder_first_and_hands_it_over(tmp_path: pytest.TempPa
     assert outputs["encoder"].shape == (2, 11, 8, 10)
     encoder.loss(outputs, {"labels": torch.randint(0, 11, (2, 64, 80))}).backward()
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    full = create_model("enet", 11, weights=tmp_path / "encoder.safetensors")
+    full: Any = create_model("enet", 11, weights=tmp_path / "encoder.safetensors")
     for key, value in full.stage3.state_dict().items():
         assert torch.equal(value, encoder.stage3.state_dict()[key])
 
 
 def test_unets_valid_form_gives_388_pixels_for_572() -> None:
     model = UNet(2, in_channels=1, padding="valid", width=2).eval()
-    seen = {}
+    seen: dict[str, int] = {}
     model.down[0].register_forward_pre_hook(lambda _, inputs: seen.update(into=inputs[0].shape[-1]))
     model.classifier.register_forward_hook(lambda _, __, output: seen.update(out=output.shape[-1]))
     model(torch.randn(1, 1, 388, 388))
@@ -146,6 +147,6 @@ def test_mirroring_continues_beyond_the_image() -> None:
         (lambda: create_model("enet", 0), "num_classes is 0"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(call: object, message: str) -> None:
+def test_a_mistake_is_told_in_one_sentence(call: Callable[[], object], message: str) -> None:
     with pytest.raises((UnknownModelError, ValueError), match=message.replace("?", r"\?")):
         call()

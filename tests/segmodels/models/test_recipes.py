@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_a_recipe_is_what_the_table_of_sources_says(name: str) -> None:
 def test_a_recipe_leaves_nothing_to_the_defaults_that_decides_a_result(name: str) -> None:
     recipe = model_info(name).recipe
     assert not set(_ALWAYS) - recipe.keys()
-    stages = recipe.get("stages") or ({},)
+    stages: Sequence[Mapping[str, Any]] = recipe.get("stages") or ({},)
     for stage in stages:
         assert {"epochs", "iterations"} & (recipe.keys() | stage.keys()), "says not how long"
     assert {"scale", "crop", "flip", "color"} <= recipe["augment"].keys()

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,8 @@ def test_odd_files_are_read_as_predict_reads_them(server: Server, folder, pictur
     }
     predictor = Predictor(folder, "cpu")
     for name, image in kinds.items():
-        image.save(tmp_path / name, **({"exif": turned} if name == "turned.jpg" else {}))
+        options: dict[str, Any] = {"exif": turned} if name == "turned.jpg" else {}
+        image.save(tmp_path / name, **options)
         reply = server.ask("/predict", (tmp_path / name).read_bytes(), {"Content-Type": "application/octet-stream"})
         assert reply.status == 200, (name, reply.body)
         agree(reply.classes, predictor.predict(read_image(tmp_path / name)))

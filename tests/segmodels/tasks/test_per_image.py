@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def _figures(images: list[Counts], classes: int) -> dict[str, float]:
         seen = [one["boundary_f1"][c] for one in each if np.isfinite(one["boundary_f1"][c])]
         boundaries.append(np.mean(seen) if seen else np.nan)
     right, pixels = (sum(int(one[name].sum()) for one in each) for name in ("hits", "truth"))
-    count, confidence, correct = sum(one["calibration"] for one in each)
+    count, confidence, correct = np.sum([one["calibration"] for one in each], axis=0)
     miou, boundary_f1 = (
         float(np.mean(known)) if (known := [v for v in values if np.isfinite(v)]) else 0.0
         for values in (ious, boundaries)
@@ -108,7 +109,9 @@ def test_a_file_of_anything_else_is_refused_and_nothing_of_it_runs(tmp_path: Pat
     for name in ("pickled.npz", "other.npz", "cut.npz"):
         with pytest.raises(ValueError, match=rf"{name}: not the counts of an evaluation"):
             PerImage.read(tmp_path / name)
-    every = {name: np.zeros(2) for name in ("classes", "hits", "truth", "predicted", "boundary_f1", "calibration")}
+    every: dict[str, Any] = {
+        name: np.zeros(2) for name in ("classes", "hits", "truth", "predicted", "boundary_f1", "calibration")
+    }
     np.savez(tmp_path / "ids.npz", ids=np.array([{"a": 1}, 2], dtype=object), **every)
     with pytest.raises(ValueError, match="pickle"):
         PerImage.read(tmp_path / "ids.npz")

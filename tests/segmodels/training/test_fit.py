@@ -32,7 +32,7 @@ SETTINGS = TrainSettings(
     accelerator="cpu",
     augment=AugmentSettings(crop=(48, 48), scale=(0.8, 1.2), color=0.2),
 )
-OPTIONS = {"width": 2, "batch_norm": True}
+OPTIONS: dict[str, Any] = {"width": 2, "batch_norm": True}
 
 
 def run(dataset: Path, out: Path, **changes: Any) -> Any:

@@ -18,7 +18,8 @@ import pytest
 
 from segmodels.settings.schema import AugmentSettings, TrainSettings
 from segmodels.training import launch
-from segmodels.training.fit import Trained, fit
+from segmodels.training.fit import fit
+from segmodels.training.result import Trained
 from segmodels.training.state import TrainingError, TrainingInterrupted
 
 EPOCHS = 4

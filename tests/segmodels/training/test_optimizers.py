@@ -147,7 +147,7 @@ def test_the_running_average_is_torchs_and_counters_are_copied() -> None:
             parameter.data.add_(torch.randn_like(parameter))
         move_average(ours, network, 0.9)
         theirs.update_parameters(network)
-        assert int(ours.norm.num_batches_tracked) == step
+        assert ours.norm.num_batches_tracked == step
     for name, value in theirs.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(ours.state_dict()[name], value)

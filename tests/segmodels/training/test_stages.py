@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from segmodels.artifacts.model_folder import load_model
 from segmodels.catalog.registry import create_model
@@ -22,7 +23,7 @@ from segmodels.training.fit import fit
 from segmodels.training.optimizers import LasagneRMSprop, learning_rate, optimizer_for
 from segmodels.training.state import TrainingInterrupted
 
-PLAIN = {"scale": (1.0, 1.0), "crop": (32, 32), "flip": 0.0, "color": 0.0}
+PLAIN: dict[str, Any] = {"scale": (1.0, 1.0), "crop": (32, 32), "flip": 0.0, "color": 0.0}
 COMMON: dict[str, Any] = {
     "batch_size": 4,
     "accelerator": "cpu",
@@ -151,7 +152,7 @@ def test_a_pass_for_exact_statistics_can_be_stopped_and_is_the_same_after_it(
         "settings": TrainSettings(**COMMON, epochs=2, norm_statistics="exact"),
     }
     undisturbed = fit(dataset, tmp_path / "a", **job)
-    passes, plain = [0], loop.update_bn
+    passes, plain = [0], update_bn
 
     def told_to_stop(loader: Any, model: Any, device: Any) -> None:
         passes[0] += 1
@@ -250,7 +251,7 @@ def test_exact_statistics_are_those_of_the_training_set(dataset: Path, tmp_path:
     trained = fit(dataset, tmp_path / "m", architecture="unet", options=options, settings=settings, seed=3)
     network = load_model(trained.folder)[0]
     norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    assert int(norm.num_batches_tracked) == len(samples(dataset, "train")) // 4
+    assert norm.num_batches_tracked == len(samples(dataset, "train")) // 4
     running = fit(
         dataset,
         tmp_path / "n",

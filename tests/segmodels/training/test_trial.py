@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,12 @@ def test_a_resumed_training_goes_on_as_it_began(dataset: Path, tmp_path: Path, m
     def stop(row: object) -> None:
         raise StoppedError
 
-    job = {"architecture": "unet", "options": {"width": 2}, "settings": settings, "state": tmp_path / "state"}
+    job: dict[str, Any] = {
+        "architecture": "unet",
+        "options": {"width": 2},
+        "settings": settings,
+        "state": tmp_path / "state",
+    }
     other = candidates(settings, CPU)[1]
     always(other)
     with pytest.raises(StoppedError):

@@ -38,7 +38,7 @@ def counted(
     settings = EvaluateSettings(max_depth=max_depth)
     counts = [TASK.count(Prediction(value), {"depth": torch.tensor(truth)}, PARTS, settings) for truth, value in pairs]
     ids, names = [f"{i}" for i in range(count)], [part.name for part in PARTS]
-    return PerImage.of("depth", names, ids, counts, ()), sum(one.confusion for one in counts), pairs
+    return PerImage.of("depth", names, ids, counts, ()), np.sum([one.confusion for one in counts], axis=0), pairs
 
 
 def test_figures_are_those_of_all_pixels_together() -> None:
@@ -128,8 +128,8 @@ def test_training_sums_what_evaluation_counts(farthest: float | None) -> None:
     for truth, value in pairs:
         metric.update(torch.tensor(value).log()[None, None], {"depth": torch.tensor(truth)[None]})
     wanted = TASK.metrics(each.measured, confusion)
-    for key, value in metric.figures().items():
-        assert value == pytest.approx(wanted[key], rel=1e-5), key
+    for key, figure in metric.figures().items():
+        assert figure == pytest.approx(wanted[key], rel=1e-5), key
     assert set(metric.figures()) == set(TASK.info.validated)
 
 

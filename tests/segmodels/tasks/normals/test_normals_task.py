@@ -45,7 +45,7 @@ def counted(pairs: list[tuple[Tensor, Tensor]]) -> tuple[PerImage, np.ndarray]:
     ]
     names = [part.name for part in PARTS]
     each = PerImage.of("normals", names, [str(i) for i in range(len(counts))], counts, ())
-    return each, sum(one.confusion for one in counts)
+    return each, np.sum([one.confusion for one in counts], axis=0)
 
 
 def test_figures_are_those_of_all_angles_together() -> None:
