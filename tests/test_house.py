@@ -18,7 +18,6 @@ LONGEST = 400
 # Longer files, each with the word why.
 LONG = {
     "components/tracking.py": "MLflow's store and its runs: every request goes through one way of trying again",
-    "components/report/step.py": "one function for each section of the page",
     "pipeline/doctor.py": "one function for each line that the doctor prints",
     "pipeline/runs.py": "Kubeflow's answers of two versions, read side by side",
     "segmodels/tasks/base.py": "what a task is, from its figures to its exported outputs, read in one go",

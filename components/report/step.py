@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import dataclasses
-import io
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,21 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from components.errors import StepError
-from components.params import Params, train_settings
+from components.params import Params
 from components.report import charts
+from components.report.pictures import comparison, gallery
+from components.report.rows import Row, read_row
+from components.report.training import training_settings
 from components.results import read_json
 from components.rules import COSTS, gate_rules
-from segmodels.data.folder import DatasetInfo, Sample, read_image, samples
-from segmodels.data.images import open_image
-from segmodels.data.targets import target
+from segmodels.data.folder import DatasetInfo, samples
 from segmodels.errors import brief
 from segmodels.files import write_text
 from segmodels.tasks import get_task, task_info
-from segmodels.tasks.base import Part, Task, TaskInfo
+from segmodels.tasks.base import Part, TaskInfo
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -37,7 +31,6 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.j2"
 # Of all confusion matrices together.
 CELLS = 20_000
-KINDS = ("best", "median", "worst")
 LINEAGE = {
     "git.commit": "Code (git commit)",
     "git.dirty": "Files differ from that commit",
@@ -59,32 +52,6 @@ class ReportResult:
 
     def __str__(self) -> str:
         return f"{self.html} and {self.leaderboard}; best by {self.figure}: {self.winner}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model in the leader board."""
-
-    key: str
-    architecture: str
-    metrics: Mapping[str, Any]
-    speed: Mapping[str, Any]
-    train_speed: Mapping[str, Any]
-    history: tuple[Mapping[str, str], ...]
-    version: str | None
-    challenger: bool
-    champion: bool
-    reason: str | None
-    card: str | None
-
-    @property
-    def aliases(self) -> list[str]:
-        """The aliases of its version."""
-        return [name for name in ("champion", "challenger") if getattr(self, name)]
-
-    def curve(self, column: str) -> dict[int, float]:
-        """Return a column of the history by epoch, without the epochs that have no value."""
-        return {int(row["epoch"]): float(row[column]) for row in self.history if row.get(column)}
 
 
 def run(
@@ -115,7 +82,7 @@ def run(
     task = get_task(params.task)
     main = task.info.main
     rows = sorted(
-        (_row(key, models[key], evaluations[key], register) for key in models),
+        (read_row(key, models[key], evaluations[key], register) for key in models),
         key=lambda r: (-main.quality(r.metrics[main.key]), r.key),
     )
     info = DatasetInfo.read(data)
@@ -131,8 +98,8 @@ def run(
         winner=rows[0],
         columns=_columns(rows, task.info),
         charts=_charts(rows, task.info),
-        comparison=_comparison(data, info, task, parts, rows, evaluations),
-        galleries={row.key: _gallery(evaluations[row.key], len(rows)) for row in rows},
+        comparison=comparison(data, info, task, parts, rows, evaluations),
+        galleries={row.key: gallery(evaluations[row.key], len(rows)) for row in rows},
         cards={row.key: _html(row.card) for row in rows if row.card},
         validation=read_json(validation / "validation.json", "validate"),
         register=register,
@@ -140,7 +107,7 @@ def run(
         commands=_commands(rows, models, data, register, task.info),
         gate=_gate(params),
         date=_date(),
-        settings=_settings(params, rows, models),
+        settings=training_settings(params, rows, models),
         confusions=_confusions(rows, len(parts), evaluations),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -187,28 +154,6 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 
 def _table_row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _row(key: str, model: Path, evaluation: Path, register: Mapping[str, Any]) -> Row:
-    try:
-        with (model / "history.csv").open(newline="") as file:
-            history = tuple(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise StepError(f"{error.filename}: no such file; run `train` again") from None
-    version: Mapping[str, Any] = next((v for v in register.get("versions", ()) if v["key"] == key), {})
-    return Row(
-        key=key,
-        architecture=str(read_json(model / "model.json", "train")["architecture"]),
-        metrics=read_json(evaluation / "metrics.json", "evaluate"),
-        speed=read_json(evaluation / "speed.json", "evaluate"),
-        train_speed=read_json(model / "speed.json", "train"),
-        history=history,
-        version=version.get("version"),
-        challenger=register.get("challenger") == key,
-        champion=version.get("version") is not None and register.get("champion") == version["version"],
-        reason=None if version.get("passed", True) else str(version["reason"]),
-        card=version.get("card"),
-    )
 
 
 def _columns(rows: list[Row], task: TaskInfo) -> dict[str, Any]:
@@ -281,50 +226,6 @@ def _charts(rows: list[Row], task: TaskInfo) -> dict[str, str]:
     }
 
 
-def _comparison(
-    data: Path,
-    info: DatasetInfo,
-    task: Task,
-    parts: Sequence[Part],
-    rows: list[Row],
-    evaluations: Mapping[str, Path],
-) -> list[dict[str, Any]]:
-    """Return the same images through every model: image, truth, and each prediction with how good it is."""
-    name = task.info.needs[0]
-    kind, stored = target(name), info.targets.get(name, {})
-    split = str(rows[0].metrics["split"])
-    known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split, task.info.needs)}
-    shared = [{p.stem for p in (evaluations[row.key] / "predictions").glob("*.png")} for row in rows]
-    width = _tile_width(len(rows) + 2)
-    strips = []
-    for sample_id in sorted(set.intersection(*shared) & set(known)):
-        sample = known[sample_id]
-        truth = task.value(kind.read(sample.targets[name], stored))
-        files = [evaluations[row.key] / "predictions" / f"{sample_id}.png" for row in rows]
-        values = [task.value(kind.read(file, stored)) for file in files]
-        pictures = [_map(drawn, width) for drawn in task.draw([truth, *values], parts)]
-        tiles = [
-            {"name": "image", "src": _photo(read_image(sample.image), width), "note": ""},
-            {"name": "truth", "src": pictures[0], "note": ""},
-        ]
-        for row, value, picture in zip(rows, values, pictures[1:], strict=True):
-            tiles.append({"name": row.key, "src": picture, "note": task.note(truth, value)})
-        strips.append({"id": sample_id, "tiles": tiles})
-    return strips
-
-
-def _gallery(evaluation: Path, models: int) -> list[dict[str, str]]:
-    """Best, median and worst pictures of a model."""
-    width = max(480, min(1100, 13000 // models))
-    found = []
-    for kind in KINDS:
-        for path in sorted((evaluation / "pictures").glob(f"{kind}-*.png")):
-            with open_image(path) as picture:
-                src = _photo(np.asarray(picture.convert("RGB")), width)
-            found.append({"kind": kind, "id": path.stem.partition("-")[2], "src": src})
-    return found
-
-
 def _date() -> str:
     """Return today, in UTC; SOURCE_DATE_EPOCH is what makes builds reproducible elsewhere, too."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
@@ -332,43 +233,10 @@ def _date() -> str:
     return moment.date().isoformat()
 
 
-def _settings(params: Params, rows: list[Row], models: Mapping[str, Path]) -> dict[str, Any]:
-    """Return how the models were trained: settings that all share, and a table of those that differ, as text."""
-    found: dict[str, dict[str, str]] = {}
-    for row in rows:
-        described = read_json(models[row.key] / "model.json", "train")
-        made = described.get("training") or {}
-        settings = dict(made.get("settings") or {})
-        if not settings and row.key in params.models:  # a folder of an earlier release
-            settings = dataclasses.asdict(train_settings(params, row.key))
-        augment = {f"augment.{name}": value for name, value in settings.pop("augment", {}).items()}
-        options = {f"option {name}": value for name, value in (described.get("options") or {}).items()}
-        own = {"architecture": row.architecture, "backbone": described.get("backbone"), **options}
-        own |= {"seed": made.get("seed", params.seed), "best epoch": described.get("metrics", {}).get("epoch")}
-        found[row.key] = {name: _plain(value) for name, value in {**own, **settings, **augment}.items()}
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    shared = [n for n in names if len({values.get(n, "") for values in found.values()}) == 1]
-    differing = [n for n in names if n not in shared]
-    return {
-        "shared": {n: value for n in shared if (value := found[rows[0].key].get(n))},
-        "names": differing,
-        "rows": [(row.key, [found[row.key].get(n, "") for n in differing]) for row in rows],
-    }
-
-
-def _plain(value: Any) -> str:
-    """Return a setting as one writes it on the command line; nothing for what is not set."""
-    if value is None or value in ({}, [], ""):
-        return ""
-    if isinstance(value, str):
-        return value
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
-
-
 def _confusions(rows: list[Row], parts: int, evaluations: Mapping[str, Path]) -> dict[str, list[list[float]]]:
     """Of each model, from the best on while the page stays small: shares of each true part's pixels, `[K, K]`."""
     shown = max(1, CELLS // parts**2)
-    found = {}
+    shares = {}
     for row in rows[:shown]:
         path = evaluations[row.key] / "confusion.csv"
         try:
@@ -376,8 +244,8 @@ def _confusions(rows: list[Row], parts: int, evaluations: Mapping[str, Path]) ->
                 counts = [[float(cell) for cell in line[1:]] for line in list(csv.reader(file))[1:]]
         except (OSError, ValueError) as error:
             raise StepError(f"{path}: cannot be read ({brief(error)}); run `evaluate` again") from None
-        found[row.key] = [[cell / max(sum(line), 1) for cell in line] for line in counts]
-    return found
+        shares[row.key] = [[cell / max(sum(line), 1) for cell in line] for line in counts]
+    return shares
 
 
 def _lineage(register: Mapping[str, Any]) -> dict[str, str]:
@@ -416,35 +284,6 @@ def _relative(path: Path) -> str:
     """Return a path as one types it in the working directory."""
     path = path.absolute()
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()
-
-
-def _tile_width(tiles: int) -> int:
-    """Return pixels of a picture in the comparison: fewer where there are many, so that the page stays small."""
-    return max(160, min(360, 3600 // tiles))
-
-
-def _photo(image: np.ndarray, width: int) -> str:
-    picture = Image.fromarray(image)
-    if picture.width > width:
-        picture = picture.resize(
-            (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
-        )
-    return _embed(picture, quality=80)
-
-
-def _map(drawn: np.ndarray, width: int) -> str:
-    picture = Image.fromarray(drawn)
-    if picture.width > width:
-        picture = picture.resize(
-            (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.NEAREST
-        )
-    return _embed(picture, lossless=True)
-
-
-def _embed(picture: Image.Image, **settings: Any) -> str:
-    file = io.BytesIO()
-    picture.save(file, "WEBP", method=4, **settings)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _html(markdown: str) -> Markup:
