@@ -74,18 +74,18 @@ def files(step: str, architectures: Iterable[str] = (), root: Path = ROOT, task:
         wanted += [name for name in modules if name.partition(".")[0] == "segmodels"]
     named = _architectures(root)
     wanted += [named[name] for name in architectures if name in named]
-    found = {RUNS} & modules.keys()
+    reached = {RUNS} & modules.keys()
     while wanted:
         name = wanted.pop()
-        if name in found or name not in modules:
+        if name in reached or name not in modules:
             continue
-        found.add(name)
+        reached.add(name)
         wanted += [*_imported(name, root), name.rpartition(".")[0]]
         if name.startswith(MODELS + "."):
             # An architecture may be built on another one, which it names.
             wanted += [named[text] for text in _strings(modules[name]) if text in named]
-    paths = {modules[name] for name in found}
-    paths |= {path for name in found for path in _data(modules[name])}
+    paths = {modules[name] for name in reached}
+    paths |= {path for name in reached for path in _data(modules[name])}
     return sorted(paths)
 
 
@@ -98,33 +98,33 @@ def _write(paths: list[Path], out: Path, root: Path) -> None:
 @functools.cache
 def _modules(root: Path) -> dict[str, Path]:
     """Return name -> file of every module."""
-    found = {}
+    paths = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 @functools.cache
 def _architectures(root: Path) -> dict[str, str]:
     """Return name in the registry -> the module that registers it."""
-    found = {}
+    modules = {}
     for name, path in _modules(root).items():
         if not name.startswith(MODELS + "."):
             continue
         for node in ast.walk(_tree(path)):
             match node:
                 case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str() as named), *_]):
-                    found[named] = name
-    return found
+                    modules[named] = name
+    return modules
 
 
 @functools.cache
 def _imported(name: str, root: Path) -> tuple[str, ...]:
     """Return the modules that a module imports anywhere, and the packages around them; not for type checkers alone."""
     modules = _modules(root)
-    found: set[str] = set()
+    names: set[str] = set()
     package = name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
     for node in _run(_tree(modules[name])):
         if isinstance(node, ast.Import):
@@ -139,8 +139,8 @@ def _imported(name: str, root: Path) -> tuple[str, ...]:
             continue
         for target in targets:
             parts = target.split(".")
-            found |= {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
-    return tuple(sorted(found & modules.keys()))
+            names |= {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return tuple(sorted(names & modules.keys()))
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:

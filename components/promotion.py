@@ -65,12 +65,12 @@ class Move:
 def trail(store: Store, name: str) -> list[Move]:
     """Return all moves of a registered model's champion, the first one first."""
     model = store.registered(name)
-    found = {}
+    moves = {}
     for tag, value in (model.tags if model else {}).items():
         parts = re.fullmatch(rf"{re.escape(PREFIX)}(\d+)\.([0-9a-f]+)", tag)
         if parts:
-            found[int(parts[1]), parts[2]] = Move(**json.loads(value))
-    return [found[key] for key in sorted(found)]
+            moves[int(parts[1]), parts[2]] = Move(**json.loads(value))
+    return [moves[key] for key in sorted(moves)]
 
 
 def notice(store: Store, name: str) -> Move | None:

@@ -65,14 +65,14 @@ class RegisteredModel:
     def latest(self) -> Version:
         """As `segmodels.artifacts.sources.Source.latest`."""
         try:
-            found = self._opened().find(self.address)
+            version = self._opened().find(self.address)
         except tracking.TrackingError as error:
             answered = getattr(error.__cause__, "error_code", "") in ANSWERS
             raise (SourceError if answered else UnreachableError)(f"{self.address}: {error}") from None
-        sha256 = str(found.tags.get(tracking.MODEL_TAG, ""))
+        sha256 = str(version.tags.get(tracking.MODEL_TAG, ""))
         # Without the hash the place of its files tells a version from one of the same number that was made anew.
-        mark = sha256 or re.sub(r"\W", "_", str(found.source))
-        return Version(self.name, str(found.version), sha256, _folder(f"{found.version}-{mark}", self.address))
+        mark = sha256 or re.sub(r"\W", "_", str(version.source))
+        return Version(self.name, str(version.version), sha256, _folder(f"{version.version}-{mark}", self.address))
 
     def fetch(self, version: Version) -> Fetched:
         """As `segmodels.artifacts.sources.Source.fetch`; what the cache has is not downloaded again."""

@@ -77,8 +77,8 @@ def _fields(kind: Any) -> Iterator[tuple[str, Any, Any, str]]:
 def _attributes(kind: Any) -> dict[str, str]:
     """Return what the docstring's `Attributes:` say, name -> text."""
     _, _, listed = (inspect.getdoc(kind) or "").partition("Attributes:\n")
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _values(hint: Any) -> str:

@@ -156,25 +156,25 @@ class Store:
                 time.sleep(0.5)
 
     def _experiment_id(self, experiment: str) -> str:
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
+        entity = self.client.get_experiment_by_name(experiment)
+        if entity is None:
             try:
                 return str(
                     self.client.create_experiment(experiment, artifact_location=self._artifacts(), tags=EXPERIMENT_TAGS)
                 )
             except _mlflow_errors():
-                found = self.client.get_experiment_by_name(experiment)  # another process was faster
-                if found is None:
+                entity = self.client.get_experiment_by_name(experiment)  # another process was faster
+                if entity is None:
                     raise
-        if found.lifecycle_stage == "deleted":
+        if entity.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"experiment '{experiment}' was deleted; restore it with `mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}` or set another register.experiment"
+                f"--experiment-id {entity.experiment_id}` or set another register.experiment"
             )
         for tag, value in EXPERIMENT_TAGS.items():
-            if tag not in found.tags:  # of an earlier release, or made by hand; what a person chose stays
-                self.client.set_experiment_tag(found.experiment_id, tag, value)
-        return str(found.experiment_id)
+            if tag not in entity.tags:  # of an earlier release, or made by hand; what a person chose stays
+                self.client.set_experiment_tag(entity.experiment_id, tag, value)
+        return str(entity.experiment_id)
 
     def _artifacts(self) -> str | None:
         """Return the artifact folder beside an SQLite file; a server knows its own."""
@@ -186,8 +186,8 @@ class Store:
         """Return the runs of a key, the newest first."""
         key = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in KEY_TAGS)
         with self.calling():
-            found = self.client.search_runs([self.experiment_id], key, order_by=["attributes.start_time DESC"])
-        return [self._run(run) for run in found]
+            entities = self.client.search_runs([self.experiment_id], key, order_by=["attributes.start_time DESC"])
+        return [self._run(run) for run in entities]
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Run:
         """Return a new run with its tags."""
@@ -199,7 +199,7 @@ class Store:
     def _run(self, run: Any) -> Run:
         return Run(self, run.info.run_id, dict(run.data.tags), dict(run.data.params), int(run.info.start_time))
 
-    def only_run(self, name: str, tags: Mapping[str, str], found: Callable[[], list[Run]]) -> Run:
+    def only_run(self, name: str, tags: Mapping[str, str], search: Callable[[], list[Run]]) -> Run:
         """Return the first run that is found, or a new one, of which there is one however many processes ask at once.
 
         Whoever creates a run looks again, and deletes its own and begins again where there is another. Of two that
@@ -209,11 +209,11 @@ class Store:
         Args:
             name: What a new run is called.
             tags: Its tags.
-            found: Looks for the runs that would do; a new one is among them.
+            search: Looks for the runs that would do; a new one is among them.
         """
         attempt = 0
         while True:
-            runs = found()
+            runs = search()
             settled = [run for run in runs if SETTLING not in run.tags]
             if settled:
                 return settled[0]
@@ -221,7 +221,7 @@ class Store:
                 return self._settled(runs[0])
             if not runs:
                 made = self.create_run(name, {**tags, SETTLING: "true"})
-                if all(run.id == made.id for run in found()):
+                if all(run.id == made.id for run in search()):
                     return self._settled(made)
                 with self.calling():
                     self.client.delete_run(made.id)
@@ -248,7 +248,7 @@ class Store:
             history: Epoch -> metrics.
         """
 
-        def found() -> list[Run]:
+        def matching() -> list[Run]:
             runs = self.runs(tags)
             same = [run for run in runs if run.tags.get(MODEL_TAG) == model_sha256]
             return same or [
@@ -257,7 +257,7 @@ class Store:
                 if MODEL_TAG not in run.tags and not any(run.contradicts(row, step) for step, row in history.items())
             ]
 
-        return self.only_run(name, tags, found)
+        return self.only_run(name, tags, matching)
 
     def log_model(self, run: Run, **arguments: Any) -> str:
         """Log a pyfunc model (`mlflow.pyfunc.log_model`) once per run and give its address, `models:/<id>`."""
@@ -281,8 +281,8 @@ class Store:
 
     def _versions(self, name: str, run: Run, model_sha256: str) -> list[ModelVersion]:
         with self.calling():
-            found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
-        return sorted((v for v in found if v.tags.get(MODEL_TAG) == model_sha256), key=lambda v: int(v.version))
+            versions = self.client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
+        return sorted((v for v in versions if v.tags.get(MODEL_TAG) == model_sha256), key=lambda v: int(v.version))
 
     def create_version(self, name: str, run: Run, source: str, *, tags: Mapping[str, str]) -> ModelVersion:
         """Return the version of a run's weights, of which there is one however many processes create it at once.
@@ -395,8 +395,8 @@ class Store:
     def has_files(self, run_id: str, folder: str, names: Iterable[str]) -> bool:
         """Tell whether a folder of a run's artifacts, `""` the whole, has all these files directly in it."""
         with self.calling():
-            found = {item.path for item in self.client.list_artifacts(run_id, folder or None)}
-        return {f"{folder}/{name}".removeprefix("/") for name in names} <= found
+            paths = {item.path for item in self.client.list_artifacts(run_id, folder or None)}
+        return {f"{folder}/{name}".removeprefix("/") for name in names} <= paths
 
     def download_file(self, run_id: str, path: str, folder: Path) -> Path:
         """Copy one file of a run's artifacts below `folder`."""

@@ -167,8 +167,8 @@ def _version(place: Place) -> Iterator[Finding]:
     from kfp import __version__ as sdk
     from kubernetes.client import AppsV1Api
 
-    found = AppsV1Api(place.kubernetes).read_namespaced_deployment("ml-pipeline", "kubeflow")
-    image = found.spec.template.spec.containers[0].image
+    deployment = AppsV1Api(place.kubernetes).read_namespaced_deployment("ml-pipeline", "kubeflow")
+    image = deployment.spec.template.spec.containers[0].image
     version = image.rpartition(":")[2].partition("@")[0]
     older = _numbers(version) < _numbers(sdk)[:2]
     what = "version of Kubeflow Pipelines"
@@ -182,8 +182,8 @@ def _retries(place: Place) -> Iterator[Finding]:
     """Yield what is tried again."""
     from kubernetes.client import CoreV1Api
 
-    found = CoreV1Api(place.kubernetes).read_namespaced_config_map(CONFIG, "kubeflow")
-    yield retries(found.data or {})
+    config_map = CoreV1Api(place.kubernetes).read_namespaced_config_map(CONFIG, "kubeflow")
+    yield retries(config_map.data or {})
 
 
 def retries(config: Mapping[str, str]) -> Finding:
@@ -213,8 +213,8 @@ def _store(place: Place) -> Iterator[Finding]:
     from kubernetes.client import CoreV1Api
 
     core = CoreV1Api(place.kubernetes)
-    found = core.read_namespaced_config_map(CONFIG, "kubeflow")
-    content = yaml.safe_load((found.data or {}).get("artifactRepository", "")) or {}
+    config_map = core.read_namespaced_config_map(CONFIG, "kubeflow")
+    content = yaml.safe_load((config_map.data or {}).get("artifactRepository", "")) or {}
     kinds = [kind for kind in ("s3", "gcs", "azure", "oss") if kind in content]
     if not kinds:
         yield Finding("bad", "artifact store", f"{CONFIG} names none; logs and artifacts would be lost")

@@ -121,9 +121,9 @@ def _skipped(move: Move) -> str:
 def _introduced(name: str, version: ModelVersion) -> str:
     """Return which version the challenger is, and why it is."""
     key = version.tags.get("model.key", name)
-    found = version.tags.get(promotion.FOUND_TAG)
+    finding = version.tags.get(promotion.FOUND_TAG)
     against = version.tags.get(promotion.AGAINST_TAG, promotion.NONE)
-    why = f"{found} against version {against}" if found else "the best above the floors while there was no champion"
+    why = f"{finding} against version {against}" if finding else "the best above the floors while there was no champion"
     return f"{name}: the challenger is version {version.version} ({key}): {why}"
 
 

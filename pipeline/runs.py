@@ -147,9 +147,9 @@ def parse(described: Mapping[str, Any], workflow: Mapping[str, Any] | None = Non
     name, nodes = _of_workflow(workflow) if workflow and workflow.get("status") else _of_details(details)
     pipeline = Pipeline.of(described)
     canceled = _canceled(described)
-    found = {task.name: task for task in _tasks(name, nodes, pipeline, canceled)}
-    order = [*pipeline.order, *(other for other in found if other not in pipeline.order)]
-    tasks = tuple(found.get(name, Task(name, "-")) for name in order)
+    by_name = {task.name: task for task in _tasks(name, nodes, pipeline, canceled)}
+    order = [*pipeline.order, *(other for other in by_name if other not in pipeline.order)]
+    tasks = tuple(by_name.get(name, Task(name, "-")) for name in order)
     drivers = [node for full, node in nodes.items() if full.endswith(DRIVER) and node.phase in ("FAILED", "ERROR")]
     reason = ""
     if drivers and not any(task.state == "failed" for task in tasks):
@@ -323,8 +323,8 @@ def _of_details(details: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, No
 
 def _full_names(workflow: str, displays: Collection[str], ids: set[str]) -> list[str]:
     """Return the full names of the nodes with these last names: those whose hashes are among the ids."""
-    found = [workflow]
-    for full in found:
+    names = [workflow]
+    for full in names:
         own, start = _last(full), _hash(f"{full}.")
         holds = not own.endswith(DRIVER) and DRIVER + "(" not in own and not own.startswith(EXECUTOR)
         for display in displays:
@@ -337,9 +337,9 @@ def _full_names(workflow: str, displays: Collection[str], ids: set[str]) -> list
                 child = f"{full}.{display}"
             else:
                 continue
-            if node_id(workflow, child) in ids and child not in found:
-                found.append(child)
-    return found
+            if node_id(workflow, child) in ids and child not in names:
+                names.append(child)
+    return names
 
 
 def _within(parent: Node | None, candidates: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -370,8 +370,8 @@ def _below(detail: Mapping[str, Any]) -> set[str]:
 
 def _last(name: str) -> str:
     """Return the last name of a node: `exit-handler-1.onExit` has a point of its own."""
-    found = re.search(r"(?:^|\.)([^.]+(?:\.onExit)?(?:\(\d+\))?)$", name)
-    return found[1] if found else name
+    match = re.search(r"(?:^|\.)([^.]+(?:\.onExit)?(?:\(\d+\))?)$", name)
+    return match[1] if match else name
 
 
 def _above(name: str) -> str:

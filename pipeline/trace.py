@@ -114,8 +114,8 @@ def _validation(store: Store, run_id: str) -> str:
 def _gate(tags: Mapping[str, str]) -> list[str]:
     against = tags.get(promotion.AGAINST_TAG, promotion.NONE)
     compared = "there was no champion" if against == promotion.NONE else f"against version {against}"
-    found = tags.get(promotion.FOUND_TAG)
-    return [f"{tags.get(promotion.GATE_TAG, 'never went through it')}; {compared}", *([found] if found else [])]
+    finding = tags.get(promotion.FOUND_TAG)
+    return [f"{tags.get(promotion.GATE_TAG, 'never went through it')}; {compared}", *([finding] if finding else [])]
 
 
 def _moves(moves: Sequence[promotion.Move], version: str) -> list[str]:

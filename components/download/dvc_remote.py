@@ -133,11 +133,11 @@ def _bring(remote: Remote, md5: str, target: Path) -> None:
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     remote.bring(object_name(md5), target)
-    found = file_md5(target)
-    if found != wanted:
+    digest = file_md5(target)
+    if digest != wanted:
         target.unlink()
         raise StepError(
-            f"{remote.url}/{object_name(md5)}: its md5 is {found}; the remote is damaged, `dvc push` the data again"
+            f"{remote.url}/{object_name(md5)}: its md5 is {digest}; the remote is damaged, `dvc push` the data again"
         )
 
 

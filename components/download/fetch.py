@@ -73,10 +73,10 @@ def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
             f"data.source: {source}: no such file or folder; give `streets`, a folder, an archive, "
             "or an http, https, s3 or file address"
         )
-    found = sha256_of(path)
-    if sha256 and found != sha256:
-        raise StepError(_mismatch(source, sha256, found))
-    return Fetched(path, {"path": source, "sha256": found})
+    digest = sha256_of(path)
+    if sha256 and digest != sha256:
+        raise StepError(_mismatch(source, sha256, digest))
+    return Fetched(path, {"path": source, "sha256": digest})
 
 
 def _http(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
@@ -84,8 +84,8 @@ def _http(url: str, cache: Path, sha256: str | None, retries: int, backoff: floa
 
     target = _place(cache, url)
     label = http.shown(url)
-    found = _download(http.opener(url), target, label, sha256, retries, backoff)
-    return Fetched(target, {"url": label, "sha256": found})
+    digest = _download(http.opener(url), target, label, sha256, retries, backoff)
+    return Fetched(target, {"url": label, "sha256": digest})
 
 
 def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
@@ -94,16 +94,16 @@ def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float)
 
     client = store.client()
     bucket, key = store.split(url)
-    found = patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
+    sizes = patiently(lambda: s3.objects(client, bucket, key), url, retries, backoff)
     target = _place(cache, url)
-    if key in found:
+    if key in sizes:
         digest = _download(s3.opener(client, bucket, key), target, url, sha256, retries, backoff)
         return Fetched(target, {"url": url, "sha256": digest})
-    if not found:
+    if not sizes:
         raise StepError(f"{url}: there is no such object, and none below it; check data.source")
     if sha256:
         raise StepError(f"data.sha256: {url} is a folder; a checksum belongs to an archive: leave it out")
-    names = {name: _below(url, name.removeprefix(key.rstrip("/")).lstrip("/")) for name in found}
+    names = {name: _below(url, name.removeprefix(key.rstrip("/")).lstrip("/")) for name in sizes}
     objects = target.with_name(target.name + ".objects")
 
     def bring(name: str) -> int:
@@ -119,12 +119,12 @@ def _s3(url: str, cache: Path, sha256: str | None, retries: int, backoff: float)
         )
         (target / names[name]).parent.mkdir(parents=True, exist_ok=True)
         os.link(stored, target / names[name])
-        return found[name]
+        return sizes[name]
 
     shutil.rmtree(target, ignore_errors=True)
     with (
         ThreadPoolExecutor(CONNECTIONS) as pool,
-        progress(url, sum(found.values())) as advance,
+        progress(url, sum(sizes.values())) as advance,
     ):
         for size in pool.map(bring, names):
             advance(size)
@@ -154,11 +154,11 @@ def _download(
         backoff=backoff,
         verified=sha256 is not None,
     )
-    found = sha256_of(target)
-    if sha256 and found != sha256:
+    digest = sha256_of(target)
+    if sha256 and digest != sha256:
         os.replace(target, aside)
-        raise StepError(_mismatch(label, sha256, found) + f" (what was downloaded is kept as {aside})")
-    return found
+        raise StepError(_mismatch(label, sha256, digest) + f" (what was downloaded is kept as {aside})")
+    return digest
 
 
 def patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) -> T:
@@ -177,8 +177,8 @@ def patiently(ask: Callable[[], T], label: str, retries: int, backoff: float) ->
     raise StepError(f"{label}: no answer after {retries + 1} attempts: {reason}; check the network and run it again")
 
 
-def _mismatch(label: str, wanted: str, found: str) -> str:
-    return f"{label}: its sha256 is {found}, but data.sha256 wants {wanted}; correct the one that is wrong"
+def _mismatch(label: str, wanted: str, digest: str) -> str:
+    return f"{label}: its sha256 is {digest}, but data.sha256 wants {wanted}; correct the one that is wrong"
 
 
 def _place(cache: Path, url: str) -> Path:

@@ -54,14 +54,14 @@ def objects(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
             404,
         ):  # both may mean that only objects below it exist
             raise trouble(error, shown) from None
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     try:
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            found |= {str(entry["Key"]): int(entry["Size"]) for entry in page.get("Contents", ())}
+            sizes |= {str(entry["Key"]): int(entry["Size"]) for entry in page.get("Contents", ())}
     except (ClientError, BotoCoreError) as error:
         raise trouble(error, shown) from None
     below = prefix.rstrip("/") + "/" if prefix else ""
-    return {k: size for k, size in found.items() if k == prefix or (k.startswith(below) and not k.endswith("/"))}
+    return {k: size for k, size in sizes.items() if k == prefix or (k.startswith(below) and not k.endswith("/"))}
 
 
 def _chunks(body: Any) -> Iterator[bytes]:

@@ -47,13 +47,13 @@ def run(params: Params, *, out: Path, remote: str = "", md5: str = "") -> Downlo
     with only_one(out), disk_errors(out):
         try:
             if remote and md5:
-                found = _pinned(params, remote, md5, out)
+                source = _pinned(params, remote, md5, out)
             else:
-                found = _generate(params, out) if params.data.source == GENERATED else _convert(params, out)
+                source = _generate(params, out) if params.data.source == GENERATED else _convert(params, out)
         finally:
             shutil.rmtree(out.with_name(out.name + ".part"), ignore_errors=True)
     info = DatasetInfo.read(out)
-    return DownloadResult(out, info.name, found, info.splits)
+    return DownloadResult(out, info.name, source, info.splits)
 
 
 def _pinned(params: Params, remote: str, md5: str, out: Path) -> str:

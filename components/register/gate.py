@@ -217,25 +217,25 @@ def _gains(gate: Gate, comparison: Comparison, champion: Champion) -> list[str]:
     """List what is not better by enough; the main figure must be better in any case, by more than noise."""
     main = gate.info.main
     asked = {main.key: Rule(gain=0.0), **{key: rule for key, rule in gate.rules.items() if rule.gain is not None}}
-    found = []
+    reasons = []
     for key, rule in asked.items():
         for name, difference in _of(gate, key, comparison.figures).items():
             figure = gate.info.figure(name)
             shown = f"{figure.label} {interval(figure, difference, gate.confidence)}"
             gained = figure.gain(difference.value)
             if not difference.significant:
-                found.append(f"no significant difference from {champion} on {measured_on(comparison)}: {shown}")
+                reasons.append(f"no significant difference from {champion} on {measured_on(comparison)}: {shown}")
             elif gained < 0:
-                found.append(f"worse than {champion}: {shown}")
+                reasons.append(f"worse than {champion}: {shown}")
             elif gained < (rule.gain or 0.0):
                 least = _amount(figure, rule.gain or 0.0)
-                found.append(f"gains less than register.rules.{key}.gain, {least}, on {champion}: {shown}")
-    return found
+                reasons.append(f"gains less than register.rules.{key}.gain, {least}, on {champion}: {shown}")
+    return reasons
 
 
 def _losses(gate: Gate, comparison: Comparison) -> list[str]:
     """List losses beyond the limits, by the differences themselves: that one may be noise is no reason to ship it."""
-    found = []
+    reasons = []
     for key, rule in gate.rules.items():
         if rule.loss is None:
             continue
@@ -250,22 +250,22 @@ def _losses(gate: Gate, comparison: Comparison) -> list[str]:
             (f"{name.partition('/')[2]} " if "/" in key else "") + interval(figure, d, gate.confidence)
             for name, d in lost.items()
         )
-        found.append(f"{what} {verb} by more than {limit}: {shown}")
-    return found
+        reasons.append(f"{what} {verb} by more than {limit}: {shown}")
+    return reasons
 
 
 def _costs(gate: Gate, new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    found = []
+    reasons = []
     time, size = (gate.rules.get(key, Rule()).times for key in COSTS)
     slower = new["ms_per_image"] / max(old["ms_per_image"], 1e-9)
     if time is not None and comparable_times(new, old) and slower > time:
-        found.append(
+        reasons.append(
             f"takes {new['ms_per_image']:.1f} ms an image, the champion {old['ms_per_image']:.1f} ms: more than "
             f"register.rules.ms_per_image.times, {time:g}"
         )
     if size is not None and new["parameters"] > size * old["parameters"]:
-        found.append(
+        reasons.append(
             f"has {new['parameters']:,} parameters, the champion {old['parameters']:,}: more than "
             f"register.rules.parameters.times, {size:g}"
         )
-    return found
+    return reasons

@@ -157,29 +157,31 @@ def _register(
     decided |= {champion.version} if champion else set()
     versions = []
     runs = [store.run_of(model.key, lineage.tags(model.key), model.sha256, model.history) for model in trained]
-    known = [store.version(settings.model_name, run, model.sha256) for run, model in zip(runs, trained, strict=True)]
+    registered = [
+        store.version(settings.model_name, run, model.sha256) for run, model in zip(runs, trained, strict=True)
+    ]
     judged = {
         model.key: model.measured
-        for model, found in zip(trained, known, strict=True)
-        if not (found is not None and str(found.version) in decided) and not below_floors(gate, model.metrics)
+        for model, model_version in zip(trained, registered, strict=True)
+        if not (model_version is not None and str(model_version.version) in decided)
+        and not below_floors(gate, model.metrics)
     }
     compared: dict[str, Comparison] = {}
     if champion is not None and champion.measured is not None:
-        found_all = against(gate, list(judged.values()), champion.measured)
-        compared = dict(zip(judged, found_all, strict=True))
-    for model, run, found in zip(trained, runs, known, strict=True):
-        kept = found is not None and str(found.version) in decided
+        compared = dict(zip(judged, against(gate, list(judged.values()), champion.measured), strict=True))
+    for model, run, model_version in zip(trained, runs, registered, strict=True):
+        kept = model_version is not None and str(model_version.version) in decided
         decision = decide(gate, model.metrics, model.measured, None if kept else champion, compared.get(model.key))
-        if found is not None and kept and promotion.GATE_TAG in found.tags:
-            _complete(params, run, model, validation, dataset, lineage, found.tags[promotion.GATE_TAG])
-            versions.append(_kept(store, model, run, found))
+        if model_version is not None and kept and promotion.GATE_TAG in model_version.tags:
+            _complete(params, run, model, validation, dataset, lineage, model_version.tags[promotion.GATE_TAG])
+            versions.append(_kept(store, model, run, model_version))
             continue
         _complete(params, run, model, validation, dataset, lineage, decision.reason)
-        if found is None and decision.above_floors:
-            found = _new_version(store, params, run, model)
+        if model_version is None and decision.above_floors:
+            model_version = _new_version(store, params, run, model)
             # Of two registrations at once the one that was too late has ended its upload as failed.
             run.set_status("FINISHED")
-            found = store.only_version(settings.model_name, run, model.sha256) or found
+            model_version = store.only_version(settings.model_name, run, model.sha256) or model_version
         card = Card(
             model=model,
             decision=decision,
@@ -188,13 +190,13 @@ def _register(
             tags=run.tags,
             name=settings.model_name,
             run_id=run.id,
-            version=str(found.version) if found else None,
+            version=str(model_version.version) if model_version else None,
             gate=gate,
         )
         run.log_text(card.markdown(), CARD_FILE)
-        if found is not None:
-            store.update_version(found, _gate_tags(gate, decision), card.description())
-        number = str(found.version) if found else None
+        if model_version is not None:
+            store.update_version(model_version, _gate_tags(gate, decision), card.description())
+        number = str(model_version.version) if model_version else None
         versions.append(Version(model.key, run.id, number, decision.passed, decision.reason, card.markdown()))
     return _choose(store, settings, gate.info, trained, versions, lineage.data_md5)
 
@@ -232,12 +234,12 @@ def _complete(
     run.set_status("FINISHED")
 
 
-def _kept(store: tracking.Store, model: Trained, run: tracking.Run, found: ModelVersion) -> Version:
+def _kept(store: tracking.Store, model: Trained, run: tracking.Run, version: ModelVersion) -> Version:
     """Return a version that is or was in production, as it was decided on then."""
     with tempfile.TemporaryDirectory() as place:
         card = store.download_file(run.id, CARD_FILE, Path(place)).read_text()
-    reason = found.tags[promotion.GATE_TAG]
-    return Version(model.key, run.id, str(found.version), reason == PASSED, reason, card)
+    reason = version.tags[promotion.GATE_TAG]
+    return Version(model.key, run.id, str(version.version), reason == PASSED, reason, card)
 
 
 def _gate_tags(gate: Gate, decision: Decision) -> dict[str, str]:
@@ -326,10 +328,10 @@ def _new_version(store: tracking.Store, params: Params, run: tracking.Run, model
         return store.create_version(params.register_.model_name, run, source, tags={**tags, "model.key": model.key})
     except tracking.TrackingError:
         # Another process that registers the same was faster, and has withdrawn the model that was logged here.
-        found = store.version(params.register_.model_name, run, model.sha256)
-        if found is None:
+        version = store.version(params.register_.model_name, run, model.sha256)
+        if version is None:
             raise
-        return found
+        return version
 
 
 def _log_model(store: tracking.Store, params: Params, run: tracking.Run, model: Trained) -> str:

@@ -125,10 +125,10 @@ class RemoteState:
         """Bring the latest state; False where there is none, None where it was replaced meanwhile."""
         from botocore.exceptions import ClientError
 
-        found = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
-        if not found:
+        states = [entry for entry in self._objects() if entry["Key"].endswith(f"/{STATE}")]
+        if not states:
             return False
-        state = max(found, key=lambda entry: entry["LastModified"])["Key"]
+        state = max(states, key=lambda entry: entry["LastModified"])["Key"]
         self.folder.mkdir(parents=True, exist_ok=True)
         for part in self.folder.glob("*.part"):
             part.unlink()

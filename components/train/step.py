@@ -120,8 +120,8 @@ def counted(validation: Path, data_md5: str) -> ClassCounts | None:
         report = json.loads((validation / "validation.json").read_text())
         if report["data_md5"] != data_md5:
             return None
-        found = report["class_counts"]["train"]
-        return ClassCounts(tuple(found["pixels"]), tuple(found["in_images"]))
+        counts = report["class_counts"]["train"]
+        return ClassCounts(tuple(counts["pixels"]), tuple(counts["in_images"]))
     except (OSError, ValueError, KeyError):
         return None
 

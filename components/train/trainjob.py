@@ -178,12 +178,12 @@ class TrainJobLauncher:
 
         api = CustomObjectsApi(self._api)
         try:
-            found: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, plural, name)
+            resource: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, plural, name)
         except ApiException as error:
             if error.status == 404:
                 return None
             raise
-        return str(found["metadata"]["uid"])
+        return str(resource["metadata"]["uid"])
 
     @contextmanager
     def _running(self, name: str, job: Path) -> Iterator[tuple[str, list[int]]]:
@@ -243,9 +243,9 @@ class TrainJobLauncher:
         deadline = None
         while True:
             try:
-                found: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, "trainjobs", name)
+                job: Any = api.get_namespaced_custom_object(GROUP, VERSION, self._namespace, "trainjobs", name)
                 answered = time.monotonic()
-                if found["metadata"]["uid"] != uid:
+                if job["metadata"]["uid"] != uid:
                     raise TrainingError(
                         f"TrainJob {name}: another run of the same training has taken its place; wait for that one"
                     )
@@ -260,11 +260,11 @@ class TrainJobLauncher:
                         f"TrainJob {name}: Kubernetes does not answer ({_reason(error)}); run the step again, it "
                         "goes on from the last epoch"
                     ) from None
-                found = {}
+                job = {}
             for row in launch.rows(exchange)[told:]:
                 on_row(row)
                 told += 1
-            ended = {c["type"] for c in found.get("status", {}).get("conditions", ()) if c["status"] == "True"}
+            ended = {c["type"] for c in job.get("status", {}).get("conditions", ()) if c["status"] == "True"}
             if ended & {"Complete", "Failed"} or (deadline and (exchange / "outcome.json").is_file()):
                 return 0 if "Complete" in ended else 1
             if stopped and deadline is None:

@@ -150,10 +150,10 @@ def open_source(target: str, cache: Path | None = None, *, profile: Path | None 
         return FolderSource(Path(target), profile)
     if profile is not None:
         raise AddressError(f"--profile {profile}: is for a model folder; {target} has its own in each version")
-    found = next(iter(entry_points(group=GROUP, name=scheme[1])), None)
-    if found is None:
+    entry_point = next(iter(entry_points(group=GROUP, name=scheme[1])), None)
+    if entry_point is None:
         raise AddressError(f"{target}: no installed package knows addresses of {scheme[1]}:/; give a model folder")
-    source: Source = found.load()(target, cache or cache_folder("models"))
+    source: Source = entry_point.load()(target, cache or cache_folder("models"))
     return source
 
 

@@ -85,10 +85,10 @@ class Backbone(nn.Module):
         Raises:
             UnknownModelError: All its maps are coarser.
         """
-        found = [i for i, s in enumerate(self.strides) if s <= stride]
-        if not found:
+        indices = [i for i, s in enumerate(self.strides) if s <= stride]
+        if not indices:
             raise UnknownModelError(f"backbone {self.name}: its finest map has stride {self.strides[0]}, not {stride}")
-        return max(found)
+        return max(indices)
 
     def keep(self, *indices: int) -> None:
         """Say which maps are looked at; the others may be empty, so that deeper layers have their memory.

@@ -31,11 +31,11 @@ def compared() -> dict[str, list[tuple[str, str]]]:
 
     `fidelity.csv` has them, which `python -m tests.segmodels.models.oracles` writes.
     """
-    found: dict[str, list[tuple[str, str]]] = {}
+    comparisons: dict[str, list[tuple[str, str]]] = {}
     with Path(__file__).with_name("fidelity.csv").open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
-            found.setdefault(row["architecture"], []).append((row["source"], row["difference"]))
-    return found
+            comparisons.setdefault(row["architecture"], []).append((row["source"], row["difference"]))
+    return comparisons
 
 
 def print_list(

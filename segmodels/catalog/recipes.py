@@ -46,21 +46,21 @@ def sources(architecture: str) -> dict[str, str]:
 
 @functools.cache
 def _table() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    sources: dict[str, dict[str, str]] = {}
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["architecture"], {})[row["setting"]] = row["source"]
-    return found
+            sources.setdefault(row["architecture"], {})[row["setting"]] = row["source"]
+    return sources
 
 
 def _flat(values: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    settings: list[tuple[str, Any]] = []
     for key, value in values.items():
         if key == "stages":
             for number, stage in enumerate(value, start=1):
-                found += _flat(stage, f"{path}stages.{number}.") or [(f"{path}stages.{number}", {})]
+                settings += _flat(stage, f"{path}stages.{number}.") or [(f"{path}stages.{number}", {})]
         elif isinstance(value, Mapping) and key in ("augment", "extra", "options", "crf"):
-            found += _flat(value, f"{path}{key}.")
+            settings += _flat(value, f"{path}{key}.")
         else:
-            found.append((path + key, value))
-    return found
+            settings.append((path + key, value))
+    return settings

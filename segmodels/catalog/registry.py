@@ -83,11 +83,11 @@ class ModelInfo:
     def options(self) -> dict[str, Any]:
         """The keywords of this architecture and their defaults."""
         taken = {"self", "num_classes", "in_channels"}
-        found = {}
+        keywords = {}
         for name, parameter in inspect.signature(self.builder).parameters.items():
             if name not in taken and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                found[name] = self.defaults.get(name, parameter.default)
-        return found
+                keywords[name] = self.defaults.get(name, parameter.default)
+        return keywords
 
 
 _MODELS: dict[str, ModelInfo] = {}
@@ -214,8 +214,8 @@ def full_size(name: str, num_classes: int, **options: Any) -> SegmentationModel:
 @functools.cache
 def _files() -> dict[str, str]:
     """Return name -> module of every architecture, as the files of `segmodels.models` say; nothing is imported."""
-    found = {}
+    modules = {}
     for path in sorted(Path(__file__).parents[1].joinpath("models").glob("*.py")):
         for name in _REGISTERS.findall(path.read_text(encoding="utf-8")):
-            found[name] = f"segmodels.models.{path.stem}"
-    return found
+            modules[name] = f"segmodels.models.{path.stem}"
+    return modules

@@ -47,15 +47,15 @@ def load_weights(model: nn.Module, source: Path | str) -> set[str]:
         CheckpointError: The source cannot be read or has nothing that fits.
     """
     try:
-        found = locate(source, model)
+        located = locate(source, model)
     except WeightsError as error:
         raise CheckpointError(str(error)) from None
-    if isinstance(found, Path):
-        tensors = read_tensors(found / WEIGHTS_FILE if found.is_dir() else found)
+    if isinstance(located, Path):
+        tensors = read_tensors(located / WEIGHTS_FILE if located.is_dir() else located)
         if (translate := getattr(model, "translate", None)) is not None:
             tensors = translate(tensors)
     else:
-        tensors = found
+        tensors = located
     own = model.state_dict()
     fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:

@@ -33,8 +33,8 @@ def drift(
     for path in out:
         reporting.check_suffix(path)
     profile = Profile.read(reference)
-    found, problems = find_inputs(images, out[0])
-    paths = [item.path for item in found if item.kind == "image"]
+    items, problems = find_inputs(images, out[0])
+    paths = [item.path for item in items if item.kind == "image"]
     if not paths:
         raise DriftError(problems[0] if problems else f"{images[0]}: holds no image")
     with progress_bar() as bar:

@@ -60,8 +60,8 @@ def predict(
         "crf": crf_settings(crf) if crf else None,
     }
     place = stores.Store(out) if stores.is_remote(out) else Path(out)
-    found, problems = find_inputs(inputs, place)
-    jobs = plan(found, place, masks=masks, overlays=overlay)
+    items, problems = find_inputs(inputs, place)
+    jobs = plan(items, place, masks=masks, overlays=overlay)
 
     import torch
 
@@ -69,12 +69,12 @@ def predict(
     from segmodels.inference.predictor import Predictor
     from segmodels.progress import Heartbeat
 
-    found_model = fetched(model)
+    fetched_model = fetched(model)
     predictor = Predictor(
-        found_model.folder,
+        fetched_model.folder,
         device_name(device, torch.cuda.is_available()),
         # A registered version predicts as it was evaluated; what is given here takes the place of its own.
-        settings=found_model.settings,
+        settings=fetched_model.settings,
         **{key: value for key, value in given.items() if value is not None},
     )
     for problem in problems:

@@ -140,8 +140,8 @@ def focus_box(label: Tensor, rng: np.random.Generator, *, loose: bool) -> tuple[
     if not len(present):
         return 0, 0, ids.shape[0], ids.shape[1]
     regions, _ = ndimage.label(ids == rng.choice(present))
-    found = ndimage.find_objects(regions)
-    rows, columns = found[int(rng.integers(len(found)))]
+    boxes = ndimage.find_objects(regions)
+    rows, columns = boxes[int(rng.integers(len(boxes)))]
     window = []
     for side, length in ((rows, ids.shape[0]), (columns, ids.shape[1])):
         size = (side.stop - side.start) * 1.2

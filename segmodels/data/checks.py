@@ -136,9 +136,9 @@ def complaint(details: Sequence[str], heading: str) -> str:
     return f"{heading}\n  " + "\n  ".join(details[:LISTED]) + rest
 
 
-def judge(found: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:
+def judge(by_table: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:
     """Apply every rule to the tables and return its outcome, in order."""
-    return [Outcome.of(r, found[r.table], r.broken(found[r.table])) for r in rules(info, limits)]
+    return [Outcome.of(r, by_table[r.table], r.broken(by_table[r.table])) for r in rules(info, limits)]
 
 
 def tables(rows: Sequence[Row], lost: Sequence[Row], info: DatasetInfo) -> dict[str, list[dict[str, Any]]]:
@@ -153,15 +153,15 @@ def tables(rows: Sequence[Row], lost: Sequence[Row], info: DatasetInfo) -> dict[
 
 def _classes(rows: Sequence[Row], info: DatasetInfo) -> list[dict[str, Any]]:
     """Return a row per class: `class`, `id`, and `<split>_pixels` and `<split>_fraction` (of what is not void)."""
-    found: list[dict[str, Any]] = [{"class": name, "id": i} for i, name in enumerate(info.class_names)]
+    table: list[dict[str, Any]] = [{"class": name, "id": i} for i, name in enumerate(info.class_names)]
     for split in SPLITS:
         mine = [row for row in rows if row["split"] == split]
         pixels = [sum(row[f"class_{i}"] or 0 for row in mine) for i in range(info.num_classes)]
-        for row, count in zip(found, pixels, strict=True):
+        for row, count in zip(table, pixels, strict=True):
             # A split that is not there is asked nothing.
             row[f"{split}_pixels"] = count if mine else None
             row[f"{split}_fraction"] = count / sum(pixels) if count else None
-    return found
+    return table
 
 
 def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -170,10 +170,10 @@ def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
         _twins(rows, "pixels_sha256", "image"),
         _twins([row if _several_classes(row) else {} for row in rows], "label_sha256", "label"),
     )
-    found = []
+    table = []
     for row, file, same, label in zip(rows, files, pixels, labels, strict=True):
         twin = file or same
-        found.append(
+        table.append(
             {
                 **row,
                 "expected_label": f"{row['split']}/labels/{row['id']}.png",
@@ -186,7 +186,7 @@ def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "label_twin": None if twin else label,
             }
         )
-    return found
+    return table
 
 
 def _twins(rows: Sequence[Row], column: str, shown: str) -> list[str | None]:
@@ -210,12 +210,12 @@ def _size(width: int | None, height: int | None) -> str | None:
 
 
 def _splits(rows: Sequence[Row], info: DatasetInfo) -> list[dict[str, Any]]:
-    found = []
+    table = []
     for split in SPLITS:
         mine = [row for row in rows if row["split"] == split]
         sizes = {(row["width"], row["height"]) for row in mine if row["width"] is not None}
         ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-        found.append(
+        table.append(
             {
                 "split": split,
                 "samples": len(mine) or None,
@@ -226,7 +226,7 @@ def _splits(rows: Sequence[Row], info: DatasetInfo) -> list[dict[str, Any]]:
                 "largest": _size(*ordered[-1]) if ordered else None,
             }
         )
-    return found
+    return table
 
 
 # The rules

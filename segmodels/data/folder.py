@@ -172,15 +172,15 @@ def samples(root: Path | str, split: str, needs: Sequence[str] = ("labels",)) ->
     if split not in SPLITS or not images.is_dir():
         known = ", ".join(s for s in SPLITS if (Path(root) / s / "images").is_dir()) or "none"
         raise DatasetError(f"{printable(folder)}: no such split; the dataset has {known}")
-    found = []
+    listing = []
     for image in sorted(utf8(p) for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
         files = {name: folder / name / f"{image.stem}.png" for name in needs}
         for name, file in files.items():
             if not file.is_file():
                 what = "label" if name == "labels" else name
                 raise DatasetError(f"{split}/images/{image.name}: has no {what}; {split}/{name}/{file.name} is missing")
-        found.append(Sample(image.stem, image, files))
-    return found
+        listing.append(Sample(image.stem, image, files))
+    return listing
 
 
 def read_image(path: Path | str) -> np.ndarray:

@@ -87,8 +87,8 @@ def columns(classes: int) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(utf8(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(utf8(path) for path in entries if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -202,14 +202,14 @@ def concerns(profile: Profile, seen: Sequence[Seen]) -> list[Concern]:
     by_class = np.stack([one.by_class for one in seen if one.by_class is not None])
     now, before = mixes.mean(0), profile.mix.mean(0)
     sure = confidence_by_class(mixes, by_class)
-    found = []
+    scored = []
     for i, name in enumerate(profile.classes):
         lost = profile.by_class[i] - sure[i]
         ratio = (now[i] + 1e-4) / (before[i] + 1e-4)
         if lost > 0.05 or not 0.5 <= ratio <= 2:
             concern = Concern(name, float(before[i]), float(now[i]), float(profile.by_class[i]), float(sure[i]))
-            found.append((float(np.nan_to_num(lost)) + 0.1 * abs(math.log(ratio)), concern))
-    return [concern for _, concern in sorted(found, key=lambda pair: -pair[0])]
+            scored.append((float(np.nan_to_num(lost)) + 0.1 * abs(math.log(ratio)), concern))
+    return [concern for _, concern in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def write(out: Path, report: Report, profile: Profile, seen: Sequence[Seen], predictor: Predictor) -> None:

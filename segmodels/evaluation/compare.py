@@ -120,11 +120,11 @@ def compare_all(
     for arm, (one, differences) in enumerate(zip(after, joined, strict=True)):
         low, high = _interval(differences, confidence)
         low[main], high[main] = together[0][arm], together[1][arm]
-        found = [
+        figures = [
             Difference(float(a), float(b), float(lo), float(hi), bool(enough and (lo > 0 or hi < 0)))
             for a, b, lo, hi in zip(one, before, low, high, strict=True)
         ]
-        comparisons.append(Comparison(images, count, len(new), dict(zip(names, found, strict=True))))
+        comparisons.append(Comparison(images, count, len(new), dict(zip(names, figures, strict=True))))
     return comparisons
 
 

@@ -105,7 +105,7 @@ def _figure(
     return float(scores(matrix.numpy())[INFO.main.key])
 
 
-def _spread(found: Sequence[Sample], count: int) -> list[Sample]:
+def _spread(frames: Sequence[Sample], count: int) -> list[Sample]:
     """Return that many samples at equal distances: neighbours in a video show the same street."""
-    places = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
-    return [found[place] for place in places]
+    places = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    return [frames[place] for place in places]

@@ -108,7 +108,7 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
         paths: Files, folders, and addresses of objects or of prefixes (`s3://bucket/prefix`).
         out: Where the results go.
     """
-    found: list[Input] = []
+    items: list[Input] = []
     problems: list[str] = []
     for given in paths:
         if isinstance(given, str) and is_remote(given):
@@ -119,7 +119,7 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
                 continue
             if not inside:
                 problems.append(f"{given}: holds no image and no video")
-            found += inside
+            items += inside
             continue
         path = Path(given)
         if path.is_dir():
@@ -127,13 +127,13 @@ def find_inputs(paths: Sequence[Path | str], out: Path | Store) -> tuple[list[In
             inside = [Input(p, p.relative_to(path), _kind(p)) for p, ours in media if not ours]
             if not media:
                 problems.append(f"{path}: holds no image and no video")
-            found += inside
+            items += inside
         elif path.is_file():
             if not (_lies_in(path, out) and is_result(path)):
-                found.append(Input(path, Path(path.name), _kind(path)))
+                items.append(Input(path, Path(path.name), _kind(path)))
         else:
             problems.append(f"{path}: no such file or folder")
-    unique = {item.identity: item for item in reversed(found)}
+    unique = {item.identity: item for item in reversed(items)}
     return list(reversed(unique.values())), problems
 
 
@@ -207,7 +207,7 @@ def _stored(store: Store, out: Path | Store) -> list[Input]:
         return [_stored_input(store.parent(), name)]
     out_url = f"{out.url}/" if isinstance(out, Store) else None
     apart = out_url is not None and not f"{store.url}/".startswith(out_url)
-    found = []
+    items = []
     for name in sorted(store.files):
         path = Path(name)
         if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES or any(p.startswith(".") for p in path.parts):
@@ -218,8 +218,8 @@ def _stored(store: Store, out: Path | Store) -> list[Input]:
             with store.open(name) as file:
                 if is_result(file, path.suffix):
                     continue
-        found.append(_stored_input(store, name))
-    return found
+        items.append(_stored_input(store, name))
+    return items
 
 
 def _stored_input(store: Store, name: str) -> Input:

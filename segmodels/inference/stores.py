@@ -71,10 +71,10 @@ class Store:
         """
         with self._told(""):
             try:
-                found = self._fs.find(self._root)
+                keys = self._fs.find(self._root)
             except FileNotFoundError:
                 return frozenset()
-        names = frozenset(name[len(self._root) :].lstrip("/") for name in found if not name.endswith("/"))
+        names = frozenset(name[len(self._root) :].lstrip("/") for name in keys if not name.endswith("/"))
         for name in names - {""}:
             # Names of objects become paths below the folder of the results.
             relative(name, f"{self.url}: key")

@@ -158,15 +158,15 @@ class DeconvNet(SegmentationModel):
 
 def windows(height: int, width: int, count: int) -> list[tuple[int, int, int, int]]:
     """At most `count` overlapping windows (top, left, bottom, right) at several scales, the whole image first."""
-    found = [(0, 0, height, width)]
+    boxes = [(0, 0, height, width)]
     parts = 2
-    while len(found) < count and min(height, width) // parts >= 32:
+    while len(boxes) < count and min(height, width) // parts >= 32:
         rows, columns = height // parts, width // parts
         for top in range(0, height - rows + 1, max(1, rows // 2)):
             lefts = range(0, width - columns + 1, max(1, columns // 2))
-            found += [(top, left, top + rows, left + columns) for left in lefts]
+            boxes += [(top, left, top + rows, left + columns) for left in lefts]
         parts += 1
-    return found[:count]
+    return boxes[:count]
 
 
 def _normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:

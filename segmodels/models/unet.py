@@ -125,9 +125,9 @@ class UNet(SegmentationModel):
             return channels
         self.backbone = create_backbone(backbone, in_channels=in_channels)
         # The deepest map of each stride.
-        found = {stride: self.backbone.last(stride) for stride in self.backbone.strides}
-        self.maps = [found.get(2**level) for level in range(max(found).bit_length())]
-        self.backbone.keep(*found.values())
+        indices = {stride: self.backbone.last(stride) for stride in self.backbone.strides}
+        self.maps = [indices.get(2**level) for level in range(max(indices).bit_length())]
+        self.backbone.keep(*indices.values())
         return [0 if index is None else self.backbone.channels[index] for index in self.maps]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

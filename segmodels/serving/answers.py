@@ -63,9 +63,9 @@ def _preferences(accept: str) -> list[str]:
     weighted = []
     for part in accept.split(","):
         kind, _, parameters = part.partition(";")
-        found = re.search(r"\bq=([0-9.]+)", parameters)
+        quality = re.search(r"\bq=([0-9.]+)", parameters)
         try:
-            weight = float(found[1]) if found else 1.0
+            weight = float(quality[1]) if quality else 1.0
         except ValueError:
             weight = 0.0
         if weight > 0:

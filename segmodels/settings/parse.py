@@ -26,19 +26,19 @@ def parse(pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         OverrideError: There is no `=`, or a key is given both a value and keys below it.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
         path, sign, text = pair.partition("=")
         *sections, key = path.strip().split(".")
         if not sign or not key or not all(sections):
             raise OverrideError(f"'{pair}': give KEY=VALUE, for example lr=0.001")
-        place = found
+        place = settings
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise OverrideError(f"'{pair}': {section} has a value of its own already")
         place[key] = _value(text.strip())
-    return found
+    return settings
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:

@@ -334,10 +334,10 @@ class Task(ABC):
         import numpy as np
 
         count = len(next(iter(measured.counts.values())))
-        found = {key: float(value[0]) for key, value in self.figures(measured, np.ones((1, count))).items()}
+        figures = {key: float(value[0]) for key, value in self.figures(measured, np.ones((1, count))).items()}
         prefix = f"{self.info.each.key}/"
-        plain = {key: _number(value) for key, value in found.items() if not key.startswith(prefix)}
-        each = {name: _number(found[f"{prefix}{name}"]) for name in measured.parts}
+        plain = {key: _number(value) for key, value in figures.items() if not key.startswith(prefix)}
+        each = {name: _number(figures[f"{prefix}{name}"]) for name in measured.parts}
         return {**plain, "per_class": each}
 
     @abstractmethod

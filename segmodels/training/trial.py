@@ -171,8 +171,8 @@ def _processor() -> str:
 
 def _read(kept: Path | None) -> dict[str, Choice]:
     try:
-        found: dict[str, Any] = json.loads(kept.read_text()) if kept is not None else {}
-        return {key: Choice(**choice) for key, choice in found.items()}
+        choices: dict[str, Any] = json.loads(kept.read_text()) if kept is not None else {}
+        return {key: Choice(**choice) for key, choice in choices.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

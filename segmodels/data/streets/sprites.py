@@ -397,7 +397,7 @@ def atlas() -> Atlas:
     drawings |= _sign_shapes(rng)
     sprites: list[Sprite] = []
     names: dict[str, tuple[int, ...]] = {}
-    for name, found in drawings.items():
-        names[name] = tuple(range(len(sprites), len(sprites) + len(found)))
-        sprites += found
+    for name, variants in drawings.items():
+        names[name] = tuple(range(len(sprites), len(sprites) + len(variants)))
+        sprites += variants
     return Atlas(tuple(sprites), names)

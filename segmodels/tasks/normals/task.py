@@ -175,8 +175,8 @@ def median(angles: np.ndarray) -> np.ndarray:
     inside = np.divide(
         half[:, 0] - before, angles[rows, place], out=np.zeros(len(angles)), where=angles[rows, place] > 0
     )
-    found: np.ndarray = np.where(total[:, -1] > 0, (place + inside) * (180 / angles.shape[-1]), np.nan)
-    return found
+    medians: np.ndarray = np.where(total[:, -1] > 0, (place + inside) * (180 / angles.shape[-1]), np.nan)
+    return medians
 
 
 def _direction(vectors: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def build(
     return WeightedSum(made)
 
 
-def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
+def class_weights(class_counts: ClassCounts, scheme: str) -> Tensor | None:
     """Return weights against class imbalance.
 
     Args:
@@ -167,7 +167,7 @@ def class_weights(found: ClassCounts, scheme: str) -> Tensor | None:
     """
     if scheme == "none":
         return None
-    counts, images = np.array(found.pixels, np.float64), np.array(found.in_images, np.float64)
+    counts, images = np.array(class_counts.pixels, np.float64), np.array(class_counts.in_images, np.float64)
     present = counts > 0
     weights = np.ones(len(counts))
     if scheme in ("enet", "enet_encoder"):

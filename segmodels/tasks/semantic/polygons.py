@@ -103,7 +103,7 @@ def coco(
         {"id": i, "file_name": name, "width": int(label.shape[1]), "height": int(label.shape[0])}
         for i, (label, name) in enumerate(zip(maps, names, strict=True), 1)
     ]
-    found = [(i, polygon) for i, inside in enumerate(shapes, 1) for polygon in inside]
+    polygons = [(i, polygon) for i, inside in enumerate(shapes, 1) for polygon in inside]
     annotations = [
         {
             "id": number,
@@ -114,7 +114,7 @@ def coco(
             "bbox": list(polygon.box),
             "iscrowd": 0,
         }
-        for number, (image, polygon) in enumerate(found, 1)
+        for number, (image, polygon) in enumerate(polygons, 1)
     ]
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -147,8 +147,8 @@ def _regions(classes: np.ndarray) -> tuple[np.ndarray, list[int]]:
     labels: list[int] = []
     for label in np.flatnonzero(np.bincount(classes.ravel(), minlength=1)).tolist():
         mask = classes == label
-        found, count = ndimage.label(mask)
-        regions[mask] = found[mask] + (len(labels) - 1)
+        components, count = ndimage.label(mask)
+        regions[mask] = components[mask] + (len(labels) - 1)
         labels += [label] * count
     return regions, labels
 
