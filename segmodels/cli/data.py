@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -231,12 +232,17 @@ def check_layout(data: Path) -> None:
 def dataset_folder(data: Path, out: Path) -> Path:
     """Return the dataset folder: the given one, or what its layout converts to, next to the output."""
     from segmodels.data import given
-    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.folder import INFO_FILE, DatasetError
 
     converted = out.with_name(out.name + ".data")
     if not (data / INFO_FILE).is_file():
         may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
-    return given.dataset_folder(data, converted)
+    try:
+        return given.dataset_folder(data, converted)
+    except DatasetError as error:
+        if not re.search(r"\bdata\.[a-z]", str(error)):
+            raise
+        raise CommandError(f"{error} (`segmodels dataset convert` has an option for each key of data)") from None
 
 
 def may_replace(folder: Path, mark: str, kind: str, overwrite: bool) -> None:

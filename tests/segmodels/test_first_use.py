@@ -105,10 +105,18 @@ def test_a_term_that_the_loss_has_not_is_told_in_a_sentence(tmp_path: Path, caps
 
 def test_one_class_trains_and_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = photos(tmp_path / "own", [(60, 80)] * 8, classes="ground\n", ids=1)
-    status, text, error = train(data, tmp_path / "m", capsys)
+    status, _, error = train(data, tmp_path / "m", capsys)
+    assert status == 1
+    assert "if 0 is it and 255 is void, set data.values: {0: ground, 255: void}" in error
+    assert "`segmodels dataset convert` has an option for each key of data" in error
+    told = ["--value", "0=ground", "--value", "255=void"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["dataset", "convert", str(data), "--out", str(tmp_path / "data"), *told])
+    capsys.readouterr()
+    status, text, error = train(tmp_path / "data", tmp_path / "m", capsys)
     assert (status, error) == (0, "")
     assert "best validation mIoU 100.0 %" in text
-    assert evaluate(tmp_path / "m", tmp_path / "m.data", tmp_path / "e").matrix.shape == (1, 1)
+    assert evaluate(tmp_path / "m", tmp_path / "data", tmp_path / "e").matrix.shape == (1, 1)
 
 
 def test_the_layout_is_refused_without_torch(tmp_path: Path) -> None:

@@ -29,14 +29,13 @@ VIDEO = "0[0-9]*_[0-9]*_L.png"
 
 def detect(root: Path) -> Fit | None:
     """Tell how a folder fits any of the three."""
-    label = next((p for _, folder, _ in FOLDERS if (p := first(root, f"{folder}/{VIDEO}"))), None)
-    label = label or next(
-        (p for _, folder, _ in FOLDERS if (p := first(root, f"{folder}/Seq05VD_f[0-9]*_L.png"))), None
-    )
-    if label is None:
-        return None
-    images = any(first(root, f"{folder}/*[0-9].png") for folder, *_ in FOLDERS)
-    return Fit(label.relative_to(root).as_posix(), "" if images else "701_StillsRaw_full/*.png")
+    for images, labels, _ in FOLDERS:
+        for name in (VIDEO, "Seq05VD_f[0-9]*_L.png"):
+            if label := first(root, f"{labels}/{name}"):
+                there = first(root, f"{images}/*[0-9].png") is not None
+                if there or labels != ".":  # labels alone may belong to images anywhere
+                    return Fit(label.relative_to(root).as_posix(), "" if there else f"{images}/*.png")
+    return None
 
 
 def samples(root: Path, job: Job, colors: dict[tuple[int, int, int], int]) -> Iterator[Raw]:

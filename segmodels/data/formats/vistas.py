@@ -40,7 +40,9 @@ def detect(root: Path, versions: tuple[str, ...] = tuple(VERSIONS)) -> Fit | Non
 
 
 def _version(root: Path, versions: tuple[str, ...]) -> str | None:
-    return next((v for v in versions if any(first(root, f"{s}/{v}/labels/*.png") for s in SPLITS)), None)
+    # Folders of version 1.1 are called as anybody's might be; its archive has a description beside them.
+    named = [v for v in versions if v != "." or first(root, "config*.json")]
+    return next((v for v in named if any(first(root, f"{s}/{v}/labels/*.png") for s in SPLITS)), None)
 
 
 def reading(root: Path, job: Job, versions: tuple[str, ...] = tuple(VERSIONS)) -> Reading:

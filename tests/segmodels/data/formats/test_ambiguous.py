@@ -19,7 +19,7 @@ from tests.segmodels.data.formats.making import Converted, colors, ids, picture,
 def mine(root: Path, *labels: Any, dtype: type = np.uint8) -> Path:
     """Images 0, 1, … with these labels; one row each."""
     for number, values in enumerate(labels):
-        row = np.asarray([values], dtype)
+        row: np.ndarray = np.asarray([values], dtype)
         picture(root / f"images/{number}.png", *row.shape[:2])
         (root / "labels").mkdir(exist_ok=True)
         Image.fromarray(row).save(root / f"labels/{number}.png")

@@ -17,7 +17,7 @@ from segmodels.data.folder import (
     read_label,
     samples,
 )
-from segmodels.data.formats import Choices, Splitting, convert
+from segmodels.data.formats import Choices, Splitting, convert, find, folder
 from segmodels.data.formats import classes as class_files
 from tests.samples import CAMVID, KITTI, needs_camvid, needs_kitti
 
@@ -312,3 +312,33 @@ def test_lists_of_classes_with_a_header_or_tabs_are_read(tmp_path: Path) -> None
     (tmp_path / "c.json").write_text('{"classes": [{"name": "Animal", "color": [64, 128, 64]}]}')
     for name in ("a.csv", "b.txt", "c.json"):
         assert class_files.read(tmp_path / name) == [class_files.NamedClass("Animal", (64, 128, 64))]
+
+
+NAMES = (
+    "a",
+    "0001",
+    "00001",
+    "IMG_0001",
+    "1",
+    "frame_000001",
+    "0016E5_07959",
+    "aachen_000000_000019",
+    "M-33-7-A-d-2-3",
+)
+SHAPES = (
+    *[f"{images}/NAME.jpg {labels}/NAME.png" for images in folder.IMAGE_FOLDERS for labels in folder.LABEL_FOLDERS],
+    *[f"{split}/images/NAME.jpg {split}/labels/NAME.png" for split in folder.SPLIT_FOLDERS],
+    *[f"images/{split}/NAME.jpg labels/{split}/NAME.png" for split in folder.SPLIT_FOLDERS],
+    *[f"{split}/img/NAME.png {split}/mask/NAME.png" for split in folder.SPLIT_FOLDERS],
+    "images/NAME.tif masks/NAME.tif", "images/NAME.png labels/NAME_mask.png", "images/NAME.jpg annotations/NAME_L.png",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_folder_of_ones_own_is_never_taken_for_a_public_dataset(tmp_path: Path, shape: str) -> None:
+    for name in NAMES:
+        for part in shape.split():
+            path = tmp_path / part.replace("NAME", name)
+            label(path, [[0, 1]])
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert find(tmp_path) == ("folder", tmp_path)

@@ -39,14 +39,20 @@ def names(read: Converted) -> list[list[str]]:
 
 def labelme(root: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
     picture(root / "a.jpg", 6, 8)
-    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "a.jpg", "imageData": None}
+    content: dict[str, Any] = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": "a.jpg",
+        "imageData": None,
+    }
     write(root / "a.json", json.dumps(content | {"imageHeight": 6, "imageWidth": 8} | more))
     return root
 
 
 def test_labelme_draws_its_shapes_in_their_order(tmp_path: Path) -> None:
     mask = base64.b64encode(png(np.array([[0, 1], [1, 1]], bool))).decode()
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": "car", "points": SQUARE, "shape_type": "polygon", "group_id": None, "flags": {}},
         {"label": "wheel", "points": [[4, 3], [5, 4]], "shape_type": "mask", "mask": mask},
         {"label": "sky", "points": [[0, 0], [7, 0]], "shape_type": "rectangle"},
@@ -249,7 +255,7 @@ def test_label_studio_unpacks_brushes_and_scales_polygons(tmp_path: Path) -> Non
     mask[4:, 6:] = True
     sized = {"original_width": 8, "original_height": 6}
     outline = [[100 * x / 8, 100 * y / 6] for x, y in SQUARE]
-    results = [
+    results: list[dict[str, Any]] = [
         {"type": "polygonlabels", **sized, "value": {"points": outline, "polygonlabels": ["car"]}},
         {"type": "brushlabels", **sized, "value": {"format": "rle", "rle": packed(mask), "brushlabels": ["dog"]}},
         {"type": "choices", "value": {"choices": ["x"]}},
