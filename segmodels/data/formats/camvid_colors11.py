@@ -1,7 +1,7 @@
 """CamVid by colour with SegNet's 11 classes: the 31 of `camvid_colors` merged as the SegNet tutorial's labels are.
 
 Badrinarayanan, Kendall, Cipolla, "SegNet" (2017), section 4; Sturgess, Alahari, Ladicky, Torr (BMVC 2009), who merged
-them. """
+them."""
 
 from __future__ import annotations
 

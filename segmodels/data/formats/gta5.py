@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segmodels.data.folder import DatasetError
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id, image_size
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, first, named_alike, paired
+from segmodels.data.formats.truth import matlab
 from segmodels.data.images import open_image
 
 ROAD, CAR = (128, 64, 128), (0, 0, 142)
@@ -57,12 +57,7 @@ def _splits(root: Path) -> dict[int, str]:
     path = next((f / "split.mat" for f in (root, root / "read_mapping") if (f / "split.mat").is_file()), None)
     if path is None:
         return {}
-    from scipy.io import loadmat
-
-    try:
-        held = loadmat(path)
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
-        raise DatasetError(f"{path}: cannot be read as a MATLAB file ({error})") from None
+    held = matlab(path)
     keys = {"trainIds": "train", "valIds": "val", "testIds": "test"}
     return {int(i): split for key, split in keys.items() for i in np.ravel(held.get(key, ()))}
 

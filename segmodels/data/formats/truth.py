@@ -81,6 +81,6 @@ def matlab(path: Path) -> dict[str, Any]:
             f"{path}: is a MATLAB file of version 7.3 (HDF5), which is not read; save it with `save(…, '-v7')`, or "
             "give the images that others have made of it"
         ) from None
-    except (ValueError, TypeError, OSError) as error:
-        raise DatasetError(f"{path}: cannot be read as a MATLAB file ({error})") from None
+    except Exception as error:  # a damaged one raises whatever its bytes lead to
+        raise DatasetError(f"{path}: cannot be read as a MATLAB file ({error}); restore it") from None
     return content

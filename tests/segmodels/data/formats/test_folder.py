@@ -323,7 +323,6 @@ NAMES = (
     "frame_000001",
     "0016E5_07959",
     "aachen_000000_000019",
-    "M-33-7-A-d-2-3",
 )
 SHAPES = (
     *[f"{images}/NAME.jpg {labels}/NAME.png" for images in folder.IMAGE_FOLDERS for labels in folder.LABEL_FOLDERS],
