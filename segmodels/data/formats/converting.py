@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,7 +22,7 @@ from segmodels.data.formats.mapping import Mapping as ClassMapping
 from segmodels.data.images import open_image, orientation, upright_size
 from segmodels.data.targets import target
 from segmodels.data.writer import DatasetWriter
-from segmodels.errors import UserError
+from segmodels.errors import UserError, brief
 from segmodels.progress import Heartbeat
 from segmodels.runtime import available_cores
 
@@ -89,8 +90,9 @@ def write(
         have = ", ".join(layout.targets) or "labels alone"
         raise DatasetError(f"{root}: {layout.title} has no {missing[0]}; it has {have}")
     job = Job(choices)
-    read = layout.read(root, job)
-    if not _write(read, job, out, read.name or name, source, splitting):
+    with _sound(root, layout.title):
+        read = layout.read(root, job)
+    if not _write(read, job, out, read.name or name, source, splitting, layout.title, root):
         raise DatasetError(f"{root}: is {layout.title}, but has no labelled image; looked for {layout.looks_for}")
 
 
@@ -104,11 +106,23 @@ def write_pair(images: Path, labels: Path, out: Path, splitting: Splitting, choi
 
     job = Job(choices or Choices())
     read = folder.reading_of([folder.Part(None, images, labels)], labels, job)
-    _write(read, job, out, images.resolve().name, {"path": str(images), "labels": str(labels)}, splitting)
+    source = {"path": str(images), "labels": str(labels)}
+    _write(read, job, out, images.resolve().name, source, splitting, folder.LAYOUT.title, labels)
 
 
-def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, Any], splitting: Splitting) -> int:
-    choices, raws = job.choices, list(read.samples)
+def _write(
+    read: Reading,
+    job: Job,
+    out: Path,
+    name: str,
+    source: Mapping[str, Any],
+    splitting: Splitting,
+    title: str,
+    root: Path,
+) -> int:
+    choices = job.choices
+    with _sound(root, title):
+        raws = list(read.samples)
     refuse(job.problems)
     if not raws:
         return 0
@@ -119,11 +133,12 @@ def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, A
 
     def store(raw: Raw) -> str:
         try:
-            label = raw.label if isinstance(raw.label, Path) else raw.label()
+            with _sound(raw.image, title):
+                label = raw.label if isinstance(raw.label, Path) else raw.label()
+                content = raw.content() if raw.content is not None else None
+                truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
             label = mapping(_array(label)) if mapping.changes else label
-            content = raw.content() if raw.content is not None else None
             label = _upright(raw.image if content is None else io.BytesIO(content), raw, label, choices.orientation)
-            truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
             split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
             sequence = raw.sequence.replace("/", "_")
             writer.add(split, sample_id, raw.image, label, sequence=sequence, targets=truth, content=content)
@@ -135,6 +150,21 @@ def _write(read: Reading, job: Job, out: Path, name: str, source: Mapping[str, A
     with DatasetWriter(out, name, mapping.classes, source=source, targets=stored) as writer:
         refuse([problem for problem in in_order(store, raws) if problem])
     return len(raws)
+
+
+@contextmanager
+def _sound(where: Path, title: str) -> Iterator[None]:
+    """Turn what damaged content makes a reader stumble over into one sentence; a reader's own sentences stay.
+
+    Raises:
+        DatasetError: In place of what is no sentence yet.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise DatasetError(f"{where}: its truth is not what {title} holds ({brief(error)}); restore it") from None
 
 
 def deal(raws: Sequence[Raw], splitting: Splitting) -> dict[tuple[str | None, str], str]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from segmodels.data.folder import IGNORE_INDEX, DatasetError, reading
 from segmodels.data.formats.layout import WIDE_VOID, Decoder
 from segmodels.data.formats.raw_labels import read_raw
-from segmodels.data.images import open_image
+from segmodels.data.images import MAX_PIXELS, open_image
 from segmodels.data.palette import Color
 
 
@@ -158,7 +158,7 @@ def drawn(
     """Decode shapes: each is drawn over those before it, on pixels of `undrawn`; `size` gives (height, width)."""
 
     def decode() -> np.ndarray:
-        height, width = size()
+        height, width = _possible(*size())
         out = np.full((height, width), undrawn, np.uint16 if wide or undrawn == WIDE_VOID else np.uint8)
         for shape in shapes():
             out[shape.inside(height, width)] = shape.index
@@ -171,13 +171,19 @@ def numbered(size: Callable[[], tuple[int, int]], shapes: Callable[[], Sequence[
     """Decode the numbers of shapes, 1 for the first, each over those before it; 0 where there is none."""
 
     def decode() -> np.ndarray:
-        height, width = size()
+        height, width = _possible(*size())
         out = np.zeros((height, width), np.int32)
         for number, shape in enumerate(shapes(), 1):
             out[shape.inside(height, width)] = number
         return out
 
     return decode
+
+
+def _possible(height: int, width: int) -> tuple[int, int]:
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        raise DatasetError(f"a size of {width} x {height} pixels is not possible")
+    return height, width
 
 
 def ring(points: Any) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Whatever a file of annotations holds is read, or refused in a sentence; nothing else is raised, nothing is left."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmodels.data.formats import convert
+from segmodels.errors import UserError
+from tests.segmodels.data.formats import test_coco, test_drives, test_exports, test_tools
+
+JUNK: tuple[Any, ...] = (
+    None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x", "../../etc/passwd", "\x00", "é" * 300, [], {}, [[]], [None],
+    {"a": 1}, [1, 2], [[1, 2], [3]], "0,0,0",
+)  # fmt: skip
+
+
+def region(root: Path) -> Path:
+    return test_exports.via(root, [test_exports.REGION])
+
+
+def shapes(root: Path) -> Path:
+    square = {"label": "car", "points": test_tools.SQUARE, "shape_type": "polygon"}
+    return test_tools.labelme(root, [square, {"label": "dog", "points": [[0, 0], [3, 3]], "shape_type": "circle"}])
+
+
+def bitmaps(root: Path) -> Path:
+    points = {"exterior": test_tools.SQUARE, "interior": []}
+    bitmap = {"data": "eJxz", "origin": [0, 0]}
+    objects = [
+        {"classTitle": "dog", "geometryType": "polygon", "points": points},
+        {"classTitle": "car", "geometryType": "bitmap", "bitmap": bitmap},
+    ]
+    return test_tools.supervisely(root, objects)
+
+
+def tasks(root: Path) -> Path:
+    sized = {"original_width": 8, "original_height": 6}
+    value = {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["car"]}
+    brush = {"format": "rle", "rle": [0, 0, 0, 192, 57, 27, 124], "brushlabels": ["dog"]}
+    results = [
+        {"type": "polygonlabels", **sized, "value": value},
+        {"type": "brushlabels", **sized, "value": brush},
+    ]
+    return test_tools.label_studio(root, results)
+
+
+def objects(root: Path) -> Path:
+    runs = {"size": [6, 8], "counts": [10, 38]}
+    return test_coco.coco(root, [test_coco.entry(1, 1, [test_coco.CAR]), test_coco.entry(2, 3, runs)])
+
+
+MADE: dict[str, Callable[[Path], Path]] = {
+    "labelme": shapes,
+    "supervisely": bitmaps,
+    "label_studio": tasks,
+    "via": region,
+    "coco": objects,
+    "coco_panoptic": test_drives.panoptic,
+    "nnunet": lambda root: test_exports.nnunet(root, {"background": 0, "liver": 1, "ignore": 9}),
+}
+
+
+def spoilt(value: Any, rng: random.Random) -> Any:
+    """A JSON value with one of its parts, wherever it lies, replaced, removed or doubled."""
+    made = copy.deepcopy(value)
+    place = made
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place))) if isinstance(place, list) else []
+        if not keys:
+            return rng.choice(JUNK)
+        key = rng.choice(keys)
+        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
+            place = place[key]
+            continue
+        if rng.random() < 0.15:
+            del place[key]
+        else:
+            place[key] = copy.deepcopy(rng.choice(JUNK))
+        return made
+
+
+@pytest.mark.parametrize("key", MADE)
+def test_spoilt_json_is_read_or_refused(tmp_path: Path, key: str) -> None:
+    source = MADE[key](tmp_path / "source")
+    rng = random.Random(key)
+    for number in range(60):
+        root = tmp_path / f"{number}"
+        shutil.copytree(source, root)
+        path = rng.choice(sorted(root.rglob("*.json")))
+        text = json.dumps(spoilt(json.loads(path.read_text()), rng))
+        path.write_text(text if rng.random() < 0.95 else text[: len(text) // 2])
+        out = tmp_path / f"out{number}"
+        try:
+            convert(root, key, out)
+        except UserError as error:
+            assert "\n" not in str(error) or "problems in the data" in str(error)
+            assert not out.exists(), text
+        assert not list(tmp_path.glob("*.part"))
+        shutil.rmtree(root)
