@@ -64,7 +64,7 @@ def convert(
     source["licence"] = source.get("licence") or found.licence or None
     settled = splitting or Splitting()
     with Heartbeat(lambda: f"{place}: reading it as {key}", sys.stderr):
-        if found.copy is not None:
+        if found.copy is not None and (choices or Choices()) == Choices(targets=(choices or Choices()).targets):
             found.copy(place, out, source)
         else:
             write(found, place, out, name or root.resolve().name, source, settled, choices or Choices())
@@ -89,9 +89,17 @@ def write(
     if missing:
         have = ", ".join(layout.targets) or "labels alone"
         raise DatasetError(f"{root}: {layout.title} has no {missing[0]}; it has {have}")
+    for key in () if layout.coded else ("values", "threshold", "coding"):
+        if getattr(choices, key) is not None:
+            raise DatasetError(f"data.{key} is for labels of one's own; those of {layout.title} are fixed: take it out")
     job = Job(choices)
     with _sound(root, layout.title):
         read = layout.read(root, job)
+    if choices.background is not None and not (job.draws or layout.coded):
+        raise DatasetError(f"data.background: {layout.title} labels every pixel; take it out")
+    raw = next((value for value in choices.ignore if not isinstance(value, str)), None)
+    if raw is not None and not layout.coded:
+        raise DatasetError(f"data.ignore: {raw} is a raw value; classes of {layout.title} are ignored by their names")
     if not _write(read, job, out, read.name or name, source, splitting, layout.title, root):
         raise DatasetError(f"{root}: is {layout.title}, but has no labelled image; looked for {layout.looks_for}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from segmodels.data.folder import INFO_FILE, SPLITS, DatasetError, DatasetInfo
-from segmodels.data.formats.layout import Fit, Job, Layout, Reading
+from segmodels.data.folder import INFO_FILE, SPLITS, DatasetError, DatasetInfo, samples
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
 from segmodels.data.writer import DatasetWriter
 from segmodels.files import copy
 
@@ -45,7 +45,13 @@ def _link_all(folder: Path, writer: DatasetWriter, split: str, kind: str) -> int
 
 
 def _read(root: Path, job: Job) -> Reading:
-    raise NotImplementedError  # it is copied
+    """Return its samples, for a mapping of their classes; further targets are left out."""
+    info = DatasetInfo.read(root)
+    job.left_out(list(info.targets), "targets beside the labels; classes alone are mapped")
+    listed = {split: samples(root, split) for split in SPLITS if info.splits.get(split)}
+    order = {i: name for held in info.sequences.values() for name, ids in held.items() for i in ids}
+    raws = [Raw(s.id, s.image, s.label, split, "", order.get(s.id, "")) for split, held in listed.items() for s in held]
+    return Reading(info.classes, raws, info.name)
 
 
 LAYOUT = Layout(

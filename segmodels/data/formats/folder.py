@@ -173,4 +173,5 @@ LAYOUT = Layout(
     splits="those of folders; otherwise dealt",
     classes="of classes.txt or of the labels",
     generic=True,
+    coded=True,
 )

@@ -78,4 +78,5 @@ LAYOUT = Layout(
     detect=_detect,
     splits="folders called train, validation, test; otherwise dealt",
     classes="of a list of classes, or of the labels",
+    coded=True,
 )

@@ -117,6 +117,7 @@ class Job:
 
     choices: Choices = field(default_factory=Choices)
     problems: list[str] = field(default_factory=list)
+    draws: bool = False  # whether `undrawn` was asked for
 
     def left_out(self, items: Sequence[object], why: str) -> None:
         """Tell that these files are not read, how many they are and the first of them."""
@@ -132,6 +133,7 @@ class Job:
 
         By default it is `background`, in front of the others, or the class that is called so already.
         """
+        self.draws = True
         wanted = self.choices.background or BACKGROUND
         void = IGNORE_INDEX if len(classes) < IGNORE_INDEX else WIDE_VOID
         if wanted == "ignore":
@@ -175,6 +177,7 @@ class Layout:
         targets: Further truth that it has.
         classes: Number of its classes where it is fixed, e.g. "19"; otherwise where they come from.
         by_name: Read only where `data.format` names it: the same files are another layout, too.
+        coded: Its labels are somebody's own, so `values`, `threshold` and `coding` settle how they are read.
         generic: Fits almost anything: tried where no other layout fits the same folder.
         copy: Writes the dataset folder itself, in place of `read`; for what is one already.
     """
@@ -195,6 +198,7 @@ class Layout:
     classes: str = ""
     by_name: bool = False
     generic: bool = False
+    coded: bool = False
     copy: Callable[[Path, Path, Mapping[str, object]], None] | None = None
 
     def fit(self, root: Path) -> Fit | None:

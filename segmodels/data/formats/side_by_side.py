@@ -65,4 +65,5 @@ LAYOUT = Layout(
     splits="folders called train, val (valid), test; otherwise dealt",
     classes="of a list of classes, or of the labels",
     generic=True,
+    coded=True,
 )

@@ -312,3 +312,52 @@ def test_two_layouts_side_by_side_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"fits 2 layouts .*ade20k.*cityscapes.*name one with data.format"):
         find(tmp_path)
     assert find(tmp_path, "ade20k") == ("ade20k", tmp_path / "a")
+
+
+def test_classes_are_merged_renamed_and_left_out_of_any_layout(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = mine(tmp_path / "mine", [0, 1, 2, 255])
+    write(root / "classes.txt", "car\nbus\nsky\n")
+    merged = Converted(root, tmp_path / "data", classes={"vehicle": ["car", "bus"]})
+    assert merged.named("train", "0") == [["vehicle", "vehicle", "-", "-"]]
+    assert "1 of 3 classes are void: sky" in caplog.text
+    rest = Converted(root, tmp_path / "rest", classes={"other": "*", "sky": "sky"})
+    assert rest.named("train", "0") == [["other", "other", "sky", "-"]]
+    # A dataset folder, too, is not simply copied then.
+    again = Converted(tmp_path / "rest", tmp_path / "again", ignore=("other",))
+    assert (again.key, again.named("train", "0")) == ("dataset", [["-", "-", "sky", "-"]])
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        ({"classes": {"v": ["cra"]}}, r"data.classes.v: 'cra' is no class of the data; did you mean 'car'\?"),
+        ({"classes": {"a": ["car"], "b": ["car"]}}, "car belongs to a and to b"),
+        ({"classes": {"a": "*", "b": "*"}}, "stands for a and for b"),
+        ({"ignore": ("car", "bus", "sky")}, "every class is ignored"),
+        ({"ignore": ("tree",)}, "data.ignore: 'tree' is no class"),
+    ],
+)
+def test_a_mapping_that_says_nothing_clear_is_refused(tmp_path: Path, choices: dict[str, Any], why: str) -> None:
+    root = mine(tmp_path / "mine", [0, 1, 2])
+    write(root / "classes.txt", "car\nbus\nsky\n")
+    with pytest.raises(DatasetError, match=why):
+        read(root, **choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        ({"threshold": 3}, "data.threshold is for labels of one's own; those of Cityscapes are fixed"),
+        ({"background": "x"}, "data.background: Cityscapes labels every pixel"),
+        ({"ignore": (0,)}, "data.ignore: 0 is a raw value"),
+    ],
+)
+def test_what_a_layout_has_settled_cannot_be_settled_otherwise(
+    tmp_path: Path, choices: dict[str, Any], why: str
+) -> None:
+    picture(tmp_path / "c/leftImg8bit/train/x/x_leftImg8bit.png", 1, 2)
+    ids(tmp_path / "c/gtFine/train/x/x_gtFine_labelIds.png", [[0, 7]])
+    with pytest.raises(DatasetError, match=why):
+        Converted(tmp_path / "c", tmp_path / "out", **choices)
