@@ -25,8 +25,8 @@ from segmodels.data.images import open_image
 
 CLASSES = (ClassInfo("background", (0, 0, 0)), ClassInfo("foreground", (255, 255, 255)))
 PAIRS = (
-    ("blurred_image", "mask"), ("original", "mask"), ("original_image", "mask"), ("image", "matte"), ("images", "matte"),
-    ("image", "alpha"), ("images", "alpha"), ("fg", "alpha"),
+    ("blurred_image", "mask"), ("original", "mask"), ("original_image", "mask"), ("image", "matte"),
+    ("images", "matte"), ("image", "alpha"), ("images", "alpha"), ("fg", "alpha"),
 )  # fmt: skip
 PLACES = (".", "*", "*/*")
 HALF = 128
