@@ -21,7 +21,7 @@ import numpy as np
 from segmodels.data.folder import IGNORE_INDEX, DatasetError
 from segmodels.data.formats import coco_json
 from segmodels.data.formats.decode import instances_of, looked_up, packed_colors
-from segmodels.data.formats.layout import Job, Layout, Raw, Reading
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, first
 
 FILES = ("annotations/*panoptic*.json", "*panoptic*.json")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -59,6 +59,16 @@ def _read(root: Path, job: Job) -> Reading:
     return Reading(classes, samples())
 
 
+def _detect(root: Path) -> Fit | None:
+    listing = next((found for pattern in FILES if (found := first(root, pattern))), None)
+    if listing is None:
+        return None
+    lacks = (
+        "" if first(root, "*panoptic*/*.png") or first(root, "annotations/*panoptic*/*.png") else "its folder of PNGs"
+    )
+    return Fit(listing.relative_to(root).as_posix(), lacks)
+
+
 def _ids(path: Path) -> np.ndarray:
     packed = packed_colors(path)
     return (packed >> 16) + (packed & 0xFF00) + ((packed & 255) << 16)
@@ -85,8 +95,7 @@ LAYOUT = Layout(
     licence="CC BY 4.0 (annotations)",
     looks_for="annotations/panoptic_*.json beside its folder of PNGs and the images",
     read=_read,
-    marks=("**/*panoptic*.json",),
-    needs=("**/*panoptic*/*.png",),
+    detect=_detect,
     targets=("instances",),
     classes="of the file; 133 in COCO",
 )

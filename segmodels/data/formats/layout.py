@@ -208,12 +208,14 @@ class Layout:
 
 def fits(root: Path, marks: Sequence[str], needs: Sequence[str] = ()) -> Fit | None:
     """Tell how patterns match below a folder: not at all, all of them, or the marks alone."""
-    seen = [first(root, pattern) for pattern in marks]
-    if not seen or not all(seen):
-        return None
+    seen: list[Path] = []
+    for pattern in marks:
+        path = first(root, pattern)
+        if path is None:
+            return None
+        seen.append(path)
     lacks = [pattern for pattern in needs if first(root, pattern) is None]
-    evidence = ", ".join(path.relative_to(root).as_posix() for path in seen if path is not None)
-    return Fit(evidence, " and ".join(lacks))
+    return Fit(", ".join(path.relative_to(root).as_posix() for path in seen), " and ".join(lacks)) if seen else None
 
 
 def first(root: Path, pattern: str) -> Path | None:
