@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 import yaml
@@ -23,3 +24,11 @@ def test_the_overlays_run_images_that_the_build_script_makes(overlay):
     named = {entry["name"] for entry in yaml.safe_load(path.read_text())["images"]}
     assert named
     assert named <= set(re.findall(r"\[\w+\]=([\w-]+)", BUILD))
+
+
+def test_the_image_that_trains_has_all_that_the_library_needs() -> None:
+    dockerfile = (check.ROOT / "infra/images/Dockerfile").read_text().replace("\\\n", " ")
+    installed = [set(line.split()) for line in re.findall(r"/install (?!--)(.*)", dockerfile)]
+    project = tomllib.loads((check.ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=\[]", name)[0] for name in project["dependencies"]}
+    assert any(needed <= names for names in installed), "pyproject.toml's dependencies stand in the Dockerfile, too"
