@@ -98,3 +98,36 @@ def test_lip_without_the_images_of_a_split_is_told_so(tmp_path: Path) -> None:
     ids(tmp_path / "l/val_segmentations/77_1.png", [[0]])
     with pytest.raises(DatasetError, match=r"this is LIP.*val_images/ is missing"):
         find(tmp_path / "l")
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_eg1800_reads_what_its_lists_name(tmp_path: Path, white: int) -> None:
+    root = tmp_path / "portraits"
+    for number in ("00001", "00002", "00003", "00004"):
+        picture(root / f"Images/{number}.png")
+        ids(root / f"Labels/{number}.png", [[0, white, white], [0, 0, white]])
+    write(root / "eg1800_train.txt", "00001.png\n00002.png\n")
+    write(root / "eg1800_test.txt", "00004.png\n")
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.ids("test"), read.label("test", "00004")) == ("eg1800", ["00004"], [[0, 1, 1], [0, 0, 1]])
+    assert sorted(read.ids("train") + read.ids("val")) == ["00001", "00002"]
+
+
+def test_eg1800_of_sinet_has_its_own_folders_and_images_and_labels_alone_are_anybodys(tmp_path: Path) -> None:
+    for number in (1, 2):
+        picture(tmp_path / f"sinet/images_data_crop/{number:05}.jpg")
+        ids(tmp_path / f"sinet/GT_png/{number:05}_mask.png", [[0, 127, 128], [0, 0, 255]])
+        picture(tmp_path / f"mine/Images/{number:05}.png")
+        ids(tmp_path / f"mine/Labels/{number:05}.png", [[0, 1, 1], [0, 0, 1]])
+    write(tmp_path / "sinet/train.txt", "00001.jpg\n")
+    write(tmp_path / "sinet/val.txt", "00002.jpg\n")
+    assert Converted(tmp_path / "sinet", tmp_path / "out").label("val", "00002") == [[0, 0, 1], [0, 0, 1]]
+    assert find(tmp_path / "mine")[0] == "folder"
+
+
+def test_a_portrait_of_eg1800_without_its_mask_is_named(tmp_path: Path) -> None:
+    for number in ("00001", "00002"):
+        picture(tmp_path / f"EG1800/Images/{number}.png")
+    ids(tmp_path / "EG1800/Labels/00001.png", [[0, 1, 1], [0, 0, 1]])
+    with pytest.raises(DatasetError, match=r"00002.png: has no mask; .*Labels/00002.png is missing"):
+        Converted(tmp_path / "EG1800", tmp_path / "out")

@@ -93,3 +93,44 @@ def test_a_label_of_sun_rgbd_without_its_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"img13labels-000002.png: has no image; add number 2 of train"):
         Converted(tmp_path / "s", tmp_path / "out")
     assert find(tmp_path / "s")[0] == "sun_rgbd"
+
+
+def scannet(root: Path, kind: str) -> Path:
+    own = kind == "label-filt"
+    for scan in ("scene0000_00", "scene0000_01", "scene0011_00", "scene0050_00"):
+        folder = root / scan
+        picture(folder / "color/0.jpg", 2, 4)
+        picture(folder / "color/100.jpg", 2, 4)
+        ids(folder / f"{kind}/0.png", [[1163, 2]] if own else [[36, 40]], np.uint16 if own else np.uint8)
+        objects = [[3, 0]] if own else [[36001, 1000]]
+        ids(folder / f"{kind.replace('label', 'instance')}/0.png", objects, np.uint8 if own else np.uint16)
+        ids(folder / "depth/0.png", [[1500, 0]], np.uint16)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["label", "label-filt"])
+def test_scannet_has_20_of_nyus_classes_at_the_size_of_the_image(tmp_path: Path, kind: str) -> None:
+    root = scannet(tmp_path / "scannet_frames", kind)
+    write(root / "scannetv2-labels.combined.tsv", "id\traw_category\tnyu40id\n1163\tbathtub\t36\n2\ttoy\t40\n")
+    write(root / "scannetv2_train.txt", "scene0000_00\nscene0000_01\nscene0050_00\n")
+    write(root / "scannetv2_val.txt", "scene0011_00\n")
+    read = Converted(root, tmp_path / "out", targets=("instances", "depth"))
+    assert (read.key, read.info.num_classes, read.ids("val")) == ("scannet", 20, ["scene0011_00_0"])
+    assert read.named("val", "scene0011_00_0") == [["bathtub", "bathtub", "-", "-"]] * 2
+    assert read.truth("val", "scene0011_00_0", "instances").tolist() == [[1, 1, 0, 0]] * 2
+    assert read.truth("val", "scene0011_00_0", "depth")[0].tolist() == pytest.approx([1.5, 1.5, 0, 0])
+
+
+def test_scans_of_one_room_are_dealt_to_one_split(tmp_path: Path) -> None:
+    read = Converted(scannet(tmp_path / "s", "label"), tmp_path / "out")
+    rooms = [{i.split("_")[0] for i in read.ids(split)} for split in read.info.splits]
+    assert sum(map(len, rooms)) == len(set().union(*rooms)) == 3
+
+
+def test_scannets_own_ids_need_its_table(tmp_path: Path) -> None:
+    root = scannet(tmp_path / "s", "label-filt")
+    with pytest.raises(DatasetError, match=r"this is ScanNet.*scannetv2-labels.combined.tsv is missing"):
+        find(root)
+    write(root / "scannetv2-labels.combined.tsv", "raw_category\nbathtub\n")
+    with pytest.raises(DatasetError, match=r"combined.tsv: has no columns id and nyu40id"):
+        Converted(root, tmp_path / "out")

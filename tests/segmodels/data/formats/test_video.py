@@ -10,7 +10,7 @@ from PIL import Image
 
 from segmodels.data.folder import DatasetError
 from segmodels.data.formats import find
-from tests.segmodels.data.formats.making import Converted, ids, picture, write
+from tests.segmodels.data.formats.making import Converted, colors, ids, picture, write
 
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0]
 
@@ -92,4 +92,37 @@ def test_bdd100ks_first_release_names_train_ids(tmp_path: Path) -> None:
     assert (read.key, read.label("val", "a-val")) == ("bdd100k", [[0, 13, 13], [255, 18, 10]])
     ids(root / "seg/labels/val/a-val_train_id.png", [[0, 19, 0]])
     with pytest.raises(DatasetError, match=r"a-val_train_id.png: id 19 at x=1, y=0"):
+        Converted(root, tmp_path / "out")
+
+
+def vkitti(root: Path) -> Path:
+    for world in ("0001", "0002", "0006"):
+        picture(root / f"vkitti_1.3.1_rgb/{world}/clone/00000.png")
+        road, car, van = (100, 60, 100), (200, 200, int(world)), (7, 8, 9)
+        colors(root / f"vkitti_1.3.1_scenegt/{world}/clone/00000.png", [[road, car, van], [road, road, car]])
+        lines = ["Category(:id) r g b", "Road 100 60 100", f"Car:0 200 200 {int(world)}", "Van:12 7 8 9"]
+        encoding = f"vkitti_1.3.1_scenegt/{world}_clone_scenegt_rgb_encoding.txt"
+        write(root / encoding, "\n".join(lines) + "\n")
+        ids(root / f"vkitti_1.3.1_depthgt/{world}/clone/00000.png", [[655, 65535, 1], [2, 3, 4]], np.uint16)
+    return root
+
+
+def test_virtual_kitti_1_has_colours_of_each_drive(tmp_path: Path) -> None:
+    read = Converted(vkitti(tmp_path / "v"), tmp_path / "out", targets=("instances", "depth"))
+    assert (read.key, read.info.num_classes) == ("vkitti1", 14)
+    for split in read.info.splits:
+        (sample,) = read.ids(split)
+        assert read.named(split, sample) == [["Road", "Car", "Van"], ["Road", "Road", "Car"]]
+        assert read.truth(split, sample, "instances").tolist() == [[0, 1, 13], [0, 0, 1]]
+        assert read.truth(split, sample, "depth")[0].tolist() == pytest.approx([6.55, 0, 0.01])
+
+
+def test_a_drive_without_its_colours_or_with_an_unknown_category_is_named(tmp_path: Path) -> None:
+    root = vkitti(tmp_path / "v")
+    encoding = root / "vkitti_1.3.1_scenegt/0002_clone_scenegt_rgb_encoding.txt"
+    write(encoding, "Category(:id) r g b\nSpaceship 1 2 3\n")
+    with pytest.raises(DatasetError, match=r"0002_clone.*'Spaceship 1 2 3' is not `Category r g b`"):
+        Converted(root, tmp_path / "out")
+    encoding.unlink()
+    with pytest.raises(DatasetError, match=r"0002_clone_scenegt_rgb_encoding.txt: no such file"):
         Converted(root, tmp_path / "out")
