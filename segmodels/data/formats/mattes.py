@@ -38,7 +38,8 @@ def _folders(root: Path) -> list[tuple[Path, Path]]:
         for place in PLACES
         for images, mattes in PAIRS
         for alphas in sorted(root.glob(f"{place}/{mattes}"))
-        if alphas.with_name(images).is_dir() and first(alphas, "*.[pj][np]*g")
+        # `mask` may hold anybody's class ids; P3M-10k's and AM-2k's files begin with p_ and m_.
+        if alphas.with_name(images).is_dir() and first(alphas, "[pm]_*.png" if mattes == "mask" else "*.[pj][np]*g")
     ]
 
 

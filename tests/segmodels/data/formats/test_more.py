@@ -51,3 +51,11 @@ def test_a_portrait_without_its_matte_is_named(tmp_path: Path) -> None:
     ids(tmp_path / "p/matte/a.png", [[0, 255]])
     with pytest.raises(DatasetError, match=r"b.jpg: has no matte in .*matte"):
         Converted(tmp_path / "p", tmp_path / "out")
+
+
+def test_masks_of_somebodys_own_beside_originals_are_no_mattes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"p/original/{name}.jpg", 1, 4)
+        ids(tmp_path / f"p/mask/{name}.png", [[0, 1, 2, 3]])
+    with pytest.raises(DatasetError, match="no known layout"):
+        Converted(tmp_path / "p", tmp_path / "out")
