@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Sequence
 
 Color = tuple[int, int, int]
@@ -18,3 +19,15 @@ def default_palette(num_classes: int) -> list[Color]:
         red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
         colors.append((round(red * 255), round(green * 255), round(blue * 255)))
     return colors
+
+
+def from_hex(text: str) -> Color:
+    """Return `#rrggbb` as (r, g, b).
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError(f"{text!r} is no colour `#rrggbb`")
+    red, green, blue = (int(text[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue

@@ -21,7 +21,7 @@ from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_color
 from segmodels.data.formats.layout import Job, Layout, Raw, Reading, Table, paired
-from segmodels.data.palette import Color
+from segmodels.data.palette import Color, from_hex
 from segmodels.files import read_json
 
 LIST, VOID = "class_list.json", (0, 0, 0)
@@ -55,7 +55,7 @@ def _named(path: Path) -> dict[Color, str]:
         content = read_json(path)
         if not isinstance(content, dict) or not all(re.fullmatch("#[0-9a-fA-F]{6}", key) for key in content):
             raise DatasetError(f'{path}: is not A2D2\'s list of classes, {{"#ff0000": "Car 1", …}}; restore it')
-        listed = {(int(k[1:3], 16), int(k[3:5], 16), int(k[5:7], 16)): str(v) for k, v in content.items()}
+        listed = {from_hex(key): str(name) for key, name in content.items()}
     return {color: re.sub(r" \d+$", "", name) for color, name in listed.items()}
 
 

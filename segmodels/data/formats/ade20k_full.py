@@ -30,7 +30,7 @@ VOID = 0
 
 
 def _read(root: Path, job: Job) -> Reading:
-    found = []
+    entries = []
     named: dict[int, str] = {}
     for folder, split in SPLITS.items():
         for image in image_files(root / "images/ADE" / folder):
@@ -41,7 +41,7 @@ def _read(root: Path, job: Job) -> Reading:
                 missing = told if label.is_file() else label
                 job.problems.append(f"{image}: {missing.name} is missing beside it; add it, or remove the image")
                 continue
-            found.append((image, label, split))
+            entries.append((image, label, split))
             try:
                 named |= {n: name for n, name in _named(told) if named.get(n, name) == name}
             except (ContentError, KeyError, TypeError, ValueError) as error:
@@ -51,7 +51,7 @@ def _read(root: Path, job: Job) -> Reading:
     ids = table.ids(VOID)
     samples = [
         Raw(image.stem, image, partial(_classes, label, ids), split, targets={"instances": partial(_objects, label)})
-        for image, label, split in found
+        for image, label, split in entries
     ]
     return Reading(table.classes, samples, "ade20k_full")
 

@@ -78,7 +78,6 @@ LAYOUT = Layout(
     looks_for="labels/sem_seg/masks/{train,val}/ beside images/10k/, or seg/labels/*/*_train_id.png",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("instances",),
     classes="19",
 )

@@ -43,14 +43,14 @@ def _listed(root: Path, split: str, problems: list[str]) -> Iterator[tuple[Path,
     for number, line in enumerate(read_text(listing).splitlines(), 1):
         if not line.strip():
             continue
-        found = [_find(root, entry) for entry in line.split()]
-        if len(found) != 2:
+        files = [_find(root, entry) for entry in line.split()]
+        if len(files) != 2:
             problems.append(f"{listing}:{number}: {line!r} is not `image label`")
-        elif found[0] is None or found[1] is None:
-            missing = line.split()[0 if found[0] is None else 1]
+        elif files[0] is None or files[1] is None:
+            missing = line.split()[0 if files[0] is None else 1]
             problems.append(f"{listing}:{number}: {missing} is not there; add the file or take the line out")
         else:
-            yield found[0], found[1]
+            yield files[0], files[1]
 
 
 def _find(root: Path, entry: str) -> Path | None:

@@ -92,7 +92,6 @@ LAYOUT = Layout(
     looks_for="CelebA-HQ-img/ beside CelebAMask-HQ-mask-anno/ (or CelebAMask-HQ-mask/)",
     read=_read,
     detect=_detect,
-    over=("folder",),
     splits="official where CelebA-HQ-to-CelebA-mapping.txt is there; otherwise dealt",
     classes="19",
 )

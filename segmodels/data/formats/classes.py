@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.data.folder import MAX_CLASSES, DatasetError
+from segmodels.data.palette import from_hex
 from segmodels.errors import brief
 from segmodels.files import ContentError, read_json, read_text
 
@@ -150,9 +151,7 @@ def _from_line(line: str) -> NamedClass:
 def _color(value: Any) -> Color | None:
     if value is None:
         return None
-    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        value = [int(value[i : i + 2], 16) for i in (1, 3, 5)]
-    red, green, blue = (int(v) for v in value)
+    red, green, blue = from_hex(value) if isinstance(value, str) else (int(v) for v in value)
     if not all(0 <= v <= 255 for v in (red, green, blue)):
         raise ValueError(f"colour {red} {green} {blue} is outside 0..255")
     return red, green, blue

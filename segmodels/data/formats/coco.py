@@ -81,7 +81,7 @@ def _read(root: Path, job: Job) -> Reading:
     classes, undrawn = job.undrawn(coco_json.infos(list(named.values())))
     shift = len(classes) - len(named)
     index = {number: place + shift for place, number in enumerate(named)}
-    return Reading(classes, coco_json.samples(parts, contents, index, undrawn, job))
+    return Reading(classes, coco_json.samples(parts, contents, index, undrawn, classes, job))
 
 
 LAYOUT = Layout(

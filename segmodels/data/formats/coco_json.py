@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segmodels.data.folder import IGNORE_INDEX, ClassInfo, DatasetError
+from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats.decode import Shape, coco_mask, drawn, numbered
-from segmodels.data.formats.layout import WIDE_VOID, Job, Raw
+from segmodels.data.formats.layout import Job, Raw
 from segmodels.data.palette import default_palette
 from segmodels.errors import brief
 from segmodels.files import ContentError, read_json, refused_path
@@ -80,6 +80,7 @@ def samples(
     contents: Mapping[Path, Mapping[str, Any]],
     index: Mapping[int, int],
     undrawn: int,
+    classes: Sequence[ClassInfo],
     job: Job,
 ) -> Iterator[Raw]:
     """Yield the images of files of annotations.
@@ -89,9 +90,9 @@ def samples(
         contents: What `load` gave of each.
         index: Category id -> class index; others are left out.
         undrawn: Class index of pixels that nothing is drawn on.
+        classes: All classes.
         job: Takes the problems.
     """
-    wide = max(index.values(), default=0) >= IGNORE_INDEX
     for part in parts:
         content = contents[part.annotations]
         drawings: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
@@ -102,7 +103,7 @@ def samples(
         if boxes and not drawings:
             job.problems.append(f"{part.annotations}: its annotations are boxes; none has a segmentation")
         elif boxes:
-            job.left_out([part.annotations] * boxes, "annotations without a segmentation, boxes alone")
+            job.noted(f"{part.annotations}: {boxes} annotations are boxes alone, and are left out")
         for entry in content["images"]:
             try:
                 number, name = entry["id"], str(entry["file_name"])
@@ -120,7 +121,7 @@ def samples(
             yield Raw(
                 image.relative_to(part.images).with_suffix("").as_posix(),
                 image,
-                drawn(size, shapes, undrawn, wide or undrawn == WIDE_VOID),
+                drawn(size, shapes, undrawn, classes),
                 part.split,
                 targets={"instances": numbered(size, partial(_objects, shapes))},
             )

@@ -28,7 +28,7 @@ SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 def _read(root: Path, job: Job) -> Reading:
-    files = next((found for pattern in FILES if (found := sorted(root.glob(pattern)))), [])
+    files = next((listing for pattern in FILES if (listing := sorted(root.glob(pattern)))), [])
     contents = {path: coco_json.load(path) for path in files}
     named = coco_json.categories(list(contents.items()))
     listed = {int(c["id"]): c for content in contents.values() for c in content["categories"]}
@@ -60,7 +60,7 @@ def _read(root: Path, job: Job) -> Reading:
 
 
 def _detect(root: Path) -> Fit | None:
-    listing = next((found for pattern in FILES if (found := first(root, pattern))), None)
+    listing = next((listing for pattern in FILES if (listing := first(root, pattern))), None)
     if listing is None:
         return None
     lacks = (

@@ -7,6 +7,7 @@ key that settles it (`data.values`, `data.threshold`, `data.coding`, `data.backg
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from segmodels.data.folder import IGNORE_INDEX, MAX_CLASSES, ClassInfo, DatasetError
 from segmodels.data.formats.classes import Color, NamedClass
 from segmodels.data.formats.raw_labels import RawLabel, Survey, as_ids, held_values, is_gray, read_raw
+from segmodels.data.palette import from_hex
 
 if TYPE_CHECKING:
     from segmodels.data.formats.layout import Choices
@@ -294,8 +296,8 @@ def _valued(values: Mapping[str | int, str]) -> list[NamedClass]:
             listed.append(NamedClass(name, None, int(text)))
             continue
         numbers = text.replace(",", " ").split()
-        if text.startswith("#") and len(text) == 7:
-            numbers = [str(int(text[i : i + 2], 16)) for i in (1, 3, 5)]
+        if re.fullmatch("#[0-9a-fA-F]{6}", text):
+            numbers = list(map(str, from_hex(text)))
         if len(numbers) != 3 or not all(n.isdecimal() and int(n) < 256 for n in numbers):
             raise DatasetError(f"data.values: {text!r} is no value; write an id, `r g b` or `#rrggbb`")
         listed.append(NamedClass(name, (int(numbers[0]), int(numbers[1]), int(numbers[2]))))

@@ -59,15 +59,15 @@ def convert(
     """
     root, out = Path(root), Path(out)
     key, place = find(root, format)
-    found = layout(key)
+    described = layout(key)
     source = {**(source or {"path": str(root)})}
-    source["licence"] = source.get("licence") or found.licence or None
-    settled = splitting or Splitting()
+    source["licence"] = source.get("licence") or described.licence or None
+    settled, choices = splitting or Splitting(), choices or Choices()
     with Heartbeat(lambda: f"{place}: reading it as {key}", sys.stderr):
-        if found.copy is not None and (choices or Choices()) == Choices(targets=(choices or Choices()).targets):
-            found.copy(place, out, source)
+        if described.copy is not None and choices == Choices(targets=choices.targets):
+            described.copy(place, out, source)
         else:
-            write(found, place, out, name or root.resolve().name, source, settled, choices or Choices())
+            write(described, place, out, name or root.resolve().name, source, settled, choices)
     return key
 
 
@@ -169,9 +169,9 @@ def _sound(where: Path, title: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, OSError):
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except (UserError, OSError, MemoryError, NameError, ImportError, AssertionError):
+        raise  # of the system, or of this program
+    except Exception as error:
         raise DatasetError(f"{where}: its truth is not what {title} holds ({brief(error)}); restore it") from None
 
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats.coco_json import infos, located
-from segmodels.data.formats.decode import Shape, drawn, numbered, ring, runs_mask
+from segmodels.data.formats.decode import Shape, drawn, numbered, placed, ring, runs_mask
 from segmodels.data.formats.folder import SPLIT_FOLDERS
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
+from segmodels.data.palette import from_hex
 from segmodels.errors import brief
 from segmodels.files import read_text
 
@@ -51,7 +52,7 @@ def _read(root: Path, job: Job) -> Reading:
     listed = list({name: color for name, color in listed if name}.items())
     if not listed:
         listed = [(name, "") for name in sorted({e.get("label", "") for e in tree.iter() if e.get("label")})]
-    colors = {name: _color(color) for name, color in listed if len(color) == 7}
+    colors = {name: from_hex(color) for name, color in listed if len(color) == 7}
     named: tuple[ClassInfo, ...] = infos([name for name, _ in listed], colors)
     classes, undrawn = job.undrawn(named)
     index = {info.name: place for place, info in enumerate(classes)}
@@ -71,7 +72,11 @@ def _read(root: Path, job: Job) -> Reading:
             split = SPLIT_FOLDERS.get(subset.lower())
             objects = {"instances": numbered(size, shapes)}
             yield Raw(
-                Path(name).with_suffix("").as_posix(), image, drawn(size, shapes, undrawn), split, targets=objects
+                Path(name).with_suffix("").as_posix(),
+                image,
+                drawn(size, shapes, undrawn, classes),
+                split,
+                targets=objects,
             )
 
     return Reading(classes, samples())
@@ -121,10 +126,8 @@ def _shape(child: ElementTree.Element, index: int, height: int, width: int) -> S
             raise ValueError("its runs are longer than its box")
         part = np.zeros(box_width * box_height, bool)
         part[: sum(runs)] = runs_mask(runs, box_width * box_height)
-        mask, (left, top) = np.zeros((height, width), bool), (int(got["left"]), int(got["top"]))
-        target = mask[top : top + box_height, left : left + box_width]
-        target[:] = part.reshape(box_height, box_width)[: target.shape[0], : target.shape[1]]
-        return Shape(index, mask=mask)
+        box = part.reshape(box_height, box_width)
+        return Shape(index, mask=placed(box, int(got["left"]), int(got["top"]), height, width))
     raise ValueError(child.tag)
 
 
@@ -134,11 +137,6 @@ def _rotated(points: np.ndarray, degrees: float) -> np.ndarray:
     turn, center = math.radians(degrees), points.mean(0)
     matrix = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     return (points - center) @ matrix + center
-
-
-def _color(text: str) -> tuple[int, int, int]:
-    red, green, blue = (int(text[i : i + 2], 16) for i in (1, 3, 5))
-    return red, green, blue
 
 
 LAYOUT = Layout(

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segmodels.data.folder import IGNORE_INDEX, DatasetError, reading
-from segmodels.data.formats.layout import WIDE_VOID, Decoder
+from segmodels.data.formats.layout import Decoder, void_of
 from segmodels.data.formats.raw_labels import read_raw
 from segmodels.data.images import MAX_PIXELS, open_image
 from segmodels.data.palette import Color
@@ -31,22 +31,12 @@ def by_id(path: Path, table: Mapping[int, int]) -> Decoder:
     return decode
 
 
-def by_color(path: Path, table: Mapping[Color, int], *, nearest: bool = False) -> Decoder:
-    """Decode a file of colours with colour -> class index.
-
-    Args:
-        path: The file; a palette image counts by its colours.
-        table: Colours of the classes, and of void.
-        nearest: Take the nearest colour for those that compression has changed; only where the layout's own files are
-            stored with loss.
-    """
+def by_color(path: Path, table: Mapping[Color, int]) -> Decoder:
+    """Decode a file of colours with colour -> class index; a palette image counts by its colours."""
     packed = {(r << 16) + (g << 8) + b: index for (r, g, b), index in table.items()}
 
     def decode() -> np.ndarray:
-        values = packed_colors(path)
-        if nearest:
-            return _nearest(values, table)
-        return looked_up(values, packed, lambda v: f"colour {v >> 16, v >> 8 & 255, v & 255}", path)
+        return looked_up(packed_colors(path), packed, lambda v: f"colour {v >> 16, v >> 8 & 255, v & 255}", path)
 
     return decode
 
@@ -153,13 +143,16 @@ class Shape:
 
 
 def drawn(
-    size: Callable[[], tuple[int, int]], shapes: Callable[[], Sequence[Shape]], undrawn: int, wide: bool = False
+    size: Callable[[], tuple[int, int]], shapes: Callable[[], Sequence[Shape]], undrawn: int, classes: Sequence[object]
 ) -> Decoder:
-    """Decode shapes: each is drawn over those before it, on pixels of `undrawn`; `size` gives (height, width)."""
+    """Decode shapes of these classes: each is drawn over those before it, on pixels of the index `undrawn`.
+
+    `size` gives (height, width).
+    """
 
     def decode() -> np.ndarray:
         height, width = _possible(*size())
-        out = np.full((height, width), undrawn, np.uint16 if wide or undrawn == WIDE_VOID else np.uint8)
+        out = np.full((height, width), undrawn, np.uint8 if void_of(classes) == IGNORE_INDEX else np.uint16)
         for shape in shapes():
             out[shape.inside(height, width)] = shape.index
         return out
@@ -178,6 +171,15 @@ def numbered(size: Callable[[], tuple[int, int]], shapes: Callable[[], Sequence[
         return out
 
     return decode
+
+
+def placed(part: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+    """Return a mask that covers a part of an image as bool `[height, width]`; what lies outside is cut off."""
+    mask = np.zeros((height, width), bool)
+    rows, columns = slice(max(0, top), max(0, top + part.shape[0])), slice(max(0, left), max(0, left + part.shape[1]))
+    inside = mask[rows, columns]
+    inside[:] = part[max(0, -top) :, max(0, -left) :][: inside.shape[0], : inside.shape[1]]
+    return mask
 
 
 def _possible(height: int, width: int) -> tuple[int, int]:
@@ -288,15 +290,3 @@ def instances_of(values: np.ndarray) -> np.ndarray:
     lookup = np.concatenate([[0], np.arange(1, len(held) + 1)])
     places = np.searchsorted(held, values) + 1
     return np.where(values == 0, 0, lookup[np.minimum(places, len(held))]).astype(np.int32)
-
-
-def _nearest(packed: np.ndarray, table: Mapping[Color, int]) -> np.ndarray:
-    channels = [packed >> 16, packed >> 8 & 255, packed & 255]
-    best = np.full(packed.shape, np.iinfo(np.int32).max, np.int32)
-    out = np.zeros(packed.shape, np.uint8)
-    for color, index in table.items():
-        red, green, blue = ((channel - value) ** 2 for channel, value in zip(channels, color, strict=True))
-        distance = red + green + blue
-        closer = distance < best
-        best[closer], out[closer] = distance[closer], index
-    return out

@@ -55,12 +55,12 @@ def _read(root: Path, job: Job) -> Reading:
 
     def samples() -> Iterator[Raw]:
         for images, masks, split in _present(root):
-            found = (p for p in image_files(images) if p.parent == images and p.stem.endswith("_sat"))
+            photos = (p for p in image_files(images) if p.parent == images and p.stem.endswith("_sat"))
 
             def mask(image: Path, masks: Path = masks) -> Path:
                 return masks / image.name.replace("_sat.jpg", "_mask.png")
 
-            for image, label in paired(found, mask, job, "mask"):
+            for image, label in paired(photos, mask, job, "mask"):
                 yield Raw(image.stem.removesuffix("_sat"), image, by_corner(label, table.colors(VOID)), split)
 
     return Reading(table.classes, samples(), "deepglobe")
@@ -74,7 +74,6 @@ LAYOUT = Layout(
     looks_for="ID_sat.jpg beside ID_mask.png, in colours",
     read=_read,
     detect=_detect,
-    over=("side_by_side", "folder"),
     splits="dealt, or those of folders",
     classes="6",
 )

@@ -31,8 +31,8 @@ HALF = 128
 
 
 def _lists(root: Path) -> dict[str, Path]:
-    found = [(s, root / name.format(s)) for s in SPLITS for name in LISTS]
-    return {split: path for split, path in reversed(found) if path.is_file()}
+    named_lists = [(s, root / name.format(s)) for s in SPLITS for name in LISTS]
+    return {split: path for split, path in reversed(named_lists) if path.is_file()}
 
 
 def _detect(root: Path) -> Fit | None:
@@ -49,8 +49,8 @@ def _read(root: Path, job: Job) -> Reading:
     splits = {Path(line.split()[0]).stem: split for split, path in _lists(root).items() for line in listed(path)}
 
     def samples() -> Iterator[Raw]:
-        found = [p for p in image_files(root / images) if not splits or p.stem in splits]
-        for image, label in paired(found, named_alike(root / labels, ending), job, "mask"):
+        photos = [p for p in image_files(root / images) if not splits or p.stem in splits]
+        for image, label in paired(photos, named_alike(root / labels, ending), job, "mask"):
             yield Raw(image.stem, image, partial(_portrait, label), splits.get(image.stem))
 
     return Reading(CLASSES, samples(), "eg1800")
@@ -69,7 +69,6 @@ LAYOUT = Layout(
     looks_for="Labels/ beside Images/ and eg1800_train.txt, or GT_png/ beside images_data_crop/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     splits="of its lists; otherwise dealt",
     classes="2",
 )

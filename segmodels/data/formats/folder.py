@@ -140,15 +140,15 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
     pairs, used = [], set()
     for image in image_files(part.images):
         stem = stem_of(image, part.images)
-        found = exact.get(stem) or loose.get(stem) or loose.get(IMAGE_ENDING.sub("", stem)) or []
-        if len(found) == 1:
-            pairs.append(Pair(part.split, stem.replace("/", "_"), image, found[0]))
-        elif found:
-            problems.append(f"{image}: has two labels, {found[0]} and {found[1]}; remove one of them")
+        matching = exact.get(stem) or loose.get(stem) or loose.get(IMAGE_ENDING.sub("", stem)) or []
+        if len(matching) == 1:
+            pairs.append(Pair(part.split, stem.replace("/", "_"), image, matching[0]))
+        elif matching:
+            problems.append(f"{image}: has two labels, {matching[0]} and {matching[1]}; remove one of them")
         else:
             wanted = part.labels / f"{stem}.png"
             problems.append(f"{image}: has no label; {wanted} is missing: add it, or remove the image")
-        used.update(found)
+        used.update(matching)
     orphans = [label for labels in exact.values() for label in labels if label not in used]
     if orphans:
         log.warning(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segmodels.data.folder import reading
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id, image_size
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, first, named_alike, paired
@@ -30,7 +31,7 @@ def _detect(root: Path) -> Fit | None:
     label = first(root, "labels/[0-9][0-9][0-9][0-9][0-9].png")
     if label is None or first(root, "images/[0-9][0-9][0-9][0-9][0-9].png") is None:
         return None
-    with open_image(label) as image:
+    with reading(label, "a label"), open_image(label) as image:
         palette = image.getpalette() or [] if image.mode == "P" else []
     if tuple(palette[21:24]) != ROAD or tuple(palette[78:81]) != CAR:
         return None

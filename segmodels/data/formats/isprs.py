@@ -8,9 +8,10 @@ colours and which tiles are for training: the contest's pages. Ids of img_dir: m
     5_Labels_all/top_potsdam_2_10_label.tif        or …_label_noBoundary.tif
     top/top_mosaic_09cm_area1.tif                  infrared, red, green
     gts_for_participants/top_mosaic_09cm_area1.tif or …_noBoundary.tif
-    img_dir/{train,val}/2_10_0_0_512_512.png       ann_dir/…: 8 bits, 0 = void, 1..6; area1_… of Vaihingen
+    img_dir/{train,val}/2_10_0_0_512_512.png       ann_dir/…: 8 bits, 0 = void, 1..6, or 0..5; area1_…
 
 Folders of the first four may be called otherwise, but `top`. Labels with borders are taken where both are there.
+`data.format: isprs_from_0` and `isprs_from_1` say how ids of img_dir are meant where the files do not tell.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from segmodels.data.folder import DatasetError
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id, values_of
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, first, named_alike, paired
@@ -50,10 +52,11 @@ def _detect(root: Path) -> Fit | None:
     return Fit((labels or images)[0].relative_to(root).as_posix(), lacks)
 
 
-def _read(root: Path, job: Job) -> Reading:
+def reading(root: Path, job: Job, start: int | None = None) -> Reading:
+    """Return the samples; `start` says whether ids of img_dir begin at 0 or at 1, None looks at them."""
     table = Table.official("isprs")
     kinds = [k for k, pattern in CONVERTED.items() if first(root, f"ann_dir/*/{pattern}")]
-    samples = _converted(root, job, table, kinds) if kinds else _original(root, job, table)
+    samples = _converted(root, job, table, start) if kinds else _original(root, job, table)
     return Reading(table.classes, list(samples), "isprs" if len(kinds) != 1 else kinds[0])
 
 
@@ -75,30 +78,38 @@ def _original(root: Path, job: Job, table: Table) -> Iterator[Raw]:
         yield Raw(tile, images[tile], by_corner(labels[tile], table.colors(VOID), SLACK), split, tile)
 
 
-def _converted(root: Path, job: Job, table: Table, kinds: list[str]) -> Iterator[Raw]:
+def _converted(root: Path, job: Job, table: Table, start: int | None) -> Iterator[Raw]:
     pairs = []
     for split in ("train", "val"):
-        found = image_files(root / "img_dir" / split)
-        pairs += [(image, label, split) for image, label in paired(found, named_alike(root / "ann_dir" / split), job)]
-    shift = _starts_at_zero([label for _, label, _ in pairs], job)
-    ids = {raw - shift: index for raw, index in table.ids().items()} | {255: 255} | ({} if shift else {0: 255})
+        photos = image_files(root / "img_dir" / split)
+        pairs += [(image, label, split) for image, label in paired(photos, named_alike(root / "ann_dir" / split), job)]
+    if start is None:
+        start = _start([label for _, label, _ in pairs], job)
+    ids = {0: 255, 255: 255} | {start + index: index for index in range(len(table.rows))}
     for image, label, split in pairs:
         tile = "_".join(image.stem.split("_")[: 1 if image.stem.startswith("area") else 2])
         yield Raw(image.stem, image, by_id(label, ids), split, tile)
 
 
-def _starts_at_zero(labels: list[Path], job: Job) -> bool:
-    """Tell whether ids are 0..5: void is but a line along borders, so that a wide area of zeros is a class."""
+def _start(labels: list[Path], job: Job) -> int:
+    """Return the first class's id: 1, or 0 where a wide area is 0, since void is but a line along borders.
+
+    Raises:
+        DatasetError: Neither a 6 nor such an area, nor a 255, is anywhere.
+    """
     from scipy.ndimage import minimum_filter
 
     for label in labels:
         values = values_of(label)
         if (values == 6).any():
-            return False
+            return 1
         if (values == 255).any() or minimum_filter(values == 0, THICK, mode="constant").any():
             job.noted(f"{label}: 0 is a wide area, and 6 is nowhere; ids are taken as 0..5, 0 = impervious_surface")
-            return True
-    return False
+            return 0
+    raise DatasetError(
+        f"{labels[0].parent if labels else 'ann_dir'}: ids are 1..6 with 0 as void, or 0..5: neither 6 nor a wide area "
+        "of 0 is anywhere; set data.format to isprs_from_1 or to isprs_from_0"
+    )
 
 
 LAYOUT = Layout(
@@ -107,8 +118,7 @@ LAYOUT = Layout(
     home="https://www.isprs.org/education/benchmarks/UrbanSemLab/",
     licence="research use, on request",
     looks_for="top_potsdam_*_label.tif beside top_potsdam_*_RGB.tif, or top_mosaic_09cm_area*.tif beside top/",
-    read=_read,
+    read=reading,
     detect=_detect,
-    over=("folder",),
     classes="6",
 )

@@ -60,5 +60,5 @@ def visible(path: Path, root: Path) -> bool:
 def split_of(path: Path, root: Path) -> str | None:
     """Return the split that a folder between `root` and a file is called after; None where there is none."""
     names = [part.lower() for part in path.relative_to(root).parent.parts]
-    found = next((SPLIT_FOLDERS[name] for name in names if name in SPLIT_FOLDERS), None)
-    return found if found in SPLITS else None
+    split = next((SPLIT_FOLDERS[name] for name in names if name in SPLIT_FOLDERS), None)
+    return split if split in SPLITS else None

@@ -79,7 +79,7 @@ def _read(root: Path, job: Job) -> Reading:
                 continue
             what = f"{file}: task {task.get('id')}"
             size, shapes = partial(image_size, image), partial(_shapes, what, image, results, index)
-            label, objects = drawn(size, shapes, undrawn), {"instances": numbered(size, shapes)}
+            label, objects = drawn(size, shapes, undrawn, classes), {"instances": numbered(size, shapes)}
             yield Raw(image.relative_to(root).with_suffix("").as_posix(), image, label, targets=objects)
 
     job.left_out([task.get("id") for _, task, *_ in drawings if not _annotated(task)], "tasks that nobody annotated")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmodels.data.folder import IGNORE_INDEX, DatasetError
+from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats import json_files
 from segmodels.data.formats.coco_json import infos, located
-from segmodels.data.formats.decode import Shape, drawn, image_size, numbered, ring
-from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
+from segmodels.data.formats.decode import Shape, drawn, image_size, numbered, placed, ring
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, void_of
 from segmodels.errors import brief
 from segmodels.files import read_text
 
@@ -46,12 +46,17 @@ def _read(root: Path, job: Job) -> Reading:
     else:
         named = sorted({str(shape.get("label")) for _, content in files for shape in content["shapes"]})
     classes, undrawn = job.undrawn(infos([n for n in named if n not in (IGNORED, BACKGROUND)]))
-    index = {info.name: place for place, info in enumerate(classes)} | {IGNORED: IGNORE_INDEX, BACKGROUND: undrawn}
-    return Reading(classes, _samples(root, files, index, undrawn, job))
+    index = {info.name: place for place, info in enumerate(classes)} | {IGNORED: void_of(classes), BACKGROUND: undrawn}
+    return Reading(classes, _samples(root, files, index, undrawn, classes, job))
 
 
 def _samples(
-    root: Path, files: list[tuple[Path, dict[str, Any]]], index: Mapping[str, int], undrawn: int, job: Job
+    root: Path,
+    files: list[tuple[Path, dict[str, Any]]],
+    index: Mapping[str, int],
+    undrawn: int,
+    classes: Sequence[ClassInfo],
+    job: Job,
 ) -> Iterator[Raw]:
     for path, content in files:
         image, inside = located(path.parent, str(content["imagePath"])), content.get("imageData")
@@ -67,7 +72,7 @@ def _samples(
         objects = {"instances": numbered(size, shapes)}
         split = json_files.split_of(path, root)
         name = path.relative_to(root).with_suffix("").as_posix()
-        yield Raw(name, image, drawn(size, shapes, undrawn), split, targets=objects, content=held)
+        yield Raw(name, image, drawn(size, shapes, undrawn, classes), split, targets=objects, content=held)
 
 
 def _size(path: Path, content: Mapping[str, Any], image: Path, exists: bool) -> tuple[int, int]:
@@ -96,10 +101,8 @@ def _shape(shape: Mapping[str, Any], index: int, content: Mapping[str, Any]) -> 
     if kind == "mask":
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",)) as image:
             part = np.asarray(image) > 0
-        mask = np.zeros((int(content["imageHeight"]), int(content["imageWidth"])), bool)
         left, top = (int(v) for v in points[0])
-        target = mask[top : top + part.shape[0], left : left + part.shape[1]]
-        target[:] = part[: target.shape[0], : target.shape[1]]
+        mask = placed(part, left, top, int(content["imageHeight"]), int(content["imageWidth"]))
         return Shape(index, mask=mask)
     if kind == "circle":
         (x, y), edge = points

@@ -60,7 +60,6 @@ LAYOUT = Layout(
     looks_for="masks/*.tif beside images/*.tif, or output/*_m.png with train.txt",
     read=_read,
     detect=_detect,
-    over=("folder", "side_by_side"),
     splits="official for tiles; sheets are dealt",
     classes="5",
 )

@@ -45,6 +45,5 @@ LAYOUT = Layout(
     looks_for="{train,val,test}/{images,labels,landmarks}/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     classes="11",
 )

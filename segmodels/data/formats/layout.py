@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from segmodels.data.folder import IGNORE_INDEX, ClassInfo
-from segmodels.data.palette import Color, default_palette
+from segmodels.data.palette import Color
 
 # The void of labels with more than 255 classes, until a mapping has made them fewer.
 WIDE_VOID = 65535
@@ -135,9 +135,8 @@ class Job:
         """
         self.draws = True
         wanted = self.choices.background or BACKGROUND
-        void = IGNORE_INDEX if len(classes) < IGNORE_INDEX else WIDE_VOID
         if wanted == "ignore":
-            return tuple(classes), void
+            return tuple(classes), void_of(classes)
         for index, info in enumerate(classes):
             if info.name.lower().strip("_ ") == wanted.lower():
                 return tuple(classes), index
@@ -206,6 +205,11 @@ class Layout:
         return self.detect(root) if self.detect is not None else fits(root, self.marks, self.needs)
 
 
+def void_of(classes: Sequence[object]) -> int:
+    """Return the index of void in labels of so many classes: 255, or 65535 where these are more than 8 bits hold."""
+    return IGNORE_INDEX if len(classes) <= IGNORE_INDEX else WIDE_VOID
+
+
 def fits(root: Path, marks: Sequence[str], needs: Sequence[str] = ()) -> Fit | None:
     """Tell how patterns match below a folder: not at all, all of them, or the marks alone."""
     seen: list[Path] = []
@@ -243,13 +247,6 @@ class Table:
             ]
         return cls(tuple(rows))
 
-    @classmethod
-    def named(cls, names: Iterable[str], start: int = 0) -> Table:
-        """Return a table of names alone, whose raw ids follow each other."""
-        listed = list(names)
-        colors = default_palette(len(listed))
-        return cls(tuple((start + i, ClassInfo(n, c)) for i, (n, c) in enumerate(zip(listed, colors, strict=True))))
-
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         """The classes in label order."""
@@ -257,8 +254,7 @@ class Table:
 
     def ids(self, *void: int) -> dict[int, int]:
         """Return raw id -> class index; the given raw ids are void."""
-        wide = IGNORE_INDEX if len(self.rows) <= IGNORE_INDEX else WIDE_VOID
-        return dict.fromkeys(void, wide) | {raw: index for index, (raw, _) in enumerate(self.rows)}
+        return dict.fromkeys(void, void_of(self.rows)) | {raw: index for index, (raw, _) in enumerate(self.rows)}
 
     def colors(self, *void: Color) -> dict[Color, int]:
         """Return colour -> class index; the given colours are void."""

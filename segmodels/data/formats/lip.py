@@ -16,7 +16,7 @@ from pathlib import Path
 
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id
-from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, named_alike, paired
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, first, named_alike, paired
 
 ABOVE = {"images": "TrainVal_images", "segmentations": "TrainVal_parsing_annotations"}
 SPLITS = ("train", "val")
@@ -30,7 +30,7 @@ def _folder(root: Path, split: str, kind: str) -> Path | None:
 
 def _detect(root: Path) -> Fit | None:
     labels = next((p for split in SPLITS if (p := _folder(root, split, "segmentations"))), None)
-    if labels is None:
+    if labels is None or first(labels, "[0-9]*_[0-9]*.png") is None:
         return None
     lacking = [f"{s}_images/" for s in SPLITS if _folder(root, s, "segmentations") and not _folder(root, s, "images")]
     return Fit(labels.relative_to(root).as_posix() + "/", " and ".join(lacking))

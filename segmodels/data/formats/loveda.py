@@ -61,6 +61,5 @@ LAYOUT = Layout(
     looks_for="{Train,Val}/{Urban,Rural}/masks_png/ beside images_png/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     classes="7",
 )

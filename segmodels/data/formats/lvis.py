@@ -37,7 +37,7 @@ def _read(root: Path, job: Job) -> Reading:
     index = {number: place + len(classes) - len(named) for place, number in enumerate(named)}
     images = root / "images" if (root / "images").is_dir() else root
     parts = [Part(path, images, "train" if "train" in path.stem else "val") for path in files]
-    return Reading(classes, coco_json.samples(parts, contents, index, undrawn, job), "lvis")
+    return Reading(classes, coco_json.samples(parts, contents, index, undrawn, classes, job), "lvis")
 
 
 def _named(content: dict[str, Any]) -> dict[str, Any]:

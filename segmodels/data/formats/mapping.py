@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segmodels.data.folder import IGNORE_INDEX, MAX_CLASSES, ClassInfo, DatasetError
-from segmodels.data.formats.layout import WIDE_VOID, Choices
+from segmodels.data.formats.layout import Choices, void_of
 from segmodels.errors import nearest
 
 REST = "*"
@@ -58,7 +58,7 @@ class Mapping:
                 "data.classes, e.g. {vehicle: [car, bus]}"
             )
         self.classes = tuple(ClassInfo(name, classes[members[0]].color) for name, members in merged)
-        self._lookup = np.full(WIDE_VOID + 1 if len(classes) > IGNORE_INDEX else 256, IGNORE_INDEX, np.uint8)
+        self._lookup = np.full(void_of(classes) + 1, IGNORE_INDEX, np.uint8)
         for new, (_, members) in enumerate(merged):
             self._lookup[members] = new
         self.changes = len(classes) > IGNORE_INDEX or merged != [(n, [i]) for i, n in enumerate(names)]

@@ -107,6 +107,5 @@ LAYOUT = Layout(
     looks_for="new_nyu_class13_*.png beside nyu_rgb_*.png, or label40/ beside image/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     classes="13 or 40",
 )

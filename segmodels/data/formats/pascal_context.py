@@ -85,7 +85,7 @@ LAYOUT = Layout(
     looks_for="trainval/*.mat (or SegmentationClassContext/) beside JPEGImages/ of VOC 2010",
     read=_read,
     detect=_detect,
-    over=("voc", "folder"),
+    over=("voc",),
     splits="official where ImageSets/ of VOC 2010 is there; otherwise dealt",
     classes="59",
 )

@@ -30,8 +30,8 @@ FIVE, IDS, LIST = 5, "label_images_semantic", "class_dict_seg.csv"
 
 
 def _folders(root: Path) -> tuple[Path, Path] | None:
-    found = next((pair for pair in FOLDERS if first(root, f"{pair[1]}/[0-9]*.png")), None)
-    return (root / found[0], root / found[1]) if found else None
+    pair = next((pair for pair in FOLDERS if first(root, f"{pair[1]}/[0-9]*.png")), None)
+    return (root / pair[0], root / pair[1]) if pair else None
 
 
 def _detect(root: Path) -> Fit | None:
@@ -70,7 +70,6 @@ LAYOUT = Layout(
     looks_for="training_set/gt/semantic/label_images/, or label_images_semantic/ beside original_images/",
     read=_read,
     detect=_detect,
-    over=("folder",),
     splits="dealt",
     classes="22",
 )

@@ -107,7 +107,6 @@ LAYOUT = Layout(
     looks_for="img13labels-*.png or img-*.png beside img-*.jpg",
     read=_read,
     detect=_detect,
-    over=("folder",),
     targets=("depth",),
     classes="13 or 37",
 )

@@ -23,9 +23,10 @@ from PIL import Image
 
 from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats.common import image_files
-from segmodels.data.formats.decode import Shape, drawn, numbered, ring
+from segmodels.data.formats.decode import Shape, drawn, numbered, placed, ring
 from segmodels.data.formats.json_files import split_of
 from segmodels.data.formats.layout import Job, Layout, Raw, Reading, paired
+from segmodels.data.palette import from_hex
 from segmodels.errors import brief
 from segmodels.files import ContentError, read_json
 
@@ -37,7 +38,7 @@ MOST = 1 << 28
 def _read(root: Path, job: Job) -> Reading:
     meta = root / "meta.json"
     try:
-        listed = [ClassInfo(str(c["title"]), _color(c.get("color", "#808080"))) for c in read_json(meta)["classes"]]
+        listed = [ClassInfo(str(c["title"]), from_hex(c.get("color", "#808080"))) for c in read_json(meta)["classes"]]
     except (ContentError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{meta}: is not a project's description ({brief(error)})") from None
     classes, undrawn = job.undrawn(listed)
@@ -53,9 +54,8 @@ def _read(root: Path, job: Job) -> Reading:
                 size, shapes = partial(_size, annotation), partial(_shapes, annotation, index)
                 name = f"{folder.relative_to(root).as_posix()}/{image.stem}".removeprefix("./")
                 split = split_of(image, root)
-                yield Raw(
-                    name, image, drawn(size, shapes, undrawn), split, targets={"instances": numbered(size, shapes)}
-                )
+                objects = {"instances": numbered(size, shapes)}
+                yield Raw(name, image, drawn(size, shapes, undrawn, classes), split, targets=objects)
 
     return Reading(classes, samples())
 
@@ -103,16 +103,8 @@ def _bitmap(bitmap: Mapping[str, Any], size: Mapping[str, Any]) -> np.ndarray:
     with Image.open(io.BytesIO(inflated), formats=("PNG",)) as image:
         pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image)
     part = (pixels[..., 3] if pixels.ndim == 3 and pixels.shape[-1] == 4 else pixels) > 0
-    mask = np.zeros((int(size["height"]), int(size["width"])), bool)
     left, top = (int(v) for v in bitmap["origin"])
-    target = mask[top : top + part.shape[0], left : left + part.shape[1]]
-    target[:] = part[: target.shape[0], : target.shape[1]]
-    return mask
-
-
-def _color(text: str) -> tuple[int, int, int]:
-    red, green, blue = (int(text[i : i + 2], 16) for i in (1, 3, 5))
-    return red, green, blue
+    return placed(part, left, top, int(size["height"]), int(size["width"]))
 
 
 LAYOUT = Layout(

@@ -62,7 +62,8 @@ def _read(root: Path, job: Job) -> Reading:
             size, shapes = partial(image_size, image), partial(_shapes, path, entry, attribute, index)
             name = image.relative_to(root).with_suffix("").as_posix()
             objects = {"instances": numbered(size, shapes)}
-            yield Raw(name, image, drawn(size, shapes, undrawn), json_files.split_of(image, root), targets=objects)
+            split = json_files.split_of(image, root)
+            yield Raw(name, image, drawn(size, shapes, undrawn, classes), split, targets=objects)
 
     return Reading(classes, samples())
 

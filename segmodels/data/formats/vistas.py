@@ -92,7 +92,6 @@ LAYOUT = Layout(
     looks_for="{training,validation}/v1.2/labels/ (v2.0/labels/, labels/) beside images/",
     read=reading,
     detect=detect,
-    over=("folder",),
     obtain="register on its page",
     targets=("instances",),
     classes="65 or 123",

@@ -24,6 +24,7 @@ from segmodels.data.formats.decode import by_id, instances_of, values_of
 from segmodels.data.formats.layout import Decoder, Job, Layout, Raw, Reading, Table, first, named_alike, paired
 from segmodels.files import read_text
 
+SPLITS = ("train", "val")
 VOID = 255
 
 
@@ -33,11 +34,14 @@ def _read(root: Path, job: Job) -> Reading:
     truth = root / ("SegmentationClassAug" if augmented else "SegmentationClass")
 
     def samples() -> Iterator[Raw]:
-        for split in ("train", "val"):
-            named = [root / "ImageSets" / "Segmentation" / f"{split}{more}.txt" for more in ("aug", "")]
+        lists = root / "ImageSets" / "Segmentation"
+        if not any((lists / f"{split}.txt").is_file() for split in SPLITS):
+            raise DatasetError(f"{lists}: has no train.txt and no val.txt; they list the images, an id a line")
+        for split in SPLITS:
+            named = [lists / f"{split}{more}.txt" for more in ("aug", "")]
             listing = named[0] if augmented and named[0].is_file() else named[1]
             if not listing.is_file():
-                raise DatasetError(f"{listing}: no such file; it lists the images of the split, an id a line")
+                continue  # val is dealt
             ids = [line.split()[0] for line in read_text(listing).splitlines() if line.strip()]
             images = [root / "JPEGImages" / f"{i}.jpg" for i in ids]
             for image, label in paired(images, named_alike(truth), job):

@@ -61,7 +61,7 @@ def _read(root: Path, job: Job) -> Reading:
             size, shapes = partial(image_size, image), partial(_shapes, label, image, len(names), shift)
             name = image.relative_to(root).with_suffix("").as_posix().replace("images/", "", 1)
             objects = {"instances": numbered(size, shapes)}
-            yield Raw(name, image, drawn(size, shapes, undrawn), split_of(image, root), targets=objects)
+            yield Raw(name, image, drawn(size, shapes, undrawn, classes), split_of(image, root), targets=objects)
         if bare:
             job.noted(f"{len(bare)} images without a label file hold nothing, {bare[0]} first")
 

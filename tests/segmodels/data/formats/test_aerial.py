@@ -94,8 +94,15 @@ def tiles(root: Path, values: Any, name: str = "2_10_0_0_40_40") -> Path:
 def test_tiles_of_mmsegmentation_start_at_one_and_their_borders_are_void(tmp_path: Path) -> None:
     read = Converted(tiles(tmp_path / "potsdam", [[0, 1, 2], [3, 5, 6]]), tmp_path / "out")
     assert (read.key, read.label("val", "7_13_0_0_40_40")) == ("isprs", [[255, 0, 1], [2, 4, 5]])
+
+
+def test_tiles_whose_ids_may_start_at_either_are_read_by_name(tmp_path: Path) -> None:
     narrow = tiles(tmp_path / "narrow", [[0, 1, 2], [3, 5, 4]])
-    assert Converted(narrow, tmp_path / "out").label("val", "7_13_0_0_40_40") == [[255, 0, 1], [2, 4, 3]]
+    with pytest.raises(DatasetError, match=r"set data\.format to isprs_from_1 or to isprs_from_0"):
+        Converted(narrow, tmp_path / "out")
+    one, zero = (Converted(narrow, tmp_path / f"out{n}", f"isprs_from_{n}") for n in (1, 0))
+    assert one.label("val", "7_13_0_0_40_40") == [[255, 0, 1], [2, 4, 3]]
+    assert zero.label("val", "7_13_0_0_40_40") == [[0, 1, 2], [3, 5, 4]]
 
 
 def test_tiles_with_a_wide_area_of_zeros_start_at_zero(tmp_path: Path) -> None:

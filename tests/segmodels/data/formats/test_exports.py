@@ -139,6 +139,13 @@ def test_huggingfaces_imagefolder_pairs_by_its_metadata(tmp_path: Path) -> None:
         Converted(tmp_path / "h", tmp_path / "out")
 
 
+def test_a_list_of_files_that_is_damaged_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "h/train/a.jpg")
+    write(tmp_path / "h/train/metadata.csv", 'file_name,mask_file_name\na.jpg,\x00\n"b' + "x" * 200_000)
+    with pytest.raises(DatasetError):
+        Converted(tmp_path / "h", tmp_path / "out")
+
+
 def test_huggingfaces_classification_folder_is_told_what_is_missing(tmp_path: Path) -> None:
     picture(tmp_path / "h/train/a.jpg")
     write(tmp_path / "h/train/metadata.csv", "file_name,text\na.jpg,hello\n")

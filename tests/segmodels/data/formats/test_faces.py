@@ -86,12 +86,15 @@ def test_lapa_refuses_an_id_above_its_last(tmp_path: Path) -> None:
 )
 def test_lip_is_read_with_and_without_its_upper_folders(tmp_path: Path, images: str, labels: str) -> None:
     root = tmp_path / "LIP"
-    for split in ("train", "val"):
-        picture(root / images / f"{split}_images/77_{split}.jpg")
-        ids(root / labels / f"{split}_segmentations/77_{split}.png", [[0, 13, 19], [2, 5, 14]])
+    for split, name in (("train", "77_471474"), ("val", "100034_483681")):
+        picture(root / images / f"{split}_images/{name}.jpg")
+        ids(root / labels / f"{split}_segmentations/{name}.png", [[0, 13, 19], [2, 5, 14]])
     read = Converted(root, tmp_path / "out")
     assert (read.key, read.info.num_classes) == ("lip", 20)
-    assert read.named("val", "77_val") == [["Background", "Face", "Right-shoe"], ["Hair", "UpperClothes", "Left-arm"]]
+    assert read.named("val", "100034_483681") == [
+        ["Background", "Face", "Right-shoe"],
+        ["Hair", "UpperClothes", "Left-arm"],
+    ]
 
 
 def test_lip_without_the_images_of_a_split_is_told_so(tmp_path: Path) -> None:

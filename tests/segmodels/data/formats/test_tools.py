@@ -15,6 +15,7 @@ from PIL import Image
 
 from segmodels.data.folder import DatasetError
 from segmodels.data.formats import find
+from segmodels.data.formats.decode import placed
 from tests.segmodels.data.formats.making import Converted, colors, picture, write
 
 # On an image of 6 x 8.
@@ -278,3 +279,30 @@ def test_label_studio_names_an_image_that_is_not_there(tmp_path: Path) -> None:
     (root / "images/0a1b2c3d-a.jpg").unlink()
     with pytest.raises(DatasetError, match=r"project-1.json: task 7: its image 0a1b2c3d-a.jpg is not below"):
         Converted(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (-1, -2), (6, 4), (7, -1), (-9, 0), (20, 20)])
+def test_a_part_is_placed_and_cut_where_it_lies_outside(left: int, top: int) -> None:
+    part = np.array([[True, False, True], [True, True, False]])
+    wanted = np.zeros((6, 8), bool)
+    for y in range(2):
+        for x in range(3):
+            if 0 <= y + top < 6 and 0 <= x + left < 8:
+                wanted[y + top, x + left] = part[y, x]
+    assert np.array_equal(placed(part, left, top, 6, 8), wanted)
+
+
+@pytest.mark.parametrize("count", [254, 255, 256, 300])
+def test_as_many_labels_as_there_are_can_be_drawn_and_chosen_from(tmp_path: Path, count: int) -> None:
+    shapes: list[dict[str, Any]] = [{"label": f"c{i:03}", "points": [[0, 0], [7, 0], [7, 5]]} for i in range(count)]
+    shapes += [{"label": "c000", "points": SQUARE}, {"label": "__ignore__", "points": [[0, 5], [1, 5]]}]
+    root = labelme(tmp_path / "l", shapes)
+    for background in ("ignore", "ground"):
+        chosen = {"first": ["c000"], "last": [f"c{count - 1:03}"], "rest": "*"}
+        read = Converted(root, tmp_path / "out", background=background, classes=chosen)
+        got = names(read)
+        undrawn = "-" if background == "ignore" else "rest"
+        assert (got[2][2], got[0][6], got[5][1], got[4][0]) == ("first", "last", "-", undrawn)
+    if count >= 255:
+        with pytest.raises(DatasetError, match="labels of 8 bits hold at most 255"):
+            Converted(root, tmp_path / "out")
