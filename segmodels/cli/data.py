@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +40,8 @@ def validate(
         folder = data
         if not (data / INFO_FILE).is_file():
             folder = Path(work, "data")
-            print(f"{data}: read as {convert(data, out=folder)}", flush=True)
+            with naming_options():
+                print(f"{data}: read as {convert(data, out=folder)}", flush=True)
         info = DatasetInfo.read(folder)
         for warning in check(folder):
             print(f"warning: {warning}")
@@ -113,13 +116,12 @@ def export_command(
     predictions: Annotated[
         Path | None, typer.Option(help="Class maps named like the images, in place of the labels.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
 ) -> None:
     """Write a dataset folder, or predictions for its images, as annotation tools and other trainers read it."""
     from segmodels.tasks.semantic.annotations import export
 
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise CommandError(f"{out}: exists; choose another --out, or --overwrite")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CommandError(f"{out}: exists; choose another --out")
     if predictions is not None and not predictions.is_dir():
         raise CommandError(f"{predictions}: no such folder")
     print(f"{data}: {export(data, out, to, predictions)} images written to {out} as {to}")
@@ -147,15 +149,15 @@ def detect(
     data: Annotated[Path, typer.Argument(help="A folder of labelled images.")],
 ) -> None:
     """Say which layouts a folder has, or almost has, and which files tell it; no image is read."""
+    from segmodels.data.formats import choose
     from segmodels.data.formats import detect as places
-    from segmodels.data.formats import find
 
     if not data.is_dir():
         raise CommandError(f"{data}: no such folder")
     listed = list(places(data))
     for place in listed:
         print(place)
-    key, folder = find(data)
+    key, folder = choose(data, listed)
     print(f"it is read as {key}, from {folder}" if len(listed) > 1 or folder != data else f"it is read as {key}")
 
 
@@ -232,13 +234,22 @@ def check_layout(data: Path) -> None:
 def dataset_folder(data: Path, out: Path) -> Path:
     """Return the dataset folder: the given one, or what its layout converts to, next to the output."""
     from segmodels.data import given
-    from segmodels.data.folder import INFO_FILE, DatasetError
+    from segmodels.data.folder import INFO_FILE
 
     converted = out.with_name(out.name + ".data")
     if not (data / INFO_FILE).is_file():
         may_replace(converted, INFO_FILE, "a dataset folder", overwrite=True)
-    try:
+    with naming_options():
         return given.dataset_folder(data, converted)
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Say, where an error names a key of the pipeline's settings, which command has an option for it."""
+    from segmodels.data.folder import DatasetError
+
+    try:
+        yield
     except DatasetError as error:
         if not re.search(r"\bdata\.[a-z]", str(error)):
             raise

@@ -11,7 +11,7 @@ Every other module describes one layout; it is found by its name.
 
 from segmodels.data.formats.common import Splitting
 from segmodels.data.formats.converting import convert
-from segmodels.data.formats.finding import detect, find, layouts, names
+from segmodels.data.formats.finding import choose, detect, find, layouts, names
 from segmodels.data.formats.layout import Choices
 
-__all__ = ["Choices", "Splitting", "convert", "detect", "find", "layouts", "names"]
+__all__ = ["Choices", "Splitting", "choose", "convert", "detect", "find", "layouts", "names"]

@@ -8,10 +8,10 @@ key that settles it (`data.values`, `data.threshold`, `data.coding`, `data.backg
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -113,8 +113,12 @@ def decide(seen: Sequence[Survey], named: Sequence[NamedClass] | None, choices: 
         return _thresholded(values, colored, named, choices, where)
     if isinstance(choices.values, Mapping):
         named = _valued(choices.values)
-    if not colored and _by_color(seen, named, choices, where):
-        # The colours of palettes are those of the classes.
+    drawn = [entry for entry in seen if entry.palette is not None]
+    if choices.coding is None:
+        _check_palettes(drawn, named, where)
+    if choices.coding == "color" and not colored:
+        if plain := next((entry.path for entry in seen if entry.palette is None), None):
+            raise DatasetError(f"{plain}: has no palette, and data.coding is color; save all labels alike")
         if named is None:
             held = {c for entry in seen for c in _drawn(entry.palette or (), entry.values).values()}
             named = _colors_as_classes(held, choices, where)
@@ -129,13 +133,15 @@ def decide(seen: Sequence[Survey], named: Sequence[NamedClass] | None, choices: 
             )
         table = _colors(named)
         return Coding(_infos(named, None), table, True, table)
-    ignored = {v: IGNORE_INDEX for v in choices.ignore if isinstance(v, int)}
-    palette = next((entry.palette for entry in seen if entry.palette), None)
+    ignored = {v for v in choices.ignore if isinstance(v, int)}
+    palette = next((entry.palette for entry in drawn), None)
     if values <= {0, 255} and 255 in values and not ignored and not isinstance(choices.values, Mapping):
         return _black_and_white(named, choices, where)
     if named is None:
         named = _numbered(seen, values, palette, ignored, choices, where)
-    table = _renumbered(named) | ignored
+    # A value that is ignored is no class either.
+    named = [NamedClass("void", c.color, v) if (v := _raw_id(i, c)) in ignored else c for i, c in enumerate(named)]
+    table = dict.fromkeys(ignored, IGNORE_INDEX) | _renumbered(named)
     by_palette = {} if choices.coding == "index" else _colors(named)
     return Coding(_infos(named, palette), table, False, by_palette, closed=isinstance(choices.values, Mapping))
 
@@ -144,7 +150,7 @@ def _numbered(
     seen: Sequence[Survey],
     values: frozenset[int],
     palette: tuple[int, ...] | None,
-    ignored: Mapping[int, int],
+    ignored: Set[int],
     choices: Choices,
     where: str,
 ) -> list[NamedClass]:
@@ -225,21 +231,12 @@ def _thresholded(
     return Coding(_infos(names, None), {}, threshold=choices.threshold)
 
 
-def _by_color(
-    seen: Sequence[Survey], named: Sequence[NamedClass] | None, choices: Choices, where: str
-) -> Literal[True, False]:
-    """Tell whether palette images count by their colours for sure.
+def _check_palettes(drawn: Sequence[Survey], named: Sequence[NamedClass] | None, where: str) -> None:
+    """Refuse palette images whose indices and colours say different things.
 
     Raises:
-        DatasetError: Index and colour say different things, and nobody has settled which counts.
+        DatasetError: They do, and nobody has settled which count.
     """
-    drawn = [entry for entry in seen if entry.palette is not None]
-    if not drawn or choices.coding == "index":
-        return False
-    if choices.coding == "color":
-        if plain := next((entry.path for entry in seen if entry.palette is None), None):
-            raise DatasetError(f"{plain}: has no palette, and data.coding is color; save all labels alike")
-        return True
     colors = _colors(named) if named is not None else {}
     ids = _renumbered(named) if named is not None else {}
     first: dict[int, tuple[int, Path]] = {}
@@ -265,7 +262,6 @@ def _by_color(
                     f"{entry.path}; set data.coding to index if the indices are the ids, or to color if the colours "
                     "are the classes"
                 )
-    return False
 
 
 def _colors_as_classes(colors: set[int] | frozenset[int], choices: Choices, where: str) -> list[NamedClass]:
@@ -326,7 +322,11 @@ def _colors(named: Sequence[NamedClass]) -> dict[int, int]:
 def _renumbered(named: Sequence[NamedClass]) -> dict[int, int]:
     """Return raw id -> class id; a line's raw id is its number unless it has one. Void lines take no class id."""
     by_name = _ids_by_name(named)
-    return {i if c.value is None else c.value: by_name[c.name] for i, c in enumerate(named)}
+    return {_raw_id(i, c): by_name[c.name] for i, c in enumerate(named)}
+
+
+def _raw_id(line: int, entry: NamedClass) -> int:
+    return line if entry.value is None else entry.value
 
 
 def _ids_by_name(named: Sequence[NamedClass]) -> dict[str, int]:
@@ -353,8 +353,7 @@ def _infos(named: Sequence[NamedClass], palette: tuple[int, ...] | None) -> tupl
     infos: dict[str, ClassInfo] = {}
     for i, c in enumerate(named):
         if not c.is_void and c.name not in infos:
-            raw = i if c.value is None else c.value
-            infos[c.name] = ClassInfo(c.name, c.color or _in_palette(palette, raw) or spare[i])
+            infos[c.name] = ClassInfo(c.name, c.color or _in_palette(palette, _raw_id(i, c)) or spare[i])
     return tuple(infos.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,9 +73,18 @@ def find(root: Path | str, format: str = "auto") -> tuple[str, Path]:  # noqa: A
     root = Path(root)
     if format != "auto":
         return format, _wanted(root, layout(format))
+    return choose(root, detect(root))
+
+
+def choose(root: Path, places: Iterable[Place]) -> tuple[str, Path]:
+    """Return the layout and its folder, of all that `detect` gives.
+
+    Raises:
+        DatasetError: As `find` does.
+    """
     fitting: list[Place] = []
     near: list[Place] = []
-    for place in detect(root):
+    for place in places:
         (near if place.fit.lacks else fitting).append(place)
     particular = [place for place in fitting if not place.layout.generic]
     if particular:

@@ -163,6 +163,14 @@ def test_ids_keep_their_numbers_where_one_does_not_occur(tmp_path: Path) -> None
     assert Converted(tmp_path / "mine", tmp_path / "out2").info.num_classes == 4
 
 
+def test_a_raw_value_that_is_ignored_is_no_class(tmp_path: Path) -> None:
+    root = mine(tmp_path / "mine", [0, 1, 2, 3, 255])
+    assert read(root, ignore=(0,)) == {"0": ["-", "class_1", "class_2", "class_3", "-"]}
+    assert Converted(root, tmp_path / "data", ignore=(0,)).names == ["class_1", "class_2", "class_3"]
+    write(root / "classes.txt", "other\nroad\ncar\nsky\n")
+    assert Converted(root, tmp_path / "data", ignore=(0,)).names == ["road", "car", "sky"]
+
+
 def named(tmp_path: Path, name: str, text: str) -> list[tuple[str, int | None, Any]]:
     return [(c.name, c.value, c.color) for c in class_files.read(write(tmp_path / name, text))]
 
