@@ -88,7 +88,7 @@ def trained(
 def main() -> None:
     """Print a table of three lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="dataset folder; by default 160 frames of streets at 360x480")
+    parser.add_argument("--data", type=Path, help="dataset folder; by default 200 frames of streets at 360x480")
     parser.add_argument("--architecture", default="unet")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--crop", type=int, nargs=2, default=(352, 480))
@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         data = args.data or Path(work, "streets")
         if args.data is None:
-            write_dataset(data, seed=0, train=64, val=16, test=24, height=360, width=480)
+            write_dataset(data, seed=0, train=64, val=16, test=120, height=360, width=480)
         settings = TrainSettings(
             epochs=args.epochs,
             batch_size=args.batch,

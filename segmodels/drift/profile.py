@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.data.folder import DatasetInfo, read_image, samples
 from segmodels.errors import UserError, brief
 from segmodels.files import ContentError, read_json, write_text
+from segmodels.runtime import available_cores
 from segmodels.tasks import DEFAULT, get_task, named, task_info
 from segmodels.tasks.base import Prediction
 
@@ -225,7 +227,8 @@ def build_profile(
         DatasetError: A training image cannot be read.
     """
     listed = samples(data, "train", get_task(config.task).info.needs)
-    described = [describe(read_image(listed[i].image)) for i in spread(len(listed))]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        described = list(pool.map(lambda index: describe(read_image(listed[index].image)), spread(len(listed))))
     mix, by_class = np.stack([one[0] for one in predicted]), np.stack([one[2] for one in predicted])
     return Profile(
         classes=tuple(config.part_names),

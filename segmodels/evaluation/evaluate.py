@@ -33,6 +33,8 @@ from segmodels.tasks.pictures import panel
 
 # Test images whose predictions are kept, so that a report can show the same ones through every model.
 KEPT_PREDICTIONS = 6
+# What `Task.describe` gives of a prediction.
+Described = tuple[np.ndarray, float | None, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Quality:
     matrix: np.ndarray
     own: list[float]
     per_image: PerImage
-    predicted: list[tuple[np.ndarray, float | None, np.ndarray]]
+    predicted: list[Described]
 
 
 def evaluate(
@@ -99,34 +101,40 @@ def evaluate(
 def _measure(
     predictor: Predictor, data: Path, split: str, settings: EvaluateSettings, part: Path
 ) -> tuple[Quality, list[Sample]]:
-    """Run the split through the model; every prediction goes to `predictions/` first, pictures need some of them."""
+    """Run the split through the model, and write the predictions that are kept to `predictions/`."""
     task, parts = predictor.task, predictor.config.parts
     decoded = Decoded(data, split, needs=task.info.needs)
     stored, kind = DatasetInfo.read(data).targets.get(task.info.needs[0], {}), target(task.info.needs[0])
     total = np.zeros((len(parts), len(parts)), np.int64)
     counts: list[Counts] = []
-    predicted: list[tuple[np.ndarray, float | None, np.ndarray]] = []
-    kept = set(spread(len(decoded)))
+    predicted: list[Described] = []
+    watched, kept = set(spread(len(decoded))), set(spread(len(decoded), KEPT_PREDICTIONS))
     heartbeat = Heartbeat(lambda: f"evaluated {len(counts)} of {len(decoded)} images")
 
-    def look(index: int, prediction: Prediction, truth: Mapping[str, Tensor]) -> Counts:
-        """Write an image's prediction, and count."""
-        kind.write(prediction.value, part / "predictions" / f"{decoded.samples[index].id}.png", stored)
-        return task.count(prediction, truth, parts, settings)
+    def look(index: int, prediction: Prediction, truth: Mapping[str, Tensor]) -> tuple[Counts, Described | None]:
+        """Count an image, and keep what is kept of it."""
+        if index in kept:
+            kind.write(prediction.value, part / "predictions" / f"{decoded.samples[index].id}.png", stored)
+        described = task.describe(prediction, parts) if index in watched else None
+        return task.count(prediction, truth, parts, settings), described
 
-    beside = counting_threads(predictor.device)
-    with ThreadPoolExecutor(max(1, beside)) as pool:
-        waiting: deque[Future[Counts]] = deque()
+    threads, ahead = available_cores(), images_counted_beside(predictor.device)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[tuple[Counts, Described | None]]] = deque()
+
+        def take(left: int) -> None:
+            while len(waiting) > left:
+                count, described = waiting.popleft().result()
+                counts.append(count)
+                predicted.extend([described] if described is not None else [])
+
         for batch in heartbeat.around(same_size(decoded.samples, settings.batch_size)):
-            given = list(pool.map(decoded.__getitem__, batch)) if beside else [decoded[index] for index in batch]
+            given = list(pool.map(decoded.__getitem__, batch))
             maps = predictor.batch_maps([sample["image"].permute(1, 2, 0).numpy() for sample in given])
             for index, prediction, truth in zip(batch, predictions(*task.decide(maps)), given, strict=True):
-                if index in kept:
-                    predicted.append(task.describe(prediction, parts))
                 waiting.append(pool.submit(look, index, prediction, truth))
-            while len(waiting) > 4 * beside:
-                counts.append(waiting.popleft().result())
-        counts += [one.result() for one in waiting]
+            take(ahead)
+        take(0)
     for one in counts:
         total += one.confusion
     named = DatasetInfo.read(data).sequences.get(split, {})
@@ -139,12 +147,12 @@ def _measure(
     return Quality(split, metrics, total, [one.own for one in counts], each, predicted), decoded.samples
 
 
-def counting_threads(device: torch.device) -> int:
-    """Return how many threads count what was predicted while the next images are: all cores beside a GPU.
+def images_counted_beside(device: torch.device) -> int:
+    """Return how many predicted images may wait to be counted while the next ones are predicted.
 
-    A network on the CPU has them all itself.
+    A network on the CPU has all cores itself: none.
     """
-    return available_cores() if device.type == "cuda" else 0
+    return 4 * available_cores() if device.type == "cuda" else 0
 
 
 def _write_quality(part: Path, task: Task, quality: Quality) -> None:
@@ -178,7 +186,7 @@ def _write_speed(part: Path, predictor: Predictor, image: np.ndarray) -> None:
 def _write_pictures(
     part: Path, predictor: Predictor, listed: Sequence[Sample], own: Sequence[float], info: DatasetInfo
 ) -> None:
-    """Best, median and worst image as image | truth | prediction | error; then all but six predictions go."""
+    """Write best, median and worst image as image | truth | prediction | error, predicted once more."""
     task, parts = predictor.task, predictor.config.parts
     name = task.info.needs[0]
     kind, stored = target(name), info.targets.get(name, {})
@@ -186,19 +194,15 @@ def _write_pictures(
     for title, index in (("worst", order[0]), ("median", order[len(order) // 2]), ("best", order[-1])):
         sample = listed[index]
         truth = task.value(kind.read(sample.targets[name], stored))
-        prediction = task.value(kind.read(part / "predictions" / f"{sample.id}.png", stored))
+        image = read_image(sample.image)
+        prediction = task.value(predictions(*task.decide(predictor.batch_maps([image])))[0].value)
         main = task.info.main
         told = f"prediction, {main.label} {main.show(main.gain(own[index]))}"
-        tiles = [read_image(sample.image), *task.draw([truth, prediction], parts), task.errors(truth, prediction)]
+        tiles = [image, *task.draw([truth, prediction], parts), task.errors(truth, prediction)]
         scale = task.key_picture(truth, parts)
         tiles += [scale] if scale is not None else []
         titles = [sample.id, "truth", told, "error", ""]
         panel(tiles, titles[: len(tiles)]).save(part / "pictures" / f"{title}-{sample.id}.png")
-    spread = np.linspace(0, len(listed) - 1, min(KEPT_PREDICTIONS, len(listed)))
-    kept = {listed[int(i)].id for i in spread.round()}
-    for path in (part / "predictions").iterdir():
-        if path.stem not in kept:
-            path.unlink()
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:

@@ -124,14 +124,16 @@ class CalibrationError:
 
     def update(self, confidence: Tensor, prediction: Tensor, target: Tensor) -> None:
         """Add pixels: the probability of the predicted class, the prediction and the target, all of one shape."""
-        truth = target.cpu().numpy()
-        valid = truth != IGNORE_INDEX
-        sure = confidence.cpu().float().numpy()[valid]
-        hit = prediction.cpu().numpy()[valid] == truth[valid]
-        index = np.clip((sure * np.float32(self.bins)).astype(np.int64), 0, self.bins - 1)
-        self.count += np.bincount(index, minlength=self.bins)
-        self.confidence += np.bincount(index, weights=sure.astype(np.float64), minlength=self.bins)
-        self.correct += np.bincount(index, weights=hit.astype(np.float64), minlength=self.bins)
+        truth = target.cpu().numpy().ravel()
+        sure = confidence.cpu().float().numpy().ravel()
+        index = np.clip((sure * np.float32(self.bins)).astype(np.intp), 0, self.bins - 1)
+        # Void goes to a bin behind the others in place of being selected away: no copies of the pixels.
+        index[truth == IGNORE_INDEX] = self.bins
+        hits = np.bincount(2 * index + (prediction.cpu().numpy().ravel() == truth), minlength=2 * self.bins + 2)
+        missed, correct = hits.reshape(-1, 2)[: self.bins].T
+        self.count += missed + correct
+        self.correct += correct
+        self.confidence += np.bincount(index, weights=sure, minlength=self.bins)[: self.bins]
 
     def sums(self) -> np.ndarray:
         """Return pixels, summed confidence and correct pixels of each bin, float64 `[3, bins]`."""

@@ -376,7 +376,8 @@ def test_threads_beside_a_gpu_count_what_one_thread_counts(
     data: Path, trained: Path, evaluated: tuple[Path, Quality], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order of the images, and each prediction in its file; here with the network on the CPU."""
-    monkeypatch.setattr(evaluation, "counting_threads", lambda device: 3)
+    monkeypatch.setattr(evaluation, "available_cores", lambda: 3)
+    monkeypatch.setattr(evaluation, "images_counted_beside", lambda device: 4)
     quality = evaluate(trained, data, tmp_path / "out", SETTINGS)
     out, alone = evaluated
     assert quality.metrics == alone.metrics and quality.own == alone.own
