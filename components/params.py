@@ -65,6 +65,10 @@ class Data(Section):
             is all that no other takes; what none takes is void.
         orientation: How labels lie whose image has an EXIF orientation that their sizes do not settle: `upright`, as
             the image is shown, or `stored`.
+        bands: Bands of image files, from 1, that become the network's channels, `[4, 3, 2]`; a target's name stands
+            for its values, `[1, 2, 3, depth]`. Without it images are RGB, whatever their colour mode.
+        scale: Values that become black and white, `[0, 4095]`, of all bands or of each `[[0, 255], [0, 80]]`, where
+            images have more than 8 bits; `auto` takes percentiles of the training images.
         sha256: Of the archive; another one is refused.
         licence: Of the data, where their layout names none; the card shows it.
         val_fraction: Part of the samples that becomes `val` where the data has none.
@@ -83,6 +87,8 @@ class Data(Section):
     coding: Literal["index", "color"] | None = None
     classes: dict[str, str | tuple[str, ...]] | None = None
     orientation: Literal["upright", "stored"] | None = None
+    bands: tuple[int | str, ...] | None = Field(None, min_length=1)
+    scale: Literal["auto"] | tuple[float, float] | tuple[tuple[float, float], ...] | None = None
     sha256: str | None = None
     licence: str | None = None
     val_fraction: float = Field(0.15, gt=0, lt=1)

@@ -27,6 +27,8 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from segmodels.data.bands import Bands, view
+from segmodels.data.folder import DatasetError
 from segmodels.data.images import open_image, upright_rgb
 
 
@@ -50,6 +52,8 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
         return self._predict_rows(_column(model_input))
 
     def _predict_array(self, images: np.ndarray) -> np.ndarray:
+        if not self.predictor.config.bands.plain:
+            return self._predict_bands(images)
         if images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise _refuse(f"an array has the shape [H, W, 3] or [N, H, W, 3], not {list(images.shape)}")
         if not images.size:
@@ -62,11 +66,20 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
             return np.asarray(self.predictor.predict(images))
         return np.stack([self.predictor.predict(image) for image in images])
 
+    def _predict_bands(self, images: np.ndarray) -> np.ndarray:
+        """Predict arrays of the values that files hold."""
+        try:
+            if images.ndim == 4:
+                return np.stack([self.predictor.predict(image) for image in images])
+            return np.asarray(self.predictor.predict(images))
+        except DatasetError as error:
+            raise _refuse(str(error)) from None
+
     def _predict_rows(self, encoded: list[Any]) -> pd.DataFrame:
         rows = []
         form = next(iter(self.predictor.task.info.forms))
         for i, text in enumerate(encoded):
-            image = _decode(text, i)
+            image = _decode(text, i, self.predictor.config.bands)
             body = self._encoded(image, self.predictor.predict(image), form)
             height, width = image.shape[:2]
             rows.append({form: base64.b64encode(body).decode(), "height": height, "width": width})
@@ -81,7 +94,7 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-d
             Image.fromarray(value).save(file, "PNG")
             return file.getvalue()
         (encode,) = self.predictor.task.forms()[form].encode.values()
-        body: bytes = encode(Answered(image, value, "image", self.predictor.config.parts))
+        body: bytes = encode(Answered(view(image), value, "image", self.predictor.config.parts))
         return body
 
 
@@ -104,12 +117,14 @@ def _column(model_input: Any) -> list[Any]:
     return list(np.asarray(model_input["image"], dtype=object).ravel())
 
 
-def _decode(text: Any, row: int) -> np.ndarray:
-    """Return an encoded image, RGB uint8 `[H, W, 3]`, turned upright as its EXIF says."""
+def _decode(text: Any, row: int, bands: Bands) -> np.ndarray:
+    """Return an encoded image as channels, turned upright as its EXIF says."""
     try:
         if isinstance(text, str) and text.startswith("data:"):
             text = text.partition(",")[2]
         data = base64.b64decode(text, validate=True)
+        if not bands.plain:
+            return bands.read(data, f"row {row}")
         with open_image(io.BytesIO(data)) as image:
             return upright_rgb(image)
     except Exception as error:  # whatever a decoder says of hostile bytes

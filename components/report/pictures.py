@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from components.report.rows import Row
-from segmodels.data.folder import DatasetInfo, Sample, read_image, samples
+from segmodels.data.bands import Bands, view
+from segmodels.data.folder import DatasetInfo, Sample, samples
 from segmodels.data.images import open_image
 from segmodels.data.targets import target
 from segmodels.tasks.base import Part, Task
@@ -42,7 +43,7 @@ def comparison(
         DatasetError: The split is not there, or an image lacks a target.
     """
     name = task.info.needs[0]
-    kind, stored = target(name), info.targets.get(name, {})
+    kind, stored, bands = target(name), info.targets.get(name, {}), Bands.of(info.image)
     split = str(rows[0].metrics["split"])
     known: dict[str, Sample] = {sample.id: sample for sample in samples(data, split, task.info.needs)}
     shared = [{p.stem for p in (evaluations[row.key] / "predictions").glob("*.png")} for row in rows]
@@ -55,7 +56,7 @@ def comparison(
         values = [task.value(kind.read(file, stored)) for file in files]
         pictures = [_map(drawn, width) for drawn in task.draw([truth, *values], parts)]
         tiles = [
-            {"name": "image", "src": _photo(read_image(sample.image), width), "note": ""},
+            {"name": "image", "src": _photo(view(bands.read(sample.image)), width), "note": ""},
             {"name": "truth", "src": pictures[0], "note": ""},
         ]
         for row, value, picture in zip(rows, values, pictures[1:], strict=True):

@@ -15,7 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from segmodels.data.folder import IGNORE_INDEX, SPLITS, DatasetInfo, read_image, read_label
+from segmodels.data.bands import Bands, view
+from segmodels.data.folder import IGNORE_INDEX, SPLITS, DatasetInfo, read_label
 from segmodels.tasks.semantic.pictures import overlay
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int)
 
 
 def _picture(info: DatasetInfo, row: Mapping[str, Any], data: Path) -> dict[str, Any]:
-    image, label = read_image(data / row["image"]), read_label(data / row["label"])
+    image, label = view(Bands.of(info.image).read(data / row["image"])), read_label(data / row["label"])
     known = np.where(label < info.num_classes, label, np.uint8(IGNORE_INDEX))
     held = [info.classes[i] for i in np.unique(known) if i != IGNORE_INDEX]
     return {

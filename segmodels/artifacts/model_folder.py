@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from segmodels.catalog.registry import create_model, model_info
 from segmodels.catalog.weights import WEIGHTS_FILE, CheckpointError, read_tensors
-from segmodels.data.folder import MAX_CLASSES, ClassInfo
+from segmodels.data.bands import PLAIN, Bands
+from segmodels.data.folder import MAX_CLASSES, ClassInfo, DatasetInfo
 from segmodels.errors import UnknownModelError, brief
 from segmodels.files import ContentError, read_json
 from segmodels.layers.uninitialised import on_meta
@@ -41,6 +42,7 @@ class ModelConfig:
         options: Keywords of `create_model`.
         backbone: Encoder, or None where the architecture fixes it.
         in_channels: Channels of the input.
+        bands: How image files become these channels; RGB of 8 bits by default.
         mean: Mean of each channel of images scaled to 0..1, subtracted before the network.
         std: Standard deviation of each channel, by which is divided.
         image_size: (height, width) to which images are resized before the network; None keeps their size.
@@ -61,6 +63,7 @@ class ModelConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     task: str = DEFAULT
+    bands: Bands = PLAIN
 
     @property
     def class_names(self) -> list[str]:
@@ -95,6 +98,19 @@ class ModelConfig:
         )
 
 
+def channels_of(info: DatasetInfo) -> dict[str, Any]:
+    """Return the fields of a `ModelConfig` that say how the images of a dataset are read."""
+    if not info.image:
+        return {}
+    bands = Bands.of(info.image)
+    return {
+        "bands": bands,
+        "in_channels": bands.channels,
+        "mean": tuple(info.image["mean"]),
+        "std": tuple(info.image["std"]),
+    }
+
+
 def save_model(
     folder: Path | str, config: ModelConfig, weights: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]] = ()
 ) -> None:
@@ -125,6 +141,7 @@ def read_config(folder: Path | str) -> ModelConfig:
         raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
         for key in ("mean", "std", "image_size"):
             raw[key] = tuple(raw[key]) if raw.get(key) is not None else None
+        raw["bands"] = Bands.of(raw.get("bands", {}))
         if raw.get("format", 1) < FORMAT:
             raw |= {"options": _as_trained(raw["architecture"], raw.get("options", {})), "format": FORMAT}
         config = ModelConfig(**raw)

@@ -79,6 +79,14 @@ def convert_command(
     target: Annotated[
         list[str] | None, typer.Option(help="Further truth that the layout has: instances, depth, normals.")
     ] = None,
+    band: Annotated[
+        list[str] | None,
+        typer.Option(help="A band of the files, from 1, or a target, that becomes a channel; as often as wanted."),
+    ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LOW,HIGH", help="Values that become black and white, of all bands or each; or auto."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
 ) -> None:
     """Write labelled images of a known layout as a dataset folder; images are copied byte for byte."""
@@ -101,6 +109,8 @@ def convert_command(
         classes=_merged(merge or []),
         orientation=orientation,
         targets=tuple(target or ()),
+        bands=tuple(int(one) if one.isdecimal() else one for one in band) if band else None,
+        scale=_scale(scale or []),
     )
     key = convert(data, layout, out, name=name, choices=choices)
     info = DatasetInfo.read(out)
@@ -125,6 +135,16 @@ def export_command(
     if predictions is not None and not predictions.is_dir():
         raise CommandError(f"{predictions}: no such folder")
     print(f"{data}: {export(data, out, to, predictions)} images written to {out} as {to}")
+
+
+def _scale(given: list[str]) -> str | tuple[tuple[float, float], ...] | None:
+    """Return LOW,HIGH texts as pairs; `auto` stays."""
+    if given == ["auto"]:
+        return "auto"
+    try:
+        return tuple((float(low), float(high)) for low, high in (text.split(",") for text in given)) or None
+    except ValueError:
+        raise CommandError(f"--scale {' '.join(given)}: write it as --scale 0,4095, for each band or once") from None
 
 
 def _merged(given: list[str]) -> dict[str, list[str]] | None:

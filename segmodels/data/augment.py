@@ -62,7 +62,7 @@ def augment(
     """Return one augmented, normalised sample: one geometry, drawn for the image and all its targets.
 
     Args:
-        image: uint8 `[3, H, W]`.
+        image: `[C, H, W]` in 0..255, uint8 or float.
         targets: Name -> values `[H, W]` or `[K, H, W]`, as `segmodels.data.targets` reads them.
         how: The augmentation.
         rng: Where the randomness comes from.
@@ -72,7 +72,7 @@ def augment(
             `inside` (`segmodels.data.device`).
 
     Returns:
-        `image`, float32 `[3, h, w]`, and each target at that size (class ids as int64); padded with the mean colour and
+        `image`, float32 `[C, h, w]`, and each target at that size (class ids as int64); padded with the mean colour and
         void where the scaled image is smaller.
     """
     kinds = {name: target(name) for name in targets}
@@ -100,7 +100,7 @@ def augment(
     matrix, offset = color_map(how.color, rng, mean, std)
     pixels = image
     if not late:
-        pixels = torch.addmm(offset[:, None], matrix, image.reshape(3, -1).float()).view(3, *size)
+        pixels = torch.addmm(offset[:, None], matrix, image.reshape(len(image), -1).float()).view(-1, *size)
     targets = {name: kinds[name].finish(values) for name, values in targets.items()}
     y = x = 0
     if size != (out_h, out_w):
@@ -111,7 +111,7 @@ def augment(
     if size == (out_h, out_w):
         return {"image": pixels, **targets}
     here = (..., slice(y, y + size[0]), slice(x, x + size[1]))
-    sample = {"image": pixels.new_zeros(3, out_h, out_w)}
+    sample = {"image": pixels.new_zeros(len(pixels), out_h, out_w)}
     sample |= {name: targets[name].new_full((*targets[name].shape[:-2], out_h, out_w), kind.void)
                for name, kind in kinds.items()}  # fmt: skip
     for name, whole in sample.items():
@@ -201,7 +201,10 @@ class JointTransforms:
 
 
 def color_map(strength: float, rng: np.random.Generator, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Jitter and normalisation of 0..255 colours as one map `matrix @ rgb + offset`: `[3, 3]` and `[3]`."""
+    """Jitter and normalisation of 0..255 colours as one map `matrix @ rgb + offset`: `[C, C]` and `[C]`.
+
+    Saturation and hue are those of three channels; others have brightness and contrast.
+    """
     brightness, contrast, saturation = (float(v) for v in rng.uniform(1 - strength, 1 + strength, 3))
     turn = float(rng.uniform(-strength / 4, strength / 4)) * 2 * math.pi
     chroma = torch.tensor(
@@ -211,20 +214,21 @@ def color_map(strength: float, rng: np.random.Generator, mean: Tensor, std: Tens
             [0.0, saturation * math.sin(turn), saturation * math.cos(turn)],
         ]
     )
-    matrix = brightness * contrast * (_FROM_YIQ @ chroma @ _TO_YIQ)
+    hue = _FROM_YIQ @ chroma @ _TO_YIQ if len(mean) == len(_LUMA) else torch.eye(len(mean))
+    matrix = brightness * contrast * hue
     # Contrast turns about the mean colour, so that an image of any brightness keeps its level.
     offset = brightness * (1 - contrast) * mean
     return (matrix / 255) / std[:, None], (offset - mean) / std
 
 
 def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 `[..., 3, H, W]` to float32, scaled to 0..1, minus the mean, over the standard deviation."""
+    """`[..., C, H, W]` in 0..255 to float32, scaled to 0..1, minus the mean, over the standard deviation."""
     scale = 1 / (255 * std)
     return image.float() * scale[:, None, None] - (mean / std)[:, None, None]
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 `[3, H, W]` to another size; bilinear with anti-aliasing."""
+    """`[C, H, W]` to another size; bilinear with anti-aliasing."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     resized: Tensor = torch.nn.functional.interpolate(

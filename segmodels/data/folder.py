@@ -55,6 +55,8 @@ class DatasetInfo:
         source: Where it came from: `url` or `path`, `sha256`, `licence`.
         targets: Further targets that lie beside the labels, name -> how its files are to be read: `unit`, `scale`.
         ignore_index: The label of pixels that count nowhere; always 255.
+        image: How image files are read where they are not RGB of 8 bits (`segmodels.data.bands`): `take`, `scale`, and
+            of the training images `mean` and `std` of each channel, in 0..1.
         sequences: Of each split, name of a sequence -> ids of its frames in their order; what stands in none of them
             is an image by itself.
     """
@@ -66,6 +68,7 @@ class DatasetInfo:
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ignore_index: int = IGNORE_INDEX
     sequences: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    image: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -108,6 +111,7 @@ class DatasetInfo:
                     }
                     for split, named in raw.get("sequences", {}).items()
                 },
+                image=dict(raw.get("image", {})),
             )
         except FileNotFoundError:
             raise DatasetError(f"{path}: no such file; `python -m components download` writes it") from None
@@ -120,7 +124,7 @@ class DatasetInfo:
 
     def write(self, root: Path | str) -> None:
         """Write `root/dataset.json`."""
-        content = {key: value for key, value in asdict(self).items() if key != "sequences" or value}
+        content = {key: value for key, value in asdict(self).items() if key not in ("sequences", "image") or value}
         content["targets"] = content["targets"] or []  # as ever, so that the same data has the same hash
         Path(root, INFO_FILE).write_text(json.dumps(content, indent=2) + "\n")
 

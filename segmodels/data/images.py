@@ -27,6 +27,7 @@ MAX_PIXELS = 2 * 89_478_485
 IN_FLIGHT = 1 << 26
 _STRIP = 1 << 22
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+_SUBFILE, _BITS = 254, 258  # of a TIFF: what a page is, bits of each of its samples
 
 # Our own limit takes the place of Pillow's warning, which begins at half of it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -68,6 +69,54 @@ def orientation(image: Image.Image) -> int:
     return turn if turn in range(1, 9) else 1
 
 
+def turned(values: np.ndarray, turn: int) -> np.ndarray:
+    """Return stored pixels `[H, W]` or `[H, W, C]` as EXIF's orientation shows them."""
+    if turn == 1:
+        return values
+    swapped = values.swapaxes(0, 1) if turn in _SIDEWAYS else values
+    rows, columns = -1 if turn in (3, 4, 7, 8) else 1, -1 if turn in (2, 3, 6, 7) else 1
+    return swapped[::rows, ::columns].copy()
+
+
+def lost(image: Image.Image) -> str:
+    """Tell what reading an opened image as RGB of 8 bits would leave out: depth, or pages; empty where it is nothing.
+
+    Pillow gives the high bytes of a 16-bit RGB image and the first page of many, and says nothing.
+    """
+    if image.mode not in MODES:
+        return f"its pixels are {image.mode}, which have more than 8 bits a channel"
+    if image.format == "PNG" or image.format == "TIFF":
+        tile = getattr(image, "tile", None)
+        depth = tile[0][3] if tile else ""
+        bits = getattr(image, "tag_v2", {}).get(_BITS, (8,))
+        if ";16" in str(depth) or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
+            return "it has 16 bits a channel"
+    if image.format == "PPM" and (tile := getattr(image, "tile", None)):
+        largest = tile[0][3][-1] if isinstance(tile[0][3], tuple) else 0
+        if isinstance(largest, int) and largest > 255:
+            return "it has 16 bits a channel"
+    pages = _pages(image)
+    return f"it holds {pages} pages or frames" if pages > 1 else ""
+
+
+def _pages(image: Image.Image) -> int:
+    """Return how many pictures a file holds, without the smaller copies and masks of a TIFF.
+
+    The further pictures of a phone's MPO are a preview or a map of brightness, so that it holds one.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if image.format == "MPO" or frames == 1:
+        return 1
+    if image.format != "TIFF":
+        return int(frames)
+    own = 0
+    for number in range(frames):
+        image.seek(number)
+        own += not image.tag_v2.get(_SUBFILE, 0) & 0b101  # type: ignore[attr-defined]
+    image.seek(0)
+    return own
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened image as `upright_rgb` gives it; nothing is decoded."""
     width, height = image.size
@@ -78,10 +127,10 @@ def upright_rgb(image: Image.Image) -> np.ndarray:
     """Return an opened image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says.
 
     Raises:
-        ValueError: It has more than 8 bits a channel.
+        ValueError: It has more than 8 bits a channel, or several pages.
     """
-    if image.mode not in MODES:
-        raise ValueError(f"its pixels are {image.mode}; save it with 8 bits a channel")
+    if why := lost(image):
+        raise ValueError(f"{why}; save it as one image of 8 bits a channel")
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return _pixels(image if image.mode == "RGB" else image.convert("RGB"))

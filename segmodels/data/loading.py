@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segmodels.data.augment import Augmentation, augment, joint_transforms, normalize, resize_image
+from segmodels.data.bands import Bands
 from segmodels.data.device import COLORS
-from segmodels.data.folder import DatasetError, DatasetInfo, Sample, read_image, samples
+from segmodels.data.folder import DatasetError, DatasetInfo, Sample, samples
 from segmodels.data.images import open_image
 from segmodels.data.targets import check_transformable, target
 
@@ -62,7 +63,8 @@ class Decoded:
         if not self.samples:
             raise DatasetError(f"{root / split}: has no samples")
         self.needs, self.size, self.resize_targets = tuple(needs), size, resize_targets
-        self._stored = DatasetInfo.read(root).targets if self.needs != ("labels",) else {}
+        info = DatasetInfo.read(root)
+        self._stored, self._bands = info.targets, Bands.of(info.image)
         self._cache: dict[int, dict[str, Tensor]] = {}
         self._room = cache or Cache(0.0)
 
@@ -70,12 +72,15 @@ class Decoded:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return `image`, uint8 `[3, H, W]` (channels last in memory), and each target, `[H, W]` or `[K, H, W]`."""
+        """Return `image`, `[C, H, W]` in 0..255 (channels last in memory), and each target, `[H, W]` or `[K, H, W]`.
+
+        Images are uint8 and RGB, or floats where the dataset says so (`segmodels.data.bands`).
+        """
         if index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
         # torch.tensor copies: what PIL gives is read-only.
-        image = torch.tensor(read_image(sample.image)).permute(2, 0, 1)
+        image = torch.tensor(self._bands.read(sample.image)).permute(2, 0, 1)
         targets = {
             name: torch.from_numpy(target(name).read(sample.targets[name], self._stored.get(name, {})))
             for name in self.needs

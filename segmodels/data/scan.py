@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from segmodels.data.bands import Bands
 from segmodels.data.folder import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
-from segmodels.data.images import PixelBudget, open_image
+from segmodels.data.images import PixelBudget, TooManyPixelsError, open_image
 from segmodels.data.targets import TARGETS
 from segmodels.files import utf8
 from segmodels.progress import Heartbeat
@@ -55,7 +56,8 @@ def scan(root: Path, info: DatasetInfo, needs: Sequence[str] = ()) -> list[dict[
     told = Heartbeat(lambda: f"checked {len(rows)} of {len(samples)} samples", sys.stderr)
     with told, ThreadPoolExecutor(available_cores()) as pool:
         further = {name: info.targets.get(name, {}) for name in (*info.targets, *needs) if name != "labels"}
-        rows.extend(pool.map(lambda sample: _row(root, sample, info.num_classes, further, budget), samples))
+        bands = Bands.of(info.image)
+        rows.extend(pool.map(lambda sample: _row(root, sample, info.num_classes, bands, further, budget), samples))
     return rows
 
 
@@ -96,12 +98,17 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _row(
-    root: Path, sample: Found, num_classes: int, further: Mapping[str, Mapping[str, Any]], budget: PixelBudget
+    root: Path,
+    sample: Found,
+    num_classes: int,
+    bands: Bands,
+    further: Mapping[str, Mapping[str, Any]],
+    budget: PixelBudget,
 ) -> dict[str, Any]:
     row = dict.fromkeys(columns(num_classes))
     row |= {"split": sample.split, "id": sample.id, "image": sample.image, "label": sample.label}
     with budget.hold_image(root / sample.image):
-        row |= _image_columns(root, sample.image)
+        row |= _image_columns(root, sample.image, bands)
     if sample.label is not None:
         with budget.hold_image(root / sample.label):
             row |= _label_columns(root, sample.label, num_classes)
@@ -135,14 +142,17 @@ def _target_error(
     return None
 
 
-def _image_columns(root: Path, name: str) -> dict[str, Any]:
+def _image_columns(root: Path, name: str, bands: Bands) -> dict[str, Any]:
     row: dict[str, Any] = {}
     try:
         data = (root / name).read_bytes()
         row["image_sha256"] = hashlib.sha256(data).hexdigest()
-        _check_whole(data, name)
-        pixels = _reading(read_image, data, name)
-    except (OSError, DatasetError) as error:
+        if bands.plain:
+            _check_whole(data, name)
+            pixels = _reading(read_image, data, name)
+        else:
+            pixels = bands.read(data, name)
+    except (OSError, DatasetError, TooManyPixelsError) as error:
         return row | {"image_error": str(error)}
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())

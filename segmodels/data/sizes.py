@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from segmodels.data.folder import reading
-from segmodels.data.images import open_image, upright_size
+from segmodels.data.bands import PLAIN, Bands
 
 # Sides of a crop that is chosen: networks halve a side five times, and whole photos would not fit into memory.
 MULTIPLE, LARGEST = 32, 1024
 Size = tuple[int, int]
 
 
-def image_sizes(paths: Iterable[Path]) -> Counter[Size]:
+def image_sizes(paths: Iterable[Path], bands: Bands = PLAIN) -> Counter[Size]:
     """Return how many images have each size, (height, width), as they are read: turned upright.
 
     Raises:
@@ -22,8 +21,7 @@ def image_sizes(paths: Iterable[Path]) -> Counter[Size]:
     """
     sizes: Counter[Size] = Counter()
     for path in paths:
-        with reading(path, "an image"), open_image(path) as image:
-            sizes[upright_size(image)] += 1
+        sizes[bands.size(path)] += 1
     return sizes
 
 

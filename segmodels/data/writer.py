@@ -42,6 +42,7 @@ class DatasetWriter:
         self.part = self.root.with_name(self.root.name + ".part")
         self.name, self.classes, self.source, self.targets = name, classes, source, dict(targets or {})
         self.counts: dict[str, int] = {}
+        self.image: Mapping[str, Any] = {}  # how image files are read (`segmodels.data.bands`)
         self.sequences: dict[str, dict[str, list[str]]] = {}
         self._ids: set[tuple[str, str]] = set()
         self._adding = threading.Lock()
@@ -62,7 +63,9 @@ class DatasetWriter:
             split: {name: tuple(sorted(ids)) for name, ids in sorted(named.items())}
             for split, named in self.sequences.items()
         }
-        info = DatasetInfo(self.name, self.classes, counts, self.source, self.targets, sequences=sequences)
+        info = DatasetInfo(
+            self.name, self.classes, counts, self.source, self.targets, sequences=sequences, image=self.image
+        )
         info.write(self.part)
         replace(self.part, self.root)
 

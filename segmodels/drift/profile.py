@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from segmodels.artifacts.model_folder import ModelConfig
-from segmodels.data.folder import DatasetInfo, read_image, samples
+from segmodels.data.bands import view
+from segmodels.data.folder import DatasetInfo, samples
 from segmodels.errors import UserError, brief
 from segmodels.files import ContentError, read_json, write_text
 from segmodels.runtime import available_cores
@@ -202,8 +203,8 @@ def describe(image: np.ndarray) -> Seen:
 
 
 def see(image: np.ndarray, prediction: Prediction, config: ModelConfig) -> Seen:
-    """Return what is kept of an image, RGB uint8 `[H, W, 3]`, and of what a model of this description predicts."""
-    plain = describe(image)
+    """Return what is kept of an image, as `Predictor.pixels` gives it, and of what a model predicts of it."""
+    plain = describe(view(image))
     return Seen(plain.inputs, plain.colors, *get_task(config.task).describe(prediction, config.parts))
 
 
@@ -227,8 +228,12 @@ def build_profile(
         DatasetError: A training image cannot be read.
     """
     listed = samples(data, "train", get_task(config.task).info.needs)
+
+    def look(index: int) -> Seen:
+        return describe(view(config.bands.read(listed[index].image)))
+
     with ThreadPoolExecutor(available_cores()) as pool:
-        described = list(pool.map(lambda index: describe(read_image(listed[index].image)), spread(len(listed))))
+        described = list(pool.map(look, spread(len(listed))))
     mix, by_class = np.stack([one[0] for one in predicted]), np.stack([one[2] for one in predicted])
     return Profile(
         classes=tuple(config.part_names),

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmodels.data.folder import DatasetError, read_image
+from segmodels.data.bands import view
+from segmodels.data.folder import DatasetError
 from segmodels.drift.comparison import Drift, compare
 from segmodels.drift.monitor import prometheus
 from segmodels.drift.profile import (
@@ -146,7 +147,7 @@ def measure(
     problems: list[str] = []
     for path in images:
         try:
-            image = read_image(path)
+            image = predictor.pixels(path)
             seen.append(predict_and_see(image, predictor))
             kept.append(path)
         except DatasetError as error:
@@ -302,9 +303,10 @@ def _steps(heights: np.ndarray) -> str:
 
 def _thumbnail(path: Path, predictor: Predictor) -> dict[str, str]:
     """Return the image and the prediction over it, as data addresses."""
-    image = read_image(path)
-    mixed = predictor.task.overlay(image, predictor.predict(image), predictor.config.palette, 0.55)
-    return {"image": _data_address(image), "overlay": _data_address(mixed)}
+    image = predictor.pixels(path)
+    shown = view(image)
+    mixed = predictor.task.overlay(shown, predictor.predict(image), predictor.config.palette, 0.55)
+    return {"image": _data_address(shown), "overlay": _data_address(mixed)}
 
 
 def _data_address(image: np.ndarray) -> str:

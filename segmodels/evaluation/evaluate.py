@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segmodels import tasks
 from segmodels.catalog.registry import count_parameters
-from segmodels.data.folder import DatasetError, DatasetInfo, Sample, read_image
+from segmodels.data.bands import Bands, view
+from segmodels.data.folder import DatasetError, DatasetInfo, Sample
 from segmodels.data.loading import Decoded, same_size
 from segmodels.data.targets import target
 from segmodels.drift.profile import PROFILE_FILE, build_profile, spread
@@ -83,6 +84,11 @@ def evaluate(
             f"{data}: its classes ({', '.join(info.class_names)}) are not those {trained} was trained on "
             f"({', '.join(config.class_names)})"
         )
+    if Bands.of(info.image) != config.bands:
+        raise DatasetError(
+            f"{data}: its images are read as {Bands.of(info.image)}, and {trained} was trained on {config.bands}; "
+            "download the data again with the same data.bands and data.scale"
+        )
     split = info.eval_split
     if split != "test":
         print(f"{info.name} has no test labels; the figures are those of its val split", flush=True)
@@ -93,7 +99,7 @@ def evaluate(
         _write_quality(part, predictor.task, quality)
         profile = build_profile(data, config, split, quality.predicted, settings.as_json())
         profile.write(part / PROFILE_FILE)
-        _write_speed(part, predictor, read_image(listed[0].image))
+        _write_speed(part, predictor, predictor.pixels(listed[0].image))
         _write_pictures(part, predictor, listed, quality.own, info)
     return quality
 
@@ -194,11 +200,11 @@ def _write_pictures(
     for title, index in (("worst", order[0]), ("median", order[len(order) // 2]), ("best", order[-1])):
         sample = listed[index]
         truth = task.value(kind.read(sample.targets[name], stored))
-        image = read_image(sample.image)
+        image = predictor.pixels(sample.image)
         prediction = task.value(predictions(*task.decide(predictor.batch_maps([image])))[0].value)
         main = task.info.main
         told = f"prediction, {main.label} {main.show(main.gain(own[index]))}"
-        tiles = [image, *task.draw([truth, prediction], parts), task.errors(truth, prediction)]
+        tiles = [view(image), *task.draw([truth, prediction], parts), task.errors(truth, prediction)]
         scale = task.key_picture(truth, parts)
         tiles += [scale] if scale is not None else []
         titles = [sample.id, "truth", told, "error", ""]

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.artifacts.model_folder import CONFIG_FILE, ModelConfig, load_model
-from segmodels.data.augment import normalize
-from segmodels.data.folder import DatasetError, DatasetInfo, read_image, samples
+from segmodels.data.augment import normalize, resize_image
 from segmodels.errors import UserError
+from segmodels.export.images import check_images
 from segmodels.files import replaced
 from segmodels.inference.averaging import full_resolution
 from segmodels.inference.predictor import Predictor
@@ -43,9 +43,6 @@ INTERFACE_FILE = "interface.json"
 # The least share of pixels that get the class that the network itself gives them. Not all do: other kernels add in
 # another order, and where two classes are as likely as each other, the last digit decides.
 AGREEMENT = 0.999
-# torch.export takes a side of 1, which a stride of 32 makes of less, for a constant.
-SMALLEST = 64
-CHECKED_IMAGES = 8
 
 # Odd sizes: where height and width divide evenly, the TorchScript tracer drops what fits other sizes.
 _EXAMPLE = (2, 77, 93)
@@ -80,14 +77,19 @@ class Complete(nn.Module):
         self.model, self.size = model, config.image_size
         self.task = get_task(config.task)
         self.outputs = tuple(self.task.outputs())
+        self.bytes = config.bands.plain
         self.mean = nn.Buffer(torch.tensor(config.mean))
         self.std = nn.Buffer(torch.tensor(config.std))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return values of images, uint8 `[N, H, W, channels]`, and their confidence where the task knows one."""
+        """Return values of images, and their confidence where the task knows one.
+
+        Args:
+            images: `[N, H, W, channels]` in 0..255: uint8, or float32 of a model of other bands than RGB of 8 bits.
+        """
         pixels = images.permute(0, 3, 1, 2).float()
         if self.size is not None:
-            pixels = _resize_like_uint8(pixels, self.size)
+            pixels = _resize_like_uint8(pixels, self.size) if self.bytes else resize_image(pixels, self.size)
         maps = self.task.activate(self.model(normalize(pixels, self.mean, self.std)))
         if self.size is not None:
             maps = full_resolution(maps, images.shape[1:3])
@@ -156,6 +158,7 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
     example = torch.randn(_EXAMPLE[0], config.in_channels, *_EXAMPLE[1:])
     if not raw:
         example = torch.randint(0, 256, (_EXAMPLE[0], *_EXAMPLE[1:], config.in_channels), dtype=torch.uint8)
+        example = example if config.bands.plain else example.float()
     write = {"pt2": _pt2, "onnx": _onnx, "torchscript": _torchscript}[kind]
     agreement, pixels = None, 0
     try:
@@ -179,40 +182,6 @@ def export(folder: Path, out: Path, kind: Format, *, raw: bool = False, data: Pa
             f"{config.architecture} cannot be written as {kind} ({first_sentence(error)}); try {other}"
         ) from None
     return Exported(out, out.stat().st_size / 1e6, agreement, pixels)
-
-
-def check_images(
-    config: ModelConfig, data: Path | None, *, split: str = "val", count: int = CHECKED_IMAGES, resized: bool = False
-) -> list[np.ndarray]:
-    """Return real images, RGB uint8 `[H, W, 3]`, spread evenly over a split; without a dataset folder those of
-    `streets`.
-
-    Args:
-        config: The model's description.
-        data: Dataset folder, or None.
-        split: The split that they are taken from.
-        count: How many at most.
-        resized: Whether the model brings images to a size of its own, and so takes those below 64 x 64, too.
-
-    Raises:
-        DatasetError: The folder is no dataset folder or has no such split, or an image is unreadable or too small.
-    """
-    if data is None:
-        return list(_streets(config.in_channels))
-    DatasetInfo.read(data)
-    listed = samples(data, split)
-    if not listed:
-        raise DatasetError(f"{data / split}: has no samples; give a dataset folder with a {split} split")
-    images = []
-    for index in np.unique(np.linspace(0, len(listed) - 1, min(count, len(listed))).round().astype(int)):
-        image = read_image(listed[index].image)
-        if not resized and min(image.shape[:2]) < SMALLEST:
-            raise DatasetError(
-                f"{listed[index].image}: is smaller than {SMALLEST}x{SMALLEST}, which an exported network takes; "
-                "check it on a dataset with larger images"
-            )
-        images.append(image)
-    return images
 
 
 def _pt2(network: nn.Module, example: Tensor, config: ModelConfig, path: Path) -> Run:
@@ -299,7 +268,7 @@ def _agreement(
     if isinstance(network, Logits):
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         for image in images:
-            batch = normalize(torch.tensor(image).permute(2, 0, 1), mean, std)[None]
+            batch = normalize(torch.tensor(np.asarray(image)).permute(2, 0, 1), mean, std)[None]
             (given,) = _ran(run, batch, *image.shape[:2])
             task = get_task(config.task)
             values = [task.decide(task.activate({"out": maps}))[0].numpy() for maps in (given, network(batch))]
@@ -308,7 +277,7 @@ def _agreement(
         return same / total, total
     predictor = Predictor(folder, "cpu")
     for group in _batches(images):
-        value = _ran(run, torch.tensor(np.stack(group)), *group[0].shape[:2])[0].numpy()
+        value = _ran(run, torch.from_numpy(np.stack(group)), *group[0].shape[:2])[0].numpy()
         wanted = np.stack([predictor.predict(image) for image in group])
         if value.shape != wanted.shape:
             raise ExportError(f"its file gives {list(value.shape)} for {list(wanted.shape)}")
@@ -342,17 +311,6 @@ def _ran(run: Run, images: Tensor, height: int, width: int) -> tuple[Tensor, ...
 
 
 @functools.lru_cache(maxsize=2)
-def _streets(channels: int) -> tuple[np.ndarray, ...]:
-    """Return three images of two sizes; noise where images have no three channels."""
-    sizes = ((96, 128), (96, 128), (112, 80))
-    if channels != 3:
-        rng = np.random.default_rng(0)
-        return tuple(rng.integers(0, 256, (*size, channels), dtype=np.uint8) for size in sizes)
-    from segmodels.data.streets.render import render
-
-    return tuple(render(0, "val", i, height=h, width=w).image for i, (h, w) in enumerate(sizes))
-
-
 def _tuple(outputs: Any) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
@@ -362,11 +320,12 @@ def _descriptions(network: nn.Module, config: ModelConfig) -> dict[str, str]:
     maps, channels = config.channels, config.in_channels
     if isinstance(network, Logits):
         given = _value("images", "float32", "batch", channels, "height", "width")
-        given["content"] = "RGB in 0..1, minus `mean`, over `std` of model.json"
+        given["content"] = f"{config.bands} in 0..1, minus `mean`, over `std` of model.json"
         results = [_value("logits", "float32", "batch", maps, "height", "width")]
     else:
-        given = _value("images", "uint8", "batch", "height", "width", channels)
-        given["content"] = "RGB in 0..255"
+        plain = config.bands.plain
+        given = _value("images", "uint8" if plain else "float32", "batch", "height", "width", channels)
+        given["content"] = "RGB in 0..255" if plain else f"{config.bands}, scaled to 0..255 and cut off there"
         results = [{"name": name, **told} for name, told in get_task(config.task).outputs().items()]
     interface = {"inputs": [given], "outputs": results}
     return {CONFIG_FILE: json.dumps(dataclasses.asdict(config)), INTERFACE_FILE: json.dumps(interface)}

@@ -28,12 +28,12 @@ from segmodels.export.export import (
     ExportError,
     Run,
     agreeing,
-    check_images,
     export,
     first_sentence,
     onnx_run,
     quiet,
 )
+from segmodels.export.images import check_images
 from segmodels.inference.predictor import predictions
 from segmodels.settings.schema import EvaluateSettings
 from segmodels.tasks import get_task, task_info

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmodels.data.folder import Sample, read_image, read_label, samples
+from segmodels.data.bands import view
+from segmodels.data.folder import Sample, read_label, samples
 from segmodels.inference.averaging import refined
 from segmodels.inference.predictor import Predictor
 from segmodels.settings.schema import CRFSettings
@@ -62,7 +63,7 @@ def tune_crf(
     """
     chosen = _spread(samples(data, "val"), images)
     classes = len(predictor.config.classes)
-    pixels = [read_image(sample.image) for sample in chosen]
+    pixels = [predictor.pixels(sample.image) for sample in chosen]
     labels = [torch.tensor(read_label(sample.label)) for sample in chosen]
     probs = [predictor.maps(image) for image in pixels]
     trials: list[Trial] = []
@@ -100,7 +101,7 @@ def _figure(
 ) -> float:
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     for one, image, label in zip(probs, images, labels, strict=True):
-        prediction = refined(one[None], [image], settings)[0].argmax(0).to(torch.uint8).cpu()
+        prediction = refined(one[None], [view(image)], settings)[0].argmax(0).to(torch.uint8).cpu()
         matrix += confusion_matrix(prediction, label, classes)
     return float(scores(matrix.numpy())[INFO.main.key])
 

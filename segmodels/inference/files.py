@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from segmodels.data.folder import DatasetError, read_image
+from segmodels.data.bands import view
+from segmodels.data.folder import DatasetError
 from segmodels.inference import rasters
 from segmodels.inference.inputs import Input, Job, Model
 from segmodels.inference.videos import predict_video
@@ -75,13 +76,13 @@ def run(
 
 
 def _predict_image(job: Job, model: Model, alpha: float) -> None:
-    image = read_image(job.input.path)
+    image = model.config.bands.read(job.input.path)
     value = model.predict(image)
     palette = model.config.palette
     if job.masks is not None:
         model.task.write(value, palette, job.masks)
     if job.overlay is not None:
-        picture = Image.fromarray(model.task.overlay(image, value, palette, alpha))
+        picture = Image.fromarray(model.task.overlay(view(image), value, palette, alpha))
         save(picture, job.overlay, "JPEG", quality=JPEG_QUALITY, comment=MARK)
 
 
@@ -95,13 +96,15 @@ def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_f
     else:
         rasters.predict_raster(
             job.input.path,
-            model.predict,
+            model.maps,
             model.task,
             model.config.palette,
             masks=job.masks,
             overlays=job.overlay,
+            bands=model.config.bands,
             window=window,
             alpha=alpha,
+            model=model.fingerprint(),
             on_window=lambda: on_frame(job),
         )
 

@@ -50,6 +50,12 @@ class Model(Protocol):
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Return what the task predicts of an RGB image, uint8 `[H, W, 3]`."""
 
+    def maps(self, image: np.ndarray) -> Any:
+        """Return the task's maps of such an image, float32 `[C, H, W]`."""
+
+    def fingerprint(self) -> str:
+        """Return what tells the model and its settings from others."""
+
 
 @dataclass(frozen=True)
 class Input:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from segmodels.artifacts.model_folder import load_model
 from segmodels.data.augment import normalize, resize_image
+from segmodels.data.bands import view
 from segmodels.data.inputs import as_rgb
 from segmodels.inference.averaging import averaged, full_resolution, refined
 from segmodels.layers.fuse import fuse_batch_norm
@@ -83,6 +85,24 @@ class Predictor:
         """
         return self.predict_batch([image])[0]
 
+    def pixels(self, image: AnyImage) -> np.ndarray:
+        """Return an image as the network's channels: RGB, or the bands that the model takes (`segmodels.data.bands`).
+
+        Args:
+            image: As for `predict`. A model of other bands takes a file that has them, or an array `[H, W, bands]` of
+                the values that files hold.
+
+        Raises:
+            ImageInputError: It is no image.
+            DatasetError: It has other bands, or cannot be read.
+        """
+        bands = self.config.bands
+        if bands.plain:
+            return as_rgb(image)
+        if isinstance(image, str | Path):
+            return bands.read(image)
+        return bands.of_array(image if isinstance(image, np.ndarray) else np.asarray(image))
+
     def show(self, image: AnyImage, alpha: float = 0.5) -> Image.Image:
         """Return an image under the colours of what is predicted for it; a notebook shows it.
 
@@ -90,8 +110,8 @@ class Predictor:
             image: As for `predict`.
             alpha: How much of the colours is seen, 0..1.
         """
-        pixels = as_rgb(image)
-        return Image.fromarray(self.task.overlay(pixels, self.predict(pixels), self.config.palette, alpha))
+        pixels = self.pixels(image)
+        return Image.fromarray(self.task.overlay(view(pixels), self.predict(pixels), self.config.palette, alpha))
 
     def predict_batch(self, images: Sequence[AnyImage]) -> list[np.ndarray]:
         """As `predict`, of several images; those of one size go through the network together."""
@@ -103,12 +123,12 @@ class Predictor:
 
     def predict_probabilities(self, image: AnyImage) -> np.ndarray:
         """Return probabilities of classes, or the maps that another task averages, float32 `[C, H, W]`, of an image."""
-        maps: np.ndarray = self.batch_maps([as_rgb(image)])[0].cpu().numpy()
+        maps: np.ndarray = self.batch_maps([self.pixels(image)])[0].cpu().numpy()
         return maps
 
     def _by_size(self, images: Sequence[AnyImage], *, confident: bool) -> list[Prediction]:
         """`_decided` for images of several sizes, in the order they came in."""
-        pixels = [as_rgb(image) for image in images]
+        pixels = [self.pixels(image) for image in images]
         places: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(pixels):
             places.setdefault(image.shape, []).append(index)
@@ -117,9 +137,17 @@ class Predictor:
             made.update(zip(same, self._decided([pixels[i] for i in same], confident=confident), strict=True))
         return [made[i] for i in sorted(made)]
 
+    def fingerprint(self) -> str:
+        """Return a hash of the weights, the description and all settings: other answers have another one."""
+        told = hashlib.sha256(repr((self.config, self.settings, self.image_size, self.precision)).encode())
+        for name, values in self.model.state_dict().items():
+            told.update(name.encode())
+            told.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return told.hexdigest()
+
     def maps(self, image: AnyImage) -> Tensor:
         """As `predict_probabilities`, on the model's device."""
-        return self.batch_maps([as_rgb(image)])[0]
+        return self.batch_maps([self.pixels(image)])[0]
 
     @torch.inference_mode()
     def batch_maps(self, images: Sequence[np.ndarray]) -> Tensor:
@@ -141,7 +169,7 @@ class Predictor:
             return predictions(values, confidence if confident else None)
 
     def _normalized(self, images: Sequence[np.ndarray]) -> Tensor:
-        pixels = [torch.tensor(image).permute(2, 0, 1) for image in images]
+        pixels = [torch.tensor(np.asarray(image)).permute(2, 0, 1) for image in images]
         if self.image_size is not None:
             pixels = [resize_image(image, self.image_size) for image in pixels]
         batch = torch.stack([normalize(image, self._mean, self._std) for image in pixels])
@@ -150,7 +178,7 @@ class Predictor:
     def _maps(self, batch: Tensor, images: Sequence[np.ndarray]) -> Tensor:
         with self._autocast():
             maps = averaged(self.model, batch, self.settings, self.task)
-        return refined(full_resolution(maps, images[0].shape[:2]), images, self.settings.crf)
+        return refined(full_resolution(maps, images[0].shape[:2]), [view(one) for one in images], self.settings.crf)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "32")

@@ -1,25 +1,31 @@
 """Predictions for georeferenced or very large TIFFs, window by window, so that memory stays bounded.
 
-A window reads more than it writes: the margin around it, an eighth of its side or more, gives the network context and
-is thrown away, so that no seam is seen. The result has the source's size, reference system and transform; where the
-source has no data it has the task's void, 255 for class ids.
+Windows are blended where they overlap, so that no seam is seen, and a run that was stopped goes on (`mosaic`). The
+result is a cloud-optimised GeoTIFF, tiled and with overviews, of the source's size, reference system and transform;
+where the source has no data it has the task's void, 255 for class ids.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from segmodels.data.bands import PLAIN, Bands, opened, view
 from segmodels.data.folder import DatasetError
 from segmodels.data.images import TooManyPixelsError, open_image
 from segmodels.files import replaced
+from segmodels.inference.mosaic import Mosaic, Side
 from segmodels.tasks.base import Task
 from segmodels.tasks.pictures import MARK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = (1024, 1024)
 SUFFIXES = frozenset({".tif", ".tiff"})
@@ -28,19 +34,10 @@ LARGE = 1 << 25
 # Deflate packs at most 1032 equal bytes into one, and a pixel has at least one.
 MOST_PIXELS = 1032
 _BLOCK = 256
+_CHUNK = 32 * _BLOCK
 _CACHE = 64  # MB of decoded blocks
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory.
 _GEO_TAGS = (33550, 33922, 34264, 34735)
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a window: `start:stop` is read, `first:last` of it is written."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
 
 
 def is_raster(file: Path | BinaryIO) -> bool:
@@ -51,33 +48,49 @@ def is_raster(file: Path | BinaryIO) -> bool:
             return image.width * image.height > LARGE or any(tag in tags for tag in _GEO_TAGS)
     except TooManyPixelsError:
         return True
-    except Exception:  # whatever Pillow says of a damaged header; reading it tells what is wrong
+    except Exception:  # bands that Pillow does not know, or a damaged header; reading it tells what is wrong
+        return isinstance(file, Path) and file.suffix.lower() in SUFFIXES and _placed(file)
+
+
+def _placed(path: Path) -> bool:
+    """Tell as `is_raster` does of a TIFF whose bands only GDAL knows."""
+    try:
+        with opened(path, str(path)) as source:
+            return source.crs is not None or bool(source.gcps[0]) or source.width * source.height > LARGE
+    except DatasetError:
         return False
 
 
 def predict_raster(
     path: Path,
-    predict: Callable[[np.ndarray], np.ndarray],
+    maps: Callable[[np.ndarray], Tensor],
     task: Task,
     palette: Sequence[Sequence[int]],
     *,
     masks: Path | None,
     overlays: Path | None,
+    bands: Bands = PLAIN,
     window: tuple[int, int] = WINDOW,
     alpha: float = 0.5,
+    model: str = "",
     on_window: Callable[[], None] = lambda: None,
 ) -> None:
     """Predict a raster; results appear when they are whole.
 
+    What a run that is stopped has computed is kept in a hidden folder beside the result, and the next one goes on.
+
     Args:
-        path: A TIFF with 8-bit bands: red, green, blue, or one that is grey or has a palette; an alpha is a mask.
-        predict: What the task predicts of an RGB image, uint8 `[H, W, 3]`.
+        path: A TIFF with the bands that the model takes, by default of 8 bits: red, green, blue, or one that is grey
+            or has a palette; an alpha is a mask.
+        maps: Gives the task's maps, float32 `[C, H, W]`, of an image as `Bands.read` gives it: RGB, uint8 `[H, W, 3]`.
         task: The task.
         palette: A colour for each of its parts.
         masks: The TIFF of predictions to write, void where the source has no data; None writes none.
         overlays: The TIFF of the classes' colours over the image to write; None writes none.
+        bands: Which bands are the network's channels.
         window: (height, width) of what the network sees.
         alpha: How much of the colours is seen in the overlay, 0..1.
+        model: What tells this model and its settings from others: what others computed is not gone on with.
         on_window: Called after each window.
 
     Raises:
@@ -85,58 +98,150 @@ def predict_raster(
     """
     try:
         import rasterio
-        from rasterio.enums import MaskFlags
-        from rasterio.errors import RasterioError
-        from rasterio.windows import Window
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         raise DatasetError(
             f"{path}: is a raster, which needs rasterio; `pip install rasterio`, or make it a plain image"
         ) from None
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    results = [place for place in (masks, overlays) if place is not None]
+    work = results[0].with_name(f".{results[0].name}.windows")
     try:
-        with contextlib.ExitStack() as stack:
-            # Entered first: files are closed before they are renamed.
-            parts = [stack.enter_context(replaced(path)) if path is not None else None for path in (masks, overlays)]
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
-            # No other driver: some read further files, or addresses, that a file names.
-            source = stack.enter_context(rasterio.open(path, driver="GTiff"))
-            everywhere = all(MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
-            held_so_far = _check_held(path, source, source.height * source.width if everywhere else 0)
-            read = _reader(source, path)
-            kind = task.raster()
-            colors = palette if kind["count"] == 1 and kind["dtype"] == "uint8" else None
-            ids = None
-            if parts[0] is not None:
-                ids = stack.enter_context(_created(source, parts[0], {**kind, "compress": "deflate"}, colors))
-            shown = {"dtype": "uint8", "count": 3, "compress": "jpeg", "photometric": "ycbcr"}
-            film = stack.enter_context(_created(source, parts[1], shown, None)) if parts[1] is not None else None
-            for rows in spans(source.height, window[0]):
-                for columns in spans(source.width, window[1]):
-                    here = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-                    image, held = read(here)
-                    shape = held.shape if kind["count"] == 1 else (*held.shape, kind["count"])
-                    value = np.full(shape, kind["nodata"], kind["dtype"])
-                    kept = slice(rows.first, rows.last), slice(columns.first, columns.last)
-                    if held.any():
-                        if not everywhere:
-                            held_so_far = _check_held(path, source, held_so_far + int(held[kept].sum()))
-                        value[held] = predict(image)[held]
-                    there = Window(
-                        columns.start + columns.first,
-                        rows.start + rows.first,
-                        columns.last - columns.first,
-                        rows.last - rows.first,
-                    )
-                    if ids is not None:
-                        if kind["count"] == 1:
-                            ids.write(value[kept], 1, window=there)
-                        else:
-                            ids.write(value[kept].transpose(2, 0, 1), window=there)
-                    if film is not None:
-                        mixed = task.overlay(image[kept], value[kept], palette, alpha)
-                        film.write(mixed.transpose(2, 0, 1), window=there)
-                    on_window()
-    except RasterioError as error:
+        # No other driver: some read further files, or addresses, that a file names.
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(path, driver="GTiff") as source:
+            told = path.stat()
+            job = {"model": model, "bands": bands.as_json(), "alpha": alpha, "film": overlays is not None}
+            job |= {"source": [str(path.resolve()), told.st_size, told.st_mtime_ns]}
+            mosaic = Mosaic(Side(source.height, window[0]), Side(source.width, window[1]), work, job)
+            mosaic.begin()
+            _predict_rows(source, path, mosaic, maps, task, palette, bands, alpha, overlays is not None, on_window)
+            with contextlib.ExitStack() as stack:
+                places = [stack.enter_context(replaced(place)) if place is not None else None
+                          for place in (masks, overlays)]  # fmt: skip
+                _gather(source, mosaic, task, palette, *places)
+    except (RasterioError, DatasetError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, DatasetError):
+            raise
         raise DatasetError(f"{path}: cannot be read as a raster ({str(error).splitlines()[0]}); replace it") from None
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _predict_rows(
+    source: Any,
+    path: Path,
+    mosaic: Mosaic,
+    maps: Callable[[np.ndarray], Tensor],
+    task: Task,
+    palette: Sequence[Sequence[int]],
+    bands: Bands,
+    alpha: float,
+    film: bool,
+    on_window: Callable[[], None],
+) -> None:
+    """Write each row of windows to its file: the values, and behind them the picture where it is wanted."""
+    import rasterio
+    import torch
+    from rasterio.enums import MaskFlags
+    from rasterio.windows import Window
+
+    everywhere = all(MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
+    held_so_far = _check_held(path, source, source.height * source.width if everywhere else 0)
+    read = _reader(source, path) if bands.plain else _band_reader(source, path, bands)
+    kind = task.raster()
+
+    def look(place: tuple[int, int, int, int]) -> np.ndarray | None:
+        top, left, bottom, right = place
+        image, held = read(Window(left, top, right - left, bottom - top))
+        return maps(image).float().cpu().numpy() if held.any() else None
+
+    def keep(row: int, blocks: Iterator[tuple[tuple[int, int, int, int], np.ndarray | None]], file: Path) -> None:
+        nonlocal held_so_far
+        first, last = mosaic.extent(row)
+        options = {"driver": "GTiff", "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "bigtiff": "if_safer"}
+        size = {"height": last - first, "width": source.width, "compress": "deflate", "zlevel": 1}
+        with contextlib.ExitStack() as stack:
+            values = stack.enter_context(
+                rasterio.open(file, "w", dtype=kind["dtype"], count=kind["count"], **size, **options)
+            )
+            picture = file.with_name(_film(mosaic.file(row)).name)
+            shown = stack.enter_context(rasterio.open(picture, "w", dtype="uint8", count=3, **size, **options)) \
+                if film else None  # fmt: skip
+            for (top, left, bottom, right), blended in blocks:
+                image, held = read(Window(left, top, right - left, bottom - top))
+                shape = held.shape if kind["count"] == 1 else (*held.shape, kind["count"])
+                value = np.full(shape, kind["nodata"], kind["dtype"])
+                if blended is not None and held.any():
+                    if not everywhere:
+                        held_so_far = _check_held(path, source, held_so_far + int(held.sum()))
+                    decided, _ = task.decide(torch.from_numpy(np.ascontiguousarray(blended))[None])
+                    value[held] = decided[0].cpu().numpy()[held]
+                there = Window(left, 0, right - left, bottom - top)
+                values.write(value[None] if kind["count"] == 1 else value.transpose(2, 0, 1), window=there)
+                if shown is not None:
+                    shown.write(task.overlay(view(image), value, palette, alpha).transpose(2, 0, 1), window=there)
+
+    mosaic.run(look, keep, on_window)
+
+
+def _gather(
+    source: Any,
+    mosaic: Mosaic,
+    task: Task,
+    palette: Sequence[Sequence[int]],
+    masks: Path | None,
+    overlays: Path | None,
+) -> None:
+    """Write the rows of windows as cloud-optimised GeoTIFFs in the place of the source."""
+    import rasterio.shutil
+
+    kind = task.raster()
+    if masks is not None:
+        colors = palette if kind["count"] == 1 and kind["dtype"] == "uint8" else None
+        whole = _assembled(source, mosaic, mosaic.file, {**kind, "compress": "deflate", "zlevel": 1}, colors)
+        nearest = {"overview_resampling": "nearest", "compress": "deflate"}
+        rasterio.shutil.copy(whole, masks, driver="COG", blocksize=_BLOCK, bigtiff="if_safer", **nearest)
+    if overlays is not None:
+        shown = {"dtype": "uint8", "count": 3, "compress": "deflate", "zlevel": 1, "photometric": "rgb"}
+        whole = _assembled(source, mosaic, lambda row: _film(mosaic.file(row)), shown, None)
+        smooth = {"overview_resampling": "average", "compress": "jpeg"}
+        rasterio.shutil.copy(whole, overlays, driver="COG", blocksize=_BLOCK, bigtiff="if_safer", **smooth)
+
+
+def _film(file: Path) -> Path:
+    """Return the file of the picture of a row of windows."""
+    return file.with_suffix(".film.tif")
+
+
+def _assembled(
+    source: Any,
+    mosaic: Mosaic,
+    file: Callable[[int], Path],
+    kind: dict[str, Any],
+    palette: Sequence[Sequence[int]] | None,
+) -> Path:
+    """Write the files of rows as one TIFF; each of its blocks is written once."""
+    import rasterio
+    from rasterio.windows import Window
+
+    out = mosaic.folder / "whole.tif"
+    with _created(source, out, kind, palette) as made:
+        for top in range(0, source.height, _BLOCK):
+            bottom = min(top + _BLOCK, source.height)
+            with contextlib.ExitStack() as stack:
+                parts = [
+                    (stack.enter_context(rasterio.open(file(row), driver="GTiff")), *mosaic.extent(row))
+                    for row in mosaic.rows_of(top, bottom)
+                ]
+                for left in range(0, source.width, _CHUNK):
+                    width = min(_CHUNK, source.width - left)
+                    block = np.empty((made.count, bottom - top, width), kind["dtype"])
+                    for part, first, last in parts:
+                        begin, end = max(top, first), min(bottom, last)
+                        lines = Window(left, begin - first, width, end - begin)
+                        block[:, begin - top : end - top] = part.read(window=lines)
+                    made.write(block, window=Window(left, top, width, bottom - top))
+    return out
 
 
 def _check_held(path: Path, source: Any, held: int) -> int:
@@ -151,23 +256,6 @@ def _check_held(path: Path, source: Any, held: int) -> int:
             "is damaged, or one colour: write it anew, for example with gdal_translate -co COMPRESS=DEFLATE"
         )
     return held
-
-
-def spans(length: int, window: int) -> Iterator[Span]:
-    """Yield how a side is divided: every pixel is written once, and none near the end of what is read inside the
-    raster.
-    """
-    window = min(window, length)
-    core = max(1, window * 3 // 4)
-    if core >= _BLOCK:
-        # Blocks of the file are written once each: a compressed one that is written again leaves its old bytes behind.
-        core -= core % _BLOCK
-    if window == length:
-        core = length
-    for first in range(0, length, core):
-        last = min(first + core, length)
-        start = min(max(0, first - (window - core) // 2), length - window)
-        yield Span(start, start + window, first - start, last - start)
 
 
 def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
@@ -191,6 +279,17 @@ def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.nda
         if colors is not None:
             return colors[source.read(1, window=window)], held
         return np.ascontiguousarray(source.read(bands, window=window).transpose(1, 2, 0)), held
+
+    return read
+
+
+def _band_reader(source: Any, path: Path, bands: Bands) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
+    """As `_reader`, of the bands that a model takes."""
+    numbers = bands.of_file(source, str(path))
+
+    def read(window: Any) -> tuple[np.ndarray, np.ndarray]:
+        held = source.dataset_mask(window=window) > 0
+        return bands.scaled(source.read(numbers, window=window).transpose(1, 2, 0), str(path)), held
 
     return read
 

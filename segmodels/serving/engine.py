@@ -50,7 +50,7 @@ class LoadedModel:
     def warm_up(self, size: tuple[int, int]) -> None:
         """Predict an image of the size (height, width) twice: the first passes choose kernels and take memory."""
         for _ in range(2):
-            self.predictor.predict_batch([np.zeros((*size, 3), np.uint8)])
+            self.predictor.predict_batch([self.config.bands.blank(size)])
 
 
 @dataclass(frozen=True)

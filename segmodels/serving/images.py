@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from segmodels.data.bands import PLAIN, Bands
+from segmodels.data.folder import DatasetError
 from segmodels.data.images import FORMATS, MODES, TooManyPixelsError, open_image, upright_rgb
 
 SHORTEST = 32  # pixels of a side that every architecture takes
@@ -29,12 +31,13 @@ class Upload:
     data: bytes
 
 
-def decode(upload: Upload, max_pixels: int) -> np.ndarray:
+def decode(upload: Upload, max_pixels: int, bands: Bands = PLAIN) -> np.ndarray:
     """Return the image as RGB, uint8 `[H, W, 3]`, turned upright as its EXIF says; as `segmodels predict` reads it.
 
     Args:
         upload: The file.
         max_pixels: Height times width that is still decoded; the header tells it.
+        bands: What the model takes of it; RGB of 8 bits by default.
 
     Raises:
         RefusedError: 413 where it has too many pixels, 422 where it is no image of 8 bits a channel.
@@ -43,6 +46,8 @@ def decode(upload: Upload, max_pixels: int) -> np.ndarray:
     if not upload.data:
         raise RefusedError(422, f"{name}: empty; send the bytes of an image file", "not_an_image")
     try:
+        if not bands.plain:
+            return _banded(upload, max_pixels, bands)
         with open_image(io.BytesIO(upload.data), max_pixels=max_pixels) as image:
             _check(image, name)
             return upright_rgb(image)
@@ -59,11 +64,23 @@ def decode(upload: Upload, max_pixels: int) -> np.ndarray:
         raise RefusedError(422, sentence, "not_an_image") from None
 
 
-def _check(image: Image.Image, name: str) -> None:
-    width, height = image.size
+def _banded(upload: Upload, max_pixels: int, bands: Bands) -> np.ndarray:
+    try:
+        pixels = bands.read(upload.data, upload.name, max_pixels=max_pixels)
+    except DatasetError as error:
+        raise RefusedError(422, str(error), "not_an_image") from None
+    _check_size(pixels.shape[1], pixels.shape[0], upload.name)
+    return pixels
+
+
+def _check_size(width: int, height: int, name: str) -> None:
     if min(width, height) < SHORTEST:
         sentence = f"{name}: {width} x {height}; both sides need at least {SHORTEST} pixels"
         raise RefusedError(422, sentence, "too_small")
+
+
+def _check(image: Image.Image, name: str) -> None:
+    _check_size(*image.size, name)
     # The further pictures of a phone's MPO are a preview or a map of brightness.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise RefusedError(422, f"{name}: has {image.n_frames} frames; send one image", "animated")  # type: ignore[attr-defined]

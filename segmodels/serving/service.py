@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from segmodels.data.bands import view
 from segmodels.serving.answers import Answer, answer, negotiate
 from segmodels.serving.engine import Engine, LoadedModel, Made
 from segmodels.serving.follow import Follower
@@ -111,7 +112,9 @@ class Service:
     async def _predict(
         self, uploads: Sequence[Upload], form: str, kind: str, alpha: float, several: bool
     ) -> tuple[Answer, LoadedModel]:
-        images = await self._in_pool(lambda: [decode(upload, self.limits.pixels) for upload in uploads])
+        assert self.engine.model is not None
+        bands = self.engine.model.config.bands
+        images = await self._in_pool(lambda: [decode(upload, self.limits.pixels, bands) for upload in uploads])
         try:
             made = await asyncio.wrap_future(self.engine.submit(images))
         except RuntimeError as error:  # torch: not enough memory, a size that the network does not take
@@ -121,7 +124,9 @@ class Service:
         config, values = made.model.config, [prediction.value for prediction in made.predictions]
         if form not in task_info(config.task).forms:  # a version of another task was loaded meanwhile
             raise RefusedError(503, "the model has just changed to another task; try again", "swapped")
-        said = await self._in_pool(lambda: answer(form, kind, images, values, names, config, alpha, several=several))
+        said = await self._in_pool(
+            lambda: answer(form, kind, [view(one) for one in images], values, names, config, alpha, several=several)
+        )
         # Called when this request's task pauses next, which is when its answer was sent; not after a slow reader has
         # taken all of it, or images would be kept for each of them.
         asyncio.get_running_loop().call_soon(self._look, images, made)

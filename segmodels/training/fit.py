@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from segmodels.artifacts.model_folder import ModelConfig, save_model
+from segmodels.artifacts.model_folder import ModelConfig, channels_of, save_model
 from segmodels.catalog.recipes import from_scratch
 from segmodels.catalog.registry import check_fits
 from segmodels.data import checks
+from segmodels.data.bands import Bands
 from segmodels.data.folder import DatasetInfo, samples
 from segmodels.data.frequencies import ClassCounts
 from segmodels.data.given import Given, dataset_folder
@@ -161,6 +162,7 @@ def fit(
                     options={**(options or {}), **own_options},
                     backbone=backbone,
                     image_size=own.image_size,
+                    **channels_of(info),
                     training={"settings": dataclasses.asdict(settings), "seed": seed, "data_md5": data_md5},
                 )
                 with Heartbeat(lambda title=title: f"{title}: reading the data"):  # type: ignore[misc]
@@ -199,7 +201,8 @@ def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
     augment = settings.augment
     if settings.image_size is not None or augment.crop is not None or augment.extra:
         return settings
-    sizes = image_sizes(sample.image for sample in samples(data, "train"))
+    bands = Bands.of(DatasetInfo.read(data).image)
+    sizes = image_sizes((sample.image for sample in samples(data, "train")), bands)
     crop = training_crop(sizes)
     if crop is None:
         return settings

@@ -307,7 +307,7 @@ def test_a_batch_may_have_several_sizes(predictor: Predictor) -> None:
         (np.zeros((0, 0, 3), np.uint8), "is no image"),
         (None, "NoneType is no image; give a path"),
         ({"a": 1}, "dict is no image"),
-        (Image.fromarray(np.zeros((40, 50), np.uint16)), "I;16; save it with 8 bits"),
+        (Image.fromarray(np.zeros((40, 50), np.uint16)), "I;16, which have more than 8 bits a channel; save it"),
     ],
 )
 def test_what_is_no_image_is_told_in_a_sentence(image: object, message: str, predictor: Predictor) -> None:

@@ -15,11 +15,12 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from segmodels.data.folder import DatasetError, read_label, reading
+from segmodels.data.formats.channels import settle
 from segmodels.data.formats.common import Splitting, refuse
 from segmodels.data.formats.finding import find, layout
 from segmodels.data.formats.layout import Choices, Job, Layout, Raw, Reading
 from segmodels.data.formats.mapping import Mapping as ClassMapping
-from segmodels.data.images import open_image, orientation, upright_size
+from segmodels.data.images import open_image, orientation, turned, upright_size
 from segmodels.data.targets import target
 from segmodels.data.writer import DatasetWriter
 from segmodels.errors import UserError, brief
@@ -138,10 +139,13 @@ def _write(
     splits = deal(raws, splitting)
     wanted = [t for t in choices.targets if t != "labels"]
     stored = {t: dict(read.stored.get(t, target(t).stored)) for t in wanted}
+    with _sound(root, title):
+        channels = settle([raw for raw in raws if splits[raw.split, raw.id] == "train"] or raws, choices, read.image)
 
     def store(raw: Raw) -> str:
         try:
             with _sound(raw.image, title):
+                channels.check(raw)
                 label = raw.label if isinstance(raw.label, Path) else raw.label()
                 content = raw.content() if raw.content is not None else None
                 truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
@@ -149,13 +153,17 @@ def _write(
             label = _upright(raw.image if content is None else io.BytesIO(content), raw, label, choices.orientation)
             split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
             sequence = raw.sequence.replace("/", "_")
-            writer.add(split, sample_id, raw.image, label, sequence=sequence, targets=truth, content=content)
+            image = raw.image
+            if (stacked := channels.content(raw, truth)) is not None:
+                image, content = image.with_suffix(".tif"), stacked
+            writer.add(split, sample_id, image, label, sequence=sequence, targets=truth, content=content)
         except UserError as error:
             said = str(error)
             return said if "/" in said.partition(":")[0] else f"{raw.image}: {said}"
         return ""
 
     with DatasetWriter(out, name, mapping.classes, source=source, targets=stored) as writer:
+        writer.image = channels.image or {}
         refuse([problem for problem in in_order(store, raws) if problem])
     return len(raws)
 
@@ -205,12 +213,26 @@ def _array(label: Path | np.ndarray) -> np.ndarray:
     return read_label(label) if isinstance(label, Path) else label
 
 
+def _has_exif(file: Path | BinaryIO) -> bool:
+    """Tell whether Pillow knows the image, or only GDAL does."""
+    try:
+        with open_image(file):
+            return True
+    except Exception:
+        return False
+    finally:
+        if not isinstance(file, Path):
+            file.seek(0)
+
+
 def _upright(file: Path | BinaryIO, raw: Raw, label: Path | np.ndarray, chosen: str | None) -> Path | np.ndarray:
     """Return the label as its image is shown, where the image is stored turned or mirrored.
 
     Raises:
         DatasetError: Label and image have the same size either way, and nobody said how the label lies.
     """
+    if not _has_exif(file):
+        return label
     with reading(raw.image, "an image"), open_image(file) as opened:
         turn = orientation(opened)
         if turn == 1:
@@ -226,17 +248,4 @@ def _upright(file: Path | BinaryIO, raw: Raw, label: Path | np.ndarray, chosen: 
         )
     if values.shape != stored or (shown == stored and chosen == "upright"):
         return label
-    return _turned(values, turn)
-
-
-def _turned(values: np.ndarray, turn: int) -> np.ndarray:
-    """Return stored pixels `[H, W]` as EXIF's orientation 2 to 8 shows them."""
-    return {
-        2: lambda v: v[:, ::-1],
-        3: lambda v: v[::-1, ::-1],
-        4: lambda v: v[::-1],
-        5: lambda v: v.T,
-        6: lambda v: v.T[:, ::-1],
-        7: lambda v: v[::-1, ::-1].T,
-        8: lambda v: v.T[::-1],
-    }[turn](values).copy()
+    return turned(values, turn)

@@ -27,6 +27,10 @@ def _copy(root: Path, out: Path, source: Mapping[str, object]) -> None:
     licence = source.get("licence") or info.source.get("licence")
     merged = {**source, "licence": licence, "origin": dict(info.source)}
     with DatasetWriter(out, info.name, info.classes, source=merged, targets=info.targets) as writer:
+        writer.image = info.image
+        writer.sequences = {
+            split: {name: list(ids) for name, ids in named.items()} for split, named in info.sequences.items()
+        }
         for split in SPLITS:
             for kind in ("images", "labels", *info.targets):
                 count = _link_all(root / split / kind, writer, split, kind)
@@ -51,7 +55,7 @@ def _read(root: Path, job: Job) -> Reading:
     listed = {split: samples(root, split) for split in SPLITS if info.splits.get(split)}
     order = {i: name for held in info.sequences.values() for name, ids in held.items() for i in ids}
     raws = [Raw(s.id, s.image, s.label, split, "", order.get(s.id, "")) for split, held in listed.items() for s in held]
-    return Reading(info.classes, raws, info.name)
+    return Reading(info.classes, raws, info.name, image=info.image)
 
 
 LAYOUT = Layout(

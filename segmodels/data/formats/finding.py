@@ -15,8 +15,20 @@ from segmodels.errors import nearest
 
 # Modules of this package that are no layouts.
 SHARED = frozenset(
-    {"classes", "coco_json", "coding", "common", "converting", "decode", "finding", "json_files", "layout", "mapping"}
-    | {"pages", "raw_labels", "truth"}
+    {
+        "channels",
+        "classes",
+        "coco_json",
+        "coding",
+        "common",
+        "converting",
+        "decode",
+        "finding",
+        "json_files",
+        "layout",
+        "mapping",
+    }
+    | {"mapping", "pages", "raw_labels", "truth"}
 )
 # Stands last in lists.
 GENERIC = "folder"

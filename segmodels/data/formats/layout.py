@@ -74,12 +74,14 @@ class Reading:
         samples: Read once, from first to last.
         name: Of the dataset, where not the layout's key.
         stored: What `dataset.json` says of a further target, where it is not the target's default.
+        image: What `dataset.json` says of the images, where the data itself tells it.
     """
 
     classes: tuple[ClassInfo, ...]
     samples: Iterable[Raw]
     name: str = ""
     stored: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    image: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Choices:
         orientation: How labels lie whose image has an EXIF orientation: `upright` as the image is shown, `stored` as
             its pixels are stored.
         targets: Further truth that is wanted.
+        bands: Bands of image files, from 1, or names of targets, which become the network's channels; None is RGB.
+        scale: (low, high), of all bands or of each, that become black and white; `auto` takes them from the images.
     """
 
     background: str | None = None
@@ -109,6 +113,8 @@ class Choices:
     classes: Mapping[str, Sequence[str]] | None = None
     orientation: str | None = None
     targets: tuple[str, ...] = ()
+    bands: tuple[int | str, ...] | None = None
+    scale: Any = None
 
 
 @dataclass

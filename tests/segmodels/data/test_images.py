@@ -51,7 +51,10 @@ def test_the_header_is_judged_before_anything_is_decoded(tmp_path: Path) -> None
 
 def test_an_image_of_16_bits_is_refused_instead_of_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(DatasetError, match=r"a\.png: .*\(its pixels are I;16; save it with 8 bits a channel"):
+    with pytest.raises(
+        DatasetError,
+        match=r"a\.png: .*\(its pixels are I;16, which have more than 8 bits a channel; save it as one image of 8 bits",
+    ):
         read_image(tmp_path / "a.png")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from segmodels.data.bands import PLAIN, Bands
 from segmodels.data.folder import DatasetError, read_image, read_label
 from segmodels.inference.files import run
 from segmodels.inference.inputs import Job, find_inputs, plan
@@ -19,6 +21,7 @@ from segmodels.tasks import get_task
 @dataclass
 class Config:
     palette: list[tuple[int, int, int]]
+    bands: Bands = PLAIN
 
 
 class Brightness:
@@ -29,6 +32,13 @@ class Brightness:
 
     def __init__(self) -> None:
         self.calls = 0
+
+    def maps(self, image: np.ndarray) -> torch.Tensor:
+        classes = torch.from_numpy(self.predict(image)).long()
+        return torch.nn.functional.one_hot(classes, 2).permute(2, 0, 1).float()
+
+    def fingerprint(self) -> str:
+        return "brightness"
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         self.calls += 1
