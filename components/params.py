@@ -7,18 +7,18 @@ architecture under `models` may override any key of `train` and `evaluate` for i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from components.rules import ParamsError, Rule, Section, gate_rules, refuse_former
 from segmodels.catalog.recipes import from_scratch
-from segmodels.errors import SHOWN, nearest, shown
+from segmodels.errors import nearest
 from segmodels.files import ContentError, NameRefusedError, read_yaml
 from segmodels.files import name as file_name
-from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, with_defaults
+from segmodels.settings.parse import SettingsError, build, explain
+from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, record, with_defaults
 from segmodels.tasks import DEFAULT, task_info
 from segmodels.tasks.base import TaskError
 
@@ -162,7 +162,7 @@ class Register(Section):
     auto_promote: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Evaluate(EvaluateSettings):
     """How models are evaluated.
 
@@ -291,7 +291,7 @@ class Params(Section):
             info = task_info(params.task)
             gate_rules(params)
         except ValidationError as error:
-            raise ParamsError(f"{source}: {_explain(error, cls)}") from None
+            raise ParamsError(f"{source}: {explain(error, cls, raw)}") from None
         except TaskError as error:
             raise ParamsError(f"{source}: {error}") from None
         for section, keys in (("evaluate.models", params.evaluate.models), ("resources", params.resources)):
@@ -324,7 +324,7 @@ class Params(Section):
             ParamsError: There is no such entry.
         """
         if key not in self.models:
-            raise ParamsError(f"models: has no '{key}'{_near(key, list(self.models))}")
+            raise ParamsError(f"models: has no '{key}'{nearest(key, self.models)}")
         return self.models[key]
 
 
@@ -363,43 +363,6 @@ T = TypeVar("T")
 
 def _settings(kind: type[T], values: dict[str, Any], where: str) -> T:
     try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise ParamsError(f"{where}: {_explain(error, kind)}") from None
-
-
-def _explain(error: ValidationError, root: Any) -> str:
-    """Return the first problem as one sentence with the path of its key."""
-    problem = error.errors()[0]
-    parts = [str(p)[:SHOWN] for p in problem["loc"]]
-    path = ".".join(parts)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{path}'{_near(parts[-1], _keys_beside(root, problem['loc']))}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message} (it is {shown(problem['input'])})" if problem["type"] != "value_error" else message
-
-
-def _keys_beside(root: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the section around the last part of `loc` knows."""
-    kind = root
-    for part in loc[:-1]:
-        fields = _fields(kind)
-        kind = fields.get(str(part), Architecture if kind is dict else None)
-        if get_origin(kind) is dict:
-            kind = dict
-    return list(_fields(kind))
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {f.alias or name: f.annotation for name, f in kind.model_fields.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return get_type_hints(kind)
-    return {}
-
-
-def _near(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known are {', '.join(known)}" if known else ""
+        return build(kind, values, where)
+    except SettingsError as error:
+        raise ParamsError(str(error)) from None

@@ -9,12 +9,13 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from components.params import Architecture, Data, Evaluate, Params, Register, Resources, Streets, Validate
 from components.rules import Rule
+from segmodels.settings.parse import fields, words
 from segmodels.settings.schema import AugmentSettings, CRFSettings, TrainSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -38,7 +39,6 @@ Every key of `params.yaml`, from the schema (`python -m components.settings_page
 KEY=VALUE` sets one for an experiment, `segmodels train -s KEY=VALUE` those of `train`. An unknown key is an error that
 names the nearest one.
 """
-SUBSECTIONS = {"streets", "augment", "crf", "validate", "train", "evaluate", "register", "data"}
 
 
 def page() -> str:
@@ -55,23 +55,13 @@ def _section(name: str, kind: Any) -> Iterator[str]:
         yield f"{first}\n"
     yield "| key | default | values | what |"
     yield "|---|---|---|---|"
-    for key, hint, default, text in _fields(kind):
-        shown = "" if key in SUBSECTIONS or default is dataclasses.MISSING else f"`{_plain(default)}`"
-        yield f"| `{key}` | {shown} | {_values(hint)} | {_cell(text or told.get(key, ''))} |"
+    for key, hint in fields(kind).items():
+        field, section = get_args(hint)[-1], bool(fields(hint))
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        shown = "" if field.is_required() or (section and default is not None) else f"`{_plain(default)}`"
+        values = "section" if section else words(hint, quote="`")
+        yield f"| `{key}` | {shown} | {_cell(values)} | {_cell(told.get(key, ''))} |"
     yield ""
-
-
-def _fields(kind: Any) -> Iterator[tuple[str, Any, Any, str]]:
-    if issubclass(kind, BaseModel):
-        for name, field in kind.model_fields.items():
-            default = dataclasses.MISSING if field.is_required() else field.get_default(call_default_factory=True)
-            yield field.alias or name, field.annotation, default, field.description or ""
-        return
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        factory = field.default_factory
-        default = field.default if factory is dataclasses.MISSING else factory()
-        yield field.name, hints[field.name], default, ""
 
 
 def _attributes(kind: Any) -> dict[str, str]:
@@ -79,21 +69,6 @@ def _attributes(kind: Any) -> dict[str, str]:
     _, _, listed = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
-
-
-def _values(hint: Any) -> str:
-    """Return what a value may be, in words."""
-    literals = [str(value) for part in (hint, *get_args(hint)) for value in _choices(part)]
-    if literals:
-        return _cell(", ".join(f"`{value}`" for value in dict.fromkeys(literals)))
-    if dataclasses.is_dataclass(hint) or (isinstance(hint, type) and issubclass(hint, BaseModel)):
-        return "section"
-    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return _cell(re.sub(r"[\w.]*\.(\w+)", r"\1", name))
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if "Literal" in str(getattr(hint, "__origin__", "")) else ()
 
 
 def _plain(value: Any) -> str:

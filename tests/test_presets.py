@@ -76,18 +76,18 @@ def test_networks_that_would_not_learn_with_the_common_rate_have_their_own_and_w
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"trian": {}}, "params: unknown key 'trian'; did you mean 'train'?"),
+        ({"trian": {}}, "params: unknown setting 'trian'; did you mean 'train'?"),
         (
             {"models": {"enet": {"train": {"epoch": 3}}}},
-            "models.enet.train: unknown key 'epoch'; did you mean 'epochs'?",
+            "models.enet.train: unknown setting 'epoch'; did you mean 'epochs'?",
         ),
-        ({"train": {"augment": {"crops": 3}}}, "unknown key 'train.augment.crops'; did you mean 'crop'?"),
-        ({"train": {"epochs": 0}}, "train.epochs is 0; it is at least 1"),
-        ({"train": {"epochs": "many"}}, "train.epochs: Input should be a valid integer"),
-        ({"data": {"streets": {"hight": 3}}}, "unknown key 'data.streets.hight'; did you mean 'height'?"),
+        ({"train": {"augment": {"crops": 3}}}, "unknown setting 'train.augment.crops'; did you mean 'crop'?"),
+        ({"train": {"epochs": 0}}, "train.epochs is 0; it must be a whole number of at least 1"),
+        ({"train": {"epochs": "many"}}, 'train.epochs is "many"; it must be a whole number'),
+        ({"data": {"streets": {"hight": 3}}}, "unknown setting 'data.streets.hight'; did you mean 'height'?"),
         ({"evaluate": {"models": {"unett": {}}}}, "evaluate.models names 'unett', which `models` has not"),
-        ({"evaluate": {"stride": [3, 3]}}, "evaluate.stride is set without evaluate.window"),
-        ({"models": {}}, "models: Dictionary should have at least 1 item"),
+        ({"evaluate": {"stride": [3, 3]}}, "evaluate.stride is set without window"),
+        ({"models": {}}, "models is a mapping of 0 keys; it must be a mapping with a length of at least 1"),
     ],
 )
 def test_a_mistake_in_params_is_one_sentence_with_its_path(change: dict[str, Any], sentence: str) -> None:

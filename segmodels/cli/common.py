@@ -67,7 +67,7 @@ def crf_settings(given: str) -> CRFSettings:
         raise CommandError(f"{error}; --crf takes a file of `segmodels tune-crf`, or `default`") from None
     if not isinstance(values, dict):
         raise CommandError(f"{given}: no settings; --crf takes a file of `segmodels tune-crf`, or `default`")
-    return build(CRFSettings, values, f"{given}: ")
+    return build(CRFSettings, values, given)
 
 
 def complain(problem: str) -> None:

@@ -1,21 +1,29 @@
-"""`KEY=VALUE` from a command line to typed settings: dotted keys, JSON values, the nearest name for a wrong key."""
+"""`KEY=VALUE` from a command line to typed settings, and what is wrong with settings in one sentence with the key."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import types
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
 
 from segmodels.errors import SHOWN, UserError, nearest, shown
 
 T = TypeVar("T")
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
+_NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_LIMITS = {
+    "ge": "of at least", "gt": "above", "le": "of at most", "lt": "below",
+    "min_length": "with a length of at least",
+}  # fmt: skip
+_MISSING = object()
 
 
-class OverrideError(UserError, ValueError):
-    """A `KEY=VALUE` names no setting, or its value is of another type."""
+class SettingsError(UserError, ValueError):
+    """A setting does not exist, or its value is of another type or out of its range."""
 
 
 def parse(pairs: Iterable[str]) -> dict[str, Any]:
@@ -24,117 +32,156 @@ def parse(pairs: Iterable[str]) -> dict[str, Any]:
     A value is read as JSON; what is no JSON is text, but for true, false, null and none in any case.
 
     Raises:
-        OverrideError: There is no `=`, or a key is given both a value and keys below it.
+        SettingsError: There is no `=`, or a key is given both a value and keys below it.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
         path, sign, text = pair.partition("=")
         *sections, key = path.strip().split(".")
         if not sign or not key or not all(sections):
-            raise OverrideError(f"'{pair}': give KEY=VALUE, for example lr=0.001")
+            raise SettingsError(f"'{pair}': give KEY=VALUE, for example lr=0.001")
         place = settings
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise OverrideError(f"'{pair}': {section} has a value of its own already")
+                raise SettingsError(f"'{pair}': {section} has a value of its own already")
         place[key] = _value(text.strip())
     return settings
 
 
-def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """Return a settings dataclass from plain values.
+def build(kind: type[T], values: Mapping[str, Any], source: str = "") -> T:
+    """Return settings from plain values, as JSON and YAML have them.
 
     Args:
-        kind: The dataclass.
+        kind: The record of settings.
         values: Its fields; those that are missing keep their defaults.
-        path: Stands before the keys in messages, e.g. `augment.`.
+        source: Stands before the message, e.g. the name of the file.
 
     Raises:
-        OverrideError: A key is unknown, a value is of another type, or the dataclass refuses it.
+        SettingsError: A key is unknown, or a value is of another type or out of its range.
     """
-    hints = get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            raise OverrideError(f"unknown setting '{path}{key}'{nearest(key, hints)}")
     try:
-        return kind(**{key: _fit(value, hints[key], path + key) for key, value in values.items()})
-    except OverrideError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise OverrideError(str(error)) from None
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise SettingsError(f"{source}: " * bool(source) + explain(error, kind, values)) from None
+
+
+def explain(error: ValidationError, kind: Any, values: Any) -> str:
+    """Return one sentence: the dotted key, what was given, and what it must be; for an unknown key the nearest name.
+
+    Of several problems the first is told, an unknown key before all others. A validator's own message begins with what
+    stands below the key where it is of a whole section (`stride is set without window`).
+
+    Args:
+        error: What pydantic found.
+        kind: What the values were to become.
+        values: The values as they were given.
+    """
+    problem = min(error.errors(), key=lambda each: each["type"] not in _UNKNOWN)
+    place = problem["loc"]
+    if problem["type"] in _UNKNOWN:
+        path, section, _ = _follow(place[:-1], kind, values)
+        name = str(place[-1])
+        return f"unknown setting '{'.'.join([*path, name[:SHOWN]])}'{nearest(name, fields(section))}"
+    if place[-1:] == ("[key]",):
+        path, section, _ = _follow(place[:-2], kind, values)
+        return f"{'.'.join(path)} has the key {_given(place[-2])}; a key must be {words(get_args(_bare(section))[0])}"
+    path, wanted, value = _follow(place, kind, values)
+    key = ".".join(path)
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        whole = get_origin(_bare(wanted)) is dict or fields(wanted)
+        return ".".join(filter(None, (key, message))) if whole else f"{key} is {_given(value)}; {message}"
+    expected = "a finite number" if problem["type"] == "finite_number" else words(wanted)
+    return f"{key} is {_given(value)}; it must be {expected}"
+
+
+def words(kind: Any, quote: str = "", limits: Sequence[Any] = ()) -> str:
+    """Return what a value of an annotation looks like: `a whole number of at least 1 or null`.
+
+    Args:
+        kind: The annotation.
+        quote: Stands around literal values.
+        limits: Those of pydantic's constraints that lie outside the annotation.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        inner = [limit for each in args[1:] for limit in getattr(each, "metadata", [each])]
+        return words(args[0], quote, [*limits, *inner])
+    if origin in (Union, types.UnionType):
+        return " or ".join(words(each, quote, limits) for each in args)
+    if origin is Literal:
+        return "one of " * (len(args) > 1) + ", ".join(f"{quote}{each}{quote}" for each in args)
+    if kind is types.NoneType:
+        return "null"
+    noun = _NOUNS.get(kind, "a mapping")
+    if origin is tuple:
+        several = [words(args[0], quote), "…"] if args[-1] is Ellipsis else [words(each, quote) for each in args]
+        noun = f"[{', '.join(several)}]"
+    elif origin is dict and args[1] is not Any and not fields(args[1]):
+        noun = f"a mapping {{{words(args[0], quote)}: {words(args[1], quote)}, …}}"
+    told = [f"{word} {value}" for name, word in _LIMITS.items() for value in _limit(limits, name)]
+    told += [f"that matches {quote}{value}{quote}" for value in _limit(limits, "pattern")]
+    return f"{noun} {' and '.join(told)}".rstrip()
+
+
+def fields(kind: Any) -> dict[str, Any]:
+    """Return the keys of a section and their annotations; what is no section has none."""
+    known = getattr(_bare(kind), "__pydantic_fields__", {})
+    return {field.alias or name: Annotated[field.annotation, field] for name, field in known.items()}
 
 
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise OverrideError(f"'{text[:20]}…' is nested too deep for a setting") from None
+        raise SettingsError(f"'{text[:20]}…' is nested too deep for a setting") from None
     except ValueError:
         return _WORDS.get(text.lower(), text)
 
 
-def _fit(value: Any, kind: Any, path: str) -> Any:
-    """Return the value as the annotation wants it: lists as tuples, whole numbers as floats."""
-    fitted = _try(value, kind, path)
-    if fitted is _MISFIT:
-        raise OverrideError(f"{path} is {_given(value)}; it must be {_words(kind)}")
-    return fitted
-
-
 def _given(value: Any) -> str:
     """Return a value as JSON has it, unless it is too large for a message."""
-    return shown(value) if isinstance(value, Mapping | list | tuple) else json.dumps(value, default=str)[:SHOWN]
+    if value is _MISSING:
+        return "missing"
+    if value is None or isinstance(value, bool | str):
+        text = json.dumps(value[: SHOWN + 1] if isinstance(value, str) else value, ensure_ascii=False)
+        return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return shown(value)
 
 
-_MISFIT = object()
+def _follow(place: Sequence[int | str], kind: Any, value: Any) -> tuple[list[str], Any, Any]:
+    """Return the keys, the annotation and the value at pydantic's place, or as near to it as there are keys.
+
+    A pair of numbers is told as a whole, and so is a value of several kinds, where pydantic names each kind.
+    """
+    path: list[str] = []
+    for part in place:
+        bare = _bare(kind)
+        args = get_args(bare)
+        if get_origin(bare) is dict:
+            kind = args[1]
+        elif get_origin(bare) is tuple and args[-1] is Ellipsis:
+            kind = args[0]
+        elif part in (known := fields(bare)):
+            kind = known[str(part)]
+        else:
+            break
+        path.append(str(part)[:SHOWN])
+        inside = isinstance(value, list | tuple) or (isinstance(value, Mapping) and part in value)
+        value = value[part] if inside else _MISSING
+    return path, kind, value
 
 
-def _try(value: Any, kind: Any, path: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return build(kind, value, f"{path}.") if isinstance(value, Mapping) else _MISFIT
-    if origin is Literal:
-        # JSON reads precision=32 as a number, where the setting is the text "32".
-        return next((a for a in args if value == a or str(value) == a), _MISFIT)
-    if origin in (Union, types.UnionType):
-        tried = (_try(value, arg, path) for arg in args)
-        return next((t for t in tried if t is not _MISFIT), _MISFIT)
-    if origin is tuple:
-        return _tuple(value, args, path)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            return _MISFIT
-        return {_fit(k, args[0], path): _fit(v, args[1], f"{path}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is types.NoneType:
-        return None if value is None else _MISFIT
-    exact = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
-    return value if exact else _MISFIT
+def _bare(kind: Any) -> Any:
+    """Return an annotation without its limits, and without null."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, types.UnionType):
+        rest = [each for each in get_args(kind) if each is not types.NoneType]
+        return _bare(rest[0]) if len(rest) == 1 else kind
+    return kind
 
 
-def _tuple(value: Any, args: tuple[Any, ...], path: str) -> Any:
-    if not isinstance(value, list | tuple):
-        return _MISFIT
-    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(kinds) != len(value):
-        return _MISFIT
-    fitted = tuple(_try(v, k, path) for v, k in zip(value, kinds, strict=True))
-    return _MISFIT if _MISFIT in fitted else fitted
-
-
-def _words(kind: Any) -> str:
-    """Return what a value of the annotation looks like, for a message."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(a) for a in args)
-    if origin is tuple:
-        several = [_words(args[0]), "…"] if args[-1] is Ellipsis else [_words(a) for a in args]
-        return f"[{', '.join(several)}]"
-    if origin is dict or dataclasses.is_dataclass(kind):
-        return "a mapping"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}[kind]
+def _limit(limits: Sequence[Any], name: str) -> list[Any]:
+    return [value for limit in limits if (value := getattr(limit, name, None)) is not None]

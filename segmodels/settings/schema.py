@@ -1,29 +1,82 @@
 """How a model is trained and evaluated: plain frozen settings, checked when they are made.
 
-`params.yaml` has them as its sections `train` and `evaluate`. This file imports nothing heavy.
+`params.yaml` has them as its sections `train` and `evaluate`. The annotations hold types and limits: nothing is
+converted but lists to tuples and whole numbers to floats. Nothing heavier than pydantic is imported here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from segmodels.settings.checks import check, check_finite, make_tuples
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+from pydantic.dataclasses import dataclass
+
+from segmodels.errors import shown
+from segmodels.settings.parse import SettingsError, build, explain
+
+T = TypeVar("T")
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+Natural = Annotated[int, Strict(), Field(ge=0)]
+Number = Annotated[float, Strict()]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+NotNegative = Annotated[float, Strict(), Field(ge=0)]
+Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Probability = Annotated[float, Strict(), Field(ge=0, le=1)]
+Decay = Annotated[float, Strict(), Field(gt=0, lt=1)]
+Size = tuple[Count, Count]
 
 Optimizer = Literal["adamw", "adam", "sgd", "rmsprop", "rmsprop_lasagne"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
-PRECISIONS = ("auto", "32", "bf16", "16")
 ClassWeights = Literal["none", "median_frequency", "sqrt_median_frequency", "enet", "enet_encoder", "linknet"]
+# YAML and the command line read 32 as a number.
+Precision = Annotated[
+    Literal["auto", "32", "bf16", "16"], BeforeValidator(lambda value: str(value) if type(value) is int else value)
+]
 # Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
 _REPLACED = ("loss", "extra", "lr_factors", "options")
-# An unknown key is refused when the settings are read from a file; a plain mapping, so that pydantic is not needed.
-_FORBID = {"extra": "forbid"}
 
 
-@dataclass(frozen=True, kw_only=True)
+def _finite(value: Any, key: str = "") -> Any:
+    """Return plain values as they are, unless a number is none: YAML writes these as `.nan` and `.inf`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} is {value}; it must be a finite number")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _finite(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _finite(inner, key)
+    return value
+
+
+Keywords = Annotated[dict[str, Any], AfterValidator(lambda value: _finite(value))]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def record(cls: type[T]) -> type[T]:
+    """Make a class a frozen record of settings, which refuses a mistake in one sentence, whoever makes it."""
+    made: Any = dataclass(cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+    checked = made.__init__
+
+    @functools.wraps(checked)
+    def init(self: T, **values: Any) -> None:
+        try:
+            checked(self, **values)
+        except ValidationError as error:
+            raise SettingsError(explain(error, made, values)) from None
+
+    made.__init__ = init
+    return cast(type[T], made)
+
+
+@record
 class AugmentSettings:
     """What happens to a training sample.
 
@@ -38,24 +91,19 @@ class AugmentSettings:
             is the probability of one that has none of its own.
     """
 
-    __pydantic_config__ = _FORBID
-
-    scale: tuple[float, float] = (0.75, 1.5)
-    crop: tuple[int, int] | None = None
-    flip: float = 0.5
-    color: float = 0.2
+    scale: tuple[Positive, Positive] = (0.75, 1.5)
+    crop: Size | None = None
+    flip: Probability = 0.5
+    color: Fraction = 0.2
     focus: Literal["anywhere", "objects", "proposals"] = "anywhere"
-    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extra: dict[str, Keywords] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_finite(self, "train.augment")
-        make_tuples(self, "scale", "crop")
-        check(0 < self.scale[0] <= self.scale[1], f"augment.scale is {self.scale}; give (smallest, largest) factor")
-        check(0 <= self.flip <= 1, f"augment.flip is {self.flip}; a probability lies in 0..1")
-        check(0 <= self.color < 1, f"augment.color is {self.color}; it lies in 0..1")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}; give [smallest, largest] factor")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TrainSettings:
     """How an architecture is trained.
 
@@ -113,76 +161,54 @@ class TrainSettings:
         weights: Model folder or file to start from.
     """
 
-    __pydantic_config__ = _FORBID
-
     recipe: Literal["default", "paper"] = "default"
-    epochs: int = 12
-    iterations: int | None = None
+    epochs: Count = 12
+    iterations: Count | None = None
     stages: tuple[dict[str, Any], ...] = ()
-    batch_size: int = 8
-    accumulate: int = 1
+    batch_size: Count = 8
+    accumulate: Count = 1
     optimizer: Optimizer = "adamw"
-    lr: float = 2e-3
-    min_lr: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    decay_biases: bool = False
-    decay_norms: bool = False
-    bias_lr: float = 1.0
-    new_layer_lr: float = 1.0
-    lr_factors: dict[str, float] = field(default_factory=dict)
+    lr: Positive = 2e-3
+    min_lr: NotNegative = 0.0
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 1e-4
+    decay_biases: StrictBool = False
+    decay_norms: StrictBool = False
+    bias_lr: Positive = 1.0
+    new_layer_lr: Positive = 1.0
+    lr_factors: dict[str, NotNegative] = field(default_factory=dict)
     schedule: Schedule = "poly"
-    power: float = 0.9
-    step_epochs: int = 100
-    step_factor: float = 0.1
-    milestones: tuple[int, ...] = ()
-    warmup: float = 0.05
-    clip: float | None = None
-    loss: dict[str, float] = field(default_factory=dict)
+    power: Positive = 0.9
+    step_epochs: Count = 100
+    step_factor: Positive = 0.1
+    milestones: tuple[Count, ...] = ()
+    warmup: Fraction = 0.05
+    clip: Positive | None = None
+    loss: dict[str, Number] = field(default_factory=dict)
     class_weights: ClassWeights = "sqrt_median_frequency"
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     reduction: Literal["mean", "sum", "batch"] = "mean"
     norm_statistics: Literal["running", "exact"] = "running"
-    ema: float | None = None
-    early_stop: int | None = None
-    val_every: int = 1
-    precision: Literal["auto", "32", "bf16", "16"] | int = "auto"
-    compile: bool | Literal["auto"] = False
-    channels_last: bool | Literal["auto"] = "auto"
-    workers: int | Literal["auto"] = "auto"
-    cache_gb: float = 4.0
-    devices: Literal["auto"] | int = "auto"
+    ema: Decay | None = None
+    early_stop: Count | None = None
+    val_every: Count = 1
+    precision: Precision = "auto"
+    compile: StrictBool | Literal["auto"] = False
+    channels_last: StrictBool | Literal["auto"] = "auto"
+    workers: Natural | Literal["auto"] = "auto"
+    cache_gb: NotNegative = 4.0
+    devices: Literal["auto"] | Count = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    image_size: tuple[int, int] | None = None
-    max_depth: float | None = None
+    image_size: Size | None = None
+    max_depth: Positive | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        check_finite(self, "train")
-        make_tuples(self, "stages", "milestones", "image_size")
-        # YAML and the command line read 32 as a number.
-        object.__setattr__(self, "precision", str(self.precision))
-        check(
-            self.precision in PRECISIONS, f"train.precision is {self.precision}; it is one of {', '.join(PRECISIONS)}"
-        )
-        if isinstance(self.augment, Mapping):
-            object.__setattr__(self, "augment", AugmentSettings(**self.augment))
-        for name in ("epochs", "batch_size", "accumulate", "step_epochs", "val_every", "iterations"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"train.{name} is {value}; it is at least 1")
-        for name in ("lr", "new_layer_lr", "power", "step_factor", "bias_lr", "max_depth"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"train.{name} is {value}; it is above 0")
-        for name in ("momentum", "warmup", "label_smoothing"):
-            value = getattr(self, name)
-            check(0 <= value < 1, f"train.{name} is {value}; it lies in 0..1")
-        check(self.weight_decay >= 0, f"train.weight_decay is {self.weight_decay}; it is not negative")
-        check(0 <= self.min_lr <= self.lr, f"train.min_lr is {self.min_lr}; it lies between 0 and train.lr")
-        rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        check(rising, f"train.milestones are {self.milestones}; they are updates, each later than the one before")
-        check(self.workers == "auto" or self.workers >= 0, f"train.workers is {self.workers}; it is not negative")
-        check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; a decay lies between 0 and 1")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr}; it must be at most lr, which is {self.lr}")
+        if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise ValueError(f"milestones is {shown(self.milestones)}; each update must be later than the one before")
         for number in range(len(self.stages)):
             self.stage(number)
 
@@ -196,17 +222,17 @@ class TrainSettings:
         options = over.pop("options", {})
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"stages": ()}
         own["augment"] = dataclasses.asdict(self.augment)
-        where = f"train.stages: stage {number + 1}"
-        check(isinstance(options, Mapping), f"{where}: options are no mapping")
-        for key in over:
-            check(key in own and key != "stages", f"{where}: unknown setting '{key}'")
         try:
-            return TrainSettings(**merge(own, over)), dict(options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from None
+            if not isinstance(options, Mapping):
+                raise ValueError("options are no mapping")
+            if "stages" in over:
+                raise ValueError("unknown setting 'stages'; a stage has none of its own")
+            return build(TrainSettings, merge(own, over)), _finite(dict(options), "options")
+        except ValueError as error:
+            raise ValueError(f"stages: stage {number + 1}: {error}") from None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CRFSettings:
     """The fully connected CRF after a model: its two Gaussian kernels and how long it is iterated.
 
@@ -219,24 +245,15 @@ class CRFSettings:
         iterations: Mean-field iterations.
     """
 
-    __pydantic_config__ = _FORBID
-
-    bilateral_weight: float = 4.0
-    bilateral_xy: float = 50.0
-    bilateral_rgb: float = 5.0
-    spatial_weight: float = 3.0
-    spatial_xy: float = 3.0
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        check_finite(self, "crf")
-        for name in ("bilateral_xy", "bilateral_rgb", "spatial_xy"):
-            value = getattr(self, name)
-            check(value > 0, f"crf.{name} is {value}; a standard deviation is above 0")
-        check(self.iterations >= 1, f"crf.iterations is {self.iterations}; it is at least 1")
+    bilateral_weight: Number = 4.0
+    bilateral_xy: Positive = 50.0
+    bilateral_rgb: Positive = 5.0
+    spatial_weight: Number = 3.0
+    spatial_xy: Positive = 3.0
+    iterations: Count = 10
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class PredictSettings:
     """How a model predicts: what is evaluated, registered, served, exported and watched is this one record.
 
@@ -250,35 +267,26 @@ class PredictSettings:
         crf: A fully connected CRF refines the probabilities; None leaves them as they are.
     """
 
-    __pydantic_config__ = _FORBID
-
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    image_size: tuple[int, int] | None = None
-    mc_samples: int = 0
+    flip: StrictBool = False
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    window: Size | None = None
+    stride: Size | None = None
+    image_size: Size | None = None
+    mc_samples: Natural = 0
     crf: CRFSettings | None = None
 
     def __post_init__(self) -> None:
-        check_finite(self, "evaluate")
-        make_tuples(self, "scales", "window", "stride", "image_size")
-        if isinstance(self.crf, Mapping):
-            object.__setattr__(self, "crf", CRFSettings(**self.crf))
-        check(self.mc_samples >= 0, f"evaluate.mc_samples is {self.mc_samples}; it is not negative")
-        check(bool(self.scales) and min(self.scales) > 0, f"evaluate.scales is {self.scales}; give factors above 0")
-        check(self.stride is None or self.window is not None, "evaluate.stride is set without evaluate.window")
+        if self.stride is not None and self.window is None:
+            raise ValueError("stride is set without window")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PredictSettings:
         """Return the settings that a mapping holds, as JSON has them.
 
         Raises:
-            ValueError: A key is none of them, or a value is out of its range.
+            SettingsError: A key is none of them, or a value is out of its range.
         """
-        for key in values:
-            check(key in PREDICT_KEYS, f"unknown setting '{key}' of a prediction; known are {', '.join(PREDICT_KEYS)}")
-        return cls(**values)
+        return build(PredictSettings, values)
 
     @property
     def plain(self) -> bool:
@@ -299,7 +307,7 @@ class PredictSettings:
 PREDICT_KEYS = tuple(f.name for f in dataclasses.fields(PredictSettings))
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EvaluateSettings(PredictSettings):
     """How a model is evaluated; labels always keep their full resolution.
 
@@ -312,15 +320,9 @@ class EvaluateSettings(PredictSettings):
     """
 
     recipe: Literal["default", "paper"] = "default"
-    batch_size: int = 4
-    boundary_px: int = 3
-    max_depth: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.max_depth is None or self.max_depth > 0, f"evaluate.max_depth is {self.max_depth}; it is above 0")
-        check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}; it is at least 1")
-        check(self.boundary_px >= 1, f"evaluate.boundary_px is {self.boundary_px}; it is at least 1")
+    batch_size: Count = 4
+    boundary_px: Count = 3
+    max_depth: Positive | None = None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,7 @@ class Choice:
 def candidates(settings: TrainSettings, device: torch.device) -> list[Choice]:
     """Return what the settings leave open on a device; the usual choice first."""
     fast = fast_precision(device)
-    precisions: Sequence[Precision] = (
-        [fast, "32"] if settings.precision == "auto" else [cast("Precision", settings.precision)]
-    )
+    precisions: Sequence[Precision] = [fast, "32"] if settings.precision == "auto" else [settings.precision]
     # Without AVX-512 oneDNN's kernels for channels-last are slower than the others.
     usual = device.type == "cuda" or "AVX512" in torch.backends.cpu.get_cpu_capability()
     orders = [usual, not usual] if settings.channels_last == "auto" else [settings.channels_last]

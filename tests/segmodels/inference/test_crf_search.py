@@ -105,7 +105,7 @@ def test_predict_takes_the_file_that_the_search_wrote(
         (None, "no such file; --crf takes a file of `segmodels tune-crf`, or `default`"),
         ("{", "not JSON"),
         ('{"bilateral_xz": 1}', "bilateral_xz"),
-        ('{"bilateral_xy": 0}', "a standard deviation is above 0"),
+        ('{"bilateral_xy": 0}', "it must be a number above 0"),
     ],
 )
 def test_a_bad_file_is_told_in_one_sentence(

@@ -191,5 +191,5 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know() -> None:
     settings = PredictSettings(scales=(0.5, 1.0), window=(32, 40), crf=CRFSettings(iterations=3), mc_samples=2)
     assert PredictSettings.of(json.loads(json.dumps(settings.as_json()))) == settings
     assert PredictSettings(image_size=(40, 48)).plain and not PredictSettings(mc_samples=1).plain
-    with pytest.raises(ValueError, match="unknown setting 'flips' of a prediction; known are flip, scales"):
+    with pytest.raises(ValueError, match="unknown setting 'flips'; did you mean 'flip'"):
         PredictSettings.of({"flips": True})

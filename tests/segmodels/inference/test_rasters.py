@@ -210,7 +210,7 @@ def test_a_description_of_other_files_named_as_a_tiff_is_not_followed(tmp_path: 
     with pytest.raises(DatasetError, match=r"a\.tif: cannot be read as a raster"):
         predict_raster(
             path,
-            Brightness().predict,
+            Brightness().maps,
             SEMANTIC,
             [(0, 0, 0)] * 2,
             masks=tmp_path / "ids.tif",

@@ -126,7 +126,7 @@ def test_matrices_of_potts_are_potts() -> None:
 
 
 def test_a_kernel_without_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"crf\.spatial_xy is 0; a standard deviation is above 0"):
+    with pytest.raises(ValueError, match=r"^spatial_xy is 0; it must be a number above 0"):
         CRFSettings(spatial_xy=0)
 
 

@@ -174,7 +174,7 @@ def test_a_pass_for_exact_statistics_can_be_stopped_and_is_the_same_after_it(
     ("stages", "sentence"),
     [
         (({}, {"lrr": 1}), "stage 2: unknown setting 'lrr'"),
-        (({"lr": -1.0},), "stage 1: train.lr is -1.0"),
+        (({"lr": -1.0},), "stage 1: lr is -1.0"),
         (({"augment": {"flip": 3}},), "stage 1: augment.flip is 3"),
         (({"stages": ({},)},), "stage 1: unknown setting 'stages'"),
         (({"options": 3},), "stage 1: options are no mapping"),
