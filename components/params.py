@@ -65,6 +65,8 @@ class Data(Section):
             is all that no other takes; what none takes is void.
         orientation: How labels lie whose image has an EXIF orientation that their sizes do not settle: `upright`, as
             the image is shown, or `stored`.
+        attribute: What has the class, where labels are vectors.
+        tile: Side in pixels of the tiles that GeoTIFFs are cut into; without it those above four million pixels are.
         bands: Bands of image files, from 1, that become the network's channels, `[4, 3, 2]`; a target's name stands
             for its values, `[1, 2, 3, depth]`. Without it images are RGB, whatever their colour mode.
         scale: Values that become black and white, `[0, 4095]`, of all bands or of each `[[0, 255], [0, 80]]`, where
@@ -87,6 +89,8 @@ class Data(Section):
     coding: Literal["index", "color"] | None = None
     classes: dict[str, str | tuple[str, ...]] | None = None
     orientation: Literal["upright", "stored"] | None = None
+    attribute: str | None = None
+    tile: int | None = Field(None, ge=32)
     bands: tuple[int | str, ...] | None = Field(None, min_length=1)
     scale: Literal["auto"] | tuple[float, float] | tuple[tuple[float, float], ...] | None = None
     sha256: str | None = None

@@ -14,7 +14,7 @@ from segmodels.runtime import set_up_process
 
 # isort: off
 # Commands stand in the help in the order in which they are registered.
-from segmodels.cli import models, data, train, evaluate, predict, serve, drift, crf, export  # noqa: F401
+from segmodels.cli import models, data, train, evaluate, predict, polygons, serve, drift, crf, export  # noqa: F401
 # isort: on
 
 EXIT_INTERRUPTED = 143
@@ -24,7 +24,7 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "uvicorn", "starlette", "prometheus_client"), _SERVE),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), _EXPORT),
     "av": "av",
-    "rasterio": "rasterio",
+    **dict.fromkeys(("rasterio", "pyogrio"), "'segmodels[raster]'"),
     "fsspec": "s3fs",
 }
 

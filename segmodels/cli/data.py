@@ -79,6 +79,8 @@ def convert_command(
     target: Annotated[
         list[str] | None, typer.Option(help="Further truth that the layout has: instances, depth, normals.")
     ] = None,
+    attribute: Annotated[str | None, typer.Option(help="What has the class, where labels are vectors.")] = None,
+    tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles that GeoTIFFs are cut into.")] = None,
     band: Annotated[
         list[str] | None,
         typer.Option(help="A band of the files, from 1, or a target, that becomes a channel; as often as wanted."),
@@ -109,6 +111,8 @@ def convert_command(
         classes=_merged(merge or []),
         orientation=orientation,
         targets=tuple(target or ()),
+        attribute=attribute,
+        tile=tile,
         bands=tuple(int(one) if one.isdecimal() else one for one in band) if band else None,
         scale=_scale(scale or []),
     )

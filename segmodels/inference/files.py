@@ -105,6 +105,7 @@ def _predict(job: Job, model: Model, alpha: float, window: tuple[int, int], on_f
             window=window,
             alpha=alpha,
             model=model.fingerprint(),
+            names=model.config.part_names,
             on_window=lambda: on_frame(job),
         )
 

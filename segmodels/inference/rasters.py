@@ -8,6 +8,7 @@ where the source has no data it has the task's void, 255 for class ids.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from segmodels.data.folder import DatasetError
 from segmodels.data.images import TooManyPixelsError, open_image
 from segmodels.files import replaced
 from segmodels.inference.mosaic import Mosaic, Side
+from segmodels.inference.outlines import CLASSES_TAG
 from segmodels.tasks.base import Task
 from segmodels.tasks.pictures import MARK
 
@@ -73,6 +75,7 @@ def predict_raster(
     window: tuple[int, int] = WINDOW,
     alpha: float = 0.5,
     model: str = "",
+    names: Sequence[str] = (),
     on_window: Callable[[], None] = lambda: None,
 ) -> None:
     """Predict a raster; results appear when they are whole.
@@ -91,6 +94,7 @@ def predict_raster(
         window: (height, width) of what the network sees.
         alpha: How much of the colours is seen in the overlay, 0..1.
         model: What tells this model and its settings from others: what others computed is not gone on with.
+        names: Of the parts; they go into the file, so that `segmodels polygons` can tell them.
         on_window: Called after each window.
 
     Raises:
@@ -118,7 +122,7 @@ def predict_raster(
             with contextlib.ExitStack() as stack:
                 places = [stack.enter_context(replaced(place)) if place is not None else None
                           for place in (masks, overlays)]  # fmt: skip
-                _gather(source, mosaic, task, palette, *places)
+                _gather(source, mosaic, task, palette, names, *places)
     except (RasterioError, DatasetError) as error:
         shutil.rmtree(work, ignore_errors=True)
         if isinstance(error, DatasetError):
@@ -189,6 +193,7 @@ def _gather(
     mosaic: Mosaic,
     task: Task,
     palette: Sequence[Sequence[int]],
+    names: Sequence[str],
     masks: Path | None,
     overlays: Path | None,
 ) -> None:
@@ -199,6 +204,8 @@ def _gather(
     if masks is not None:
         colors = palette if kind["count"] == 1 and kind["dtype"] == "uint8" else None
         whole = _assembled(source, mosaic, mosaic.file, {**kind, "compress": "deflate", "zlevel": 1}, colors)
+        with rasterio.open(whole, "r+") as file:
+            file.update_tags(**{CLASSES_TAG: json.dumps(list(names))} if names else {})
         nearest = {"overview_resampling": "nearest", "compress": "deflate"}
         rasterio.shutil.copy(whole, masks, driver="COG", blocksize=_BLOCK, bigtiff="if_safer", **nearest)
     if overlays is not None:

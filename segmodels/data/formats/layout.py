@@ -101,6 +101,8 @@ class Choices:
         orientation: How labels lie whose image has an EXIF orientation: `upright` as the image is shown, `stored` as
             its pixels are stored.
         targets: Further truth that is wanted.
+        attribute: What has the class in labels that are vectors.
+        tile: Side in pixels of the tiles that rasters are cut into.
         bands: Bands of image files, from 1, or names of targets, which become the network's channels; None is RGB.
         scale: (low, high), of all bands or of each, that become black and white; `auto` takes them from the images.
     """
@@ -113,6 +115,8 @@ class Choices:
     classes: Mapping[str, Sequence[str]] | None = None
     orientation: str | None = None
     targets: tuple[str, ...] = ()
+    attribute: str | None = None
+    tile: int | None = None
     bands: tuple[int | str, ...] | None = None
     scale: Any = None
 

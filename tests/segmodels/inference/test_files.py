@@ -22,6 +22,7 @@ from segmodels.tasks import get_task
 class Config:
     palette: list[tuple[int, int, int]]
     bands: Bands = PLAIN
+    part_names: tuple[str, ...] = ("dark", "bright")
 
 
 class Brightness:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segmodels.data.folder import DatasetError
 from segmodels.inference.mosaic import GRID, Mosaic, Side
 from segmodels.inference.rasters import predict_raster
 from segmodels.models.unet import UNet
@@ -159,3 +160,37 @@ def test_a_stopped_run_goes_on_with_the_first_row_that_is_missing(tmp_path: Path
     calls, stop = 0, 0
     predict(tmp_path / "other.tif", "b")
     assert calls == windows
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
+def test_a_predicted_raster_becomes_polygons_and_they_the_raster(tmp_path: Path, suffix: str) -> None:
+    import pyogrio
+    import shapely
+    from rasterio.features import rasterize
+
+    from segmodels.inference.outlines import outlines
+
+    path, ids = _raster(tmp_path / "a.tif", 300, 400), tmp_path / "ids.tif"
+    predict_raster(
+        path, _network(), SEMANTIC, PALETTE, masks=ids, overlays=None, window=(256, 256), names=("sea", "land", "sky")
+    )
+    out = tmp_path / f"ids{suffix}"
+    count = outlines(ids, out)
+    meta, _, geometries, columns = pyogrio.raw.read(out)
+    named = dict(zip(meta["fields"], columns, strict=True))
+    assert count == len(geometries) and set(named["class"]) <= {"sea", "land", "sky"}
+    with rasterio.open(ids) as result:
+        classes, transform = result.read(1), result.transform
+    if suffix != ".geojson":  # that one is in degrees
+        shapes = zip(shapely.from_wkb(geometries), named["id"], strict=True)
+        assert (rasterize(shapes, classes.shape, transform=transform, fill=255, dtype="uint8") == classes).all()
+        assert named["area"].sum() == classes.size
+    else:
+        assert meta["crs"] == "EPSG:4326" and shapely.from_wkb(geometries)[0].bounds[0] < 180
+    largest = named["class"][named["area"].argmax()]
+    few = outlines(ids, tmp_path / f"few{suffix}", classes=[largest], smallest=named["area"].max())
+    assert 1 <= few < count
+    with pytest.raises(DatasetError, match=r"ids\.tif: has no class 'lake'; it has sea, land, sky"):
+        outlines(ids, tmp_path / "b.gpkg", classes=["lake"])
+    with pytest.raises(DatasetError, match=r"b\.txt: its ending says no format"):
+        outlines(ids, tmp_path / "b.txt")
