@@ -142,5 +142,5 @@ def test_an_edit_touches_what_it_can_change(file: str, old: str, new: str, touch
 
 
 def test_a_changed_default_is_a_change_of_every_training(copy: Path) -> None:
-    touched = changed(copy, "segmodels/settings/schema.py", "lr: float = 2e-3", "lr: float = 1e-3")
+    touched = changed(copy, "segmodels/settings/schema.py", "lr: Positive = 2e-3", "lr: Positive = 1e-3")
     assert {"train/unet", "train/fpn", "evaluate/unet"} <= touched

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.params import Params, ParamsError, evaluate_settings, train_settings
+from components.params import Params, evaluate_settings, train_settings
+from components.rules import ParamsError
 from segmodels.settings.schema import EvaluateSettings, TrainSettings
 
 
