@@ -75,6 +75,9 @@ class Data(Section):
         licence: Of the data, where their layout names none; the card shows it.
         val_fraction: Part of the samples that becomes `val` where the data has none.
         test_fraction: Part of the samples that becomes `test` where the data has no splits at all.
+        folds: Parts into which all but `test` are dealt for cross-validation.
+        fold: The part that is `val`, from 0.
+        fraction: Part of the training samples that is kept: what a model learns from fewer.
         retries: How often a download is tried again.
         max_unpacked_gb: An archive that holds more is refused.
         streets: The built-in dataset.
@@ -97,6 +100,9 @@ class Data(Section):
     licence: str | None = None
     val_fraction: float = Field(0.15, gt=0, lt=1)
     test_fraction: float = Field(0.15, ge=0, lt=1)
+    folds: int | None = Field(None, ge=2)
+    fold: int = Field(0, ge=0)
+    fraction: float = Field(1.0, gt=0, le=1)
     retries: int = Field(7, ge=0)
     max_unpacked_gb: float = Field(200, gt=0)
     streets: Streets = Streets()
@@ -116,6 +122,12 @@ class Data(Section):
             raise ValueError(
                 f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on"
             )
+        if self.source == "streets" and (self.folds is not None or self.fraction < 1):
+            raise ValueError(
+                "folds and fraction are for data that is read; set the numbers of data.streets instead"
+            )
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} is none of {self.folds or 'no'} folds; they are counted from 0")
         return self
 
 

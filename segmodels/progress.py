@@ -150,6 +150,30 @@ class Progress:
             self.heartbeat.stop()
 
 
+class Stopwatch:
+    """How long a loop waits for what it iterates over.
+
+    Attributes:
+        seconds: So far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and measure until each is there."""
+        iterator = iter(items)
+        while True:
+            began = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - began
+            yield item
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -116,7 +116,7 @@ def _to_dataset(root: Path, params: Params, source: dict[str, object], out: Path
         out,
         name=_name(data.source),
         source={**source, "licence": data.licence},
-        splitting=Splitting(params.seed, data.val_fraction, data.test_fraction),
+        splitting=Splitting(params.seed, data.val_fraction, data.test_fraction, data.folds, data.fold, data.fraction),
         choices=Choices(
             background=data.background,
             ignore=data.ignore,

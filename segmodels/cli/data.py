@@ -89,11 +89,14 @@ def convert_command(
         list[str] | None,
         typer.Option(metavar="LOW,HIGH", help="Values that become black and white, of all bands or each; or auto."),
     ] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Deal all but test to so many folds.")] = None,
+    fold: Annotated[int, typer.Option(min=0, help="The fold that is val, from 0.")] = 0,
+    fraction: Annotated[float, typer.Option(help="Part of the training samples that is kept, up to 1.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
 ) -> None:
     """Write labelled images of a known layout as a dataset folder; images are copied byte for byte."""
     from segmodels.data.folder import INFO_FILE, DatasetInfo
-    from segmodels.data.formats import Choices, convert
+    from segmodels.data.formats import Choices, Splitting, convert
 
     may_replace(out, INFO_FILE, "a dataset folder", overwrite)
     if not data.is_dir():
@@ -116,10 +119,35 @@ def convert_command(
         bands=tuple(int(one) if one.isdecimal() else one for one in band) if band else None,
         scale=_scale(scale or []),
     )
-    key = convert(data, layout, out, name=name, choices=choices)
+    if fold >= (folds or 1) or not 0 < fraction <= 1:
+        raise CommandError(f"--fold {fold} is below --folds, and --fraction {fraction:g} lies above 0 and up to 1")
+    splitting = Splitting(folds=folds, fold=fold, fraction=fraction)
+    key = convert(data, layout, out, name=name, choices=choices, splitting=splitting)
     info = DatasetInfo.read(out)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     print(f"{data}: read as {key}, written to {out}: {counts}; {info.num_classes} classes")
+
+
+@dataset.command("merge")
+def merge_command(
+    data: Annotated[list[Path], typer.Argument(help="Dataset folders, at least two.")],
+    out: Annotated[Path, typer.Option(help="The dataset folder to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default that of --out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset folder that exists.")] = False,
+) -> None:
+    """Write several dataset folders as one; classes of one name are one class.
+
+    Bring names together first: dataset convert --merge vehicle=car,bus, for each of them.
+    """
+    from segmodels.data.folder import INFO_FILE
+    from segmodels.data.merging import merge
+
+    if len(data) < 2:
+        raise CommandError("dataset merge: give at least two dataset folders")
+    may_replace(out, INFO_FILE, "a dataset folder", overwrite)
+    info = merge(data, out, name or out.name)
+    counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
+    print(f"written to {out}: {counts}; {info.num_classes} classes: {', '.join(info.class_names)}")
 
 
 @dataset.command("export")

@@ -78,6 +78,9 @@ def train(
         signature=_signature(settings, options, backbone, seed, dataset),
     )
     print(f"{model}: best validation {info.told(result.figures)} in epoch {result.epoch}; {out}")
+    print(
+        f"loading took {100 * result.loading:.0f} % of the steps' time, {result.images_per_second:.1f} images/s in all"
+    )
     print(f"evaluate it:     segmodels evaluate {out} {dataset} --out {out}.evaluation")
     print(f"predict with it: segmodels predict IMAGES --model {out} --out predictions")
     print(f"serve it:        segmodels serve {out}")

@@ -39,6 +39,7 @@ class Augmentation:
         focus: `anywhere`, or what the crop is laid around and scaled to: `objects`, `proposals` (see `focus_box`).
         extra: Joint transforms of `torchvision.transforms.v2`, name -> keywords, applied to the whole sample first; `p`
             is the probability of one that has none of its own.
+        mix: Ways to make a sample of several, name -> probability (`segmodels.data.mixing`).
     """
 
     crop: tuple[int, int] | None = None
@@ -47,6 +48,7 @@ class Augmentation:
     color: float = 0.0
     focus: Literal["anywhere", "objects", "proposals"] = "anywhere"
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mix: Mapping[str, float] = field(default_factory=dict)
 
 
 def augment(

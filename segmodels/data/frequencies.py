@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,36 @@ class ClassCounts:
             DatasetError: A label is unreadable.
         """
 
-        def count(path: Path) -> np.ndarray:
-            return np.bincount(read_label(path).ravel(), minlength=256)[:classes]
+        return cls.of(_counts(root, split, classes), classes)
 
-        with ThreadPoolExecutor(available_cores()) as pool:
-            return cls.of(pool.map(count, [sample.label for sample in samples(root, split)]), classes)
+
+def repeat_factors(root: Path | str, split: str, classes: int, share: float) -> np.ndarray:
+    """Return how often each image of a split is wanted, so that rare classes are seen more often, float64 `[N]`.
+
+    The largest of sqrt(share / f) over the image's classes, and at least 1, where a class occurs in the share f of the
+    images (Gupta, Dollár, Girshick, "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, 4.2).
+
+    Args:
+        root: Dataset folder.
+        split: The split.
+        classes: Number of classes.
+        share: Below which a class is rare, 0..1.
+
+    Raises:
+        DatasetError: A label is unreadable.
+    """
+    there = np.stack(list(_counts(root, split, classes))) > 0
+    frequency = there.mean(0)
+    factors = np.sqrt(np.divide(share, frequency, out=np.ones(classes), where=frequency > 0))
+    often: np.ndarray = np.where(there, np.maximum(factors, 1.0), 1.0).max(1)
+    return often
+
+
+def _counts(root: Path | str, split: str, classes: int) -> Iterator[np.ndarray]:
+    """Yield the pixels of each class of single images, int64 `[C]`, in the order of their ids."""
+
+    def count(path: Path) -> np.ndarray:
+        return np.bincount(read_label(path).ravel(), minlength=256)[:classes]
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        yield from pool.map(count, [sample.label for sample in samples(root, split)])

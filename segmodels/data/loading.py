@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from segmodels.data.bands import Bands
 from segmodels.data.device import COLORS
 from segmodels.data.folder import DatasetError, DatasetInfo, Sample, samples
 from segmodels.data.images import open_image
+from segmodels.data.mixing import mix
 from segmodels.data.targets import check_transformable, target
 
 
@@ -128,6 +130,11 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
         self.extra = joint_transforms(augmentation.extra)
         if self.extra is not None:
             check_transformable(data.needs)
+        if {"classmix", "copy_paste"} & augmentation.mix.keys() and "labels" not in data.needs:
+            raise DatasetError(
+                f"train.augment.mix: classmix and copy_paste choose regions by their labels, and "
+                f"{', '.join(data.needs)} have none; take cutmix or mosaic"
+            )
         if augmentation.focus != "anywhere" and "labels" not in data.needs:
             raise DatasetError(
                 f"train.augment.focus is {augmentation.focus}: it lays crops around objects of the labels, and "
@@ -139,9 +146,22 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        sample: Mapping[str, Tensor] = self._augmented(index, rng)
+        if self.augmentation.mix:
+            try:
+                sample = mix(sample, self.augmentation.mix, partial(self._other, rng), rng)
+            except ValueError as error:
+                raise DatasetError(f"train.augment.mix: {error}") from None
+        return dict(sample)
+
+    def _other(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return another augmented sample, drawn from the generator."""
+        return self._augmented(int(rng.integers(len(self.data))), rng)
+
+    def _augmented(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         targets = dict(self.data[index])
         image = targets.pop("image")
-        rng = np.random.default_rng((self.seed, epoch, index))
         if self.extra is not None:
             image, targets = self.extra(image, targets, int(rng.integers(2**31)))
         return augment(image, targets, self.augmentation, rng, self.mean, self.std, late=self.late)
@@ -155,9 +175,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: The run's seed.
         rank: This process.
         world: Number of processes; the permutation is repeated at its end so that each has as many.
+        often: How often each sample is wanted, float `[length]`: an epoch draws as many samples as there are, each in
+            this proportion, and as evenly as whole numbers can; None takes each once.
     """
 
-    def __init__(self, length: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, seed: int, *, rank: int = 0, world: int = 1, often: np.ndarray | None = None
+    ) -> None:
+        self.often = often
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.epoch = self.skip = 0
 
@@ -169,7 +194,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return math.ceil(self.length / self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length)
+        if self.often is not None:
+            shares = np.cumsum(self.often / self.often.sum() * self.length)
+            order = np.searchsorted(shares, np.arange(self.length) + rng.random())[order].clip(max=self.length - 1)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
         return iter([(self.epoch, int(i)) for i in order[self.skip :]])
 

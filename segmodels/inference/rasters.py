@@ -37,6 +37,7 @@ LARGE = 1 << 25
 MOST_PIXELS = 1032
 _BLOCK = 256
 _CHUNK = 32 * _BLOCK
+_CLOUD = {"blocksize": _BLOCK, "bigtiff": "if_safer", "sparse_ok": True, "num_threads": "all_cpus"}
 _CACHE = 64  # MB of decoded blocks
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory.
 _GEO_TAGS = (33550, 33922, 34264, 34735)
@@ -156,26 +157,28 @@ def _predict_rows(
 
     def look(place: tuple[int, int, int, int]) -> np.ndarray | None:
         top, left, bottom, right = place
-        image, held = read(Window(left, top, right - left, bottom - top))
-        return maps(image).float().cpu().numpy() if held.any() else None
+        window = Window(left, top, right - left, bottom - top)
+        return maps(read(window)).float().cpu().numpy() if _held(source, window).any() else None
 
     def keep(row: int, blocks: Iterator[tuple[tuple[int, int, int, int], np.ndarray | None]], file: Path) -> None:
         nonlocal held_so_far
         first, last = mosaic.extent(row)
         options = {"driver": "GTiff", "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "bigtiff": "if_safer"}
+        options |= {"sparse_ok": True}
         size = {"height": last - first, "width": source.width, "compress": "deflate", "zlevel": 1}
         with contextlib.ExitStack() as stack:
-            values = stack.enter_context(
-                rasterio.open(file, "w", dtype=kind["dtype"], count=kind["count"], **size, **options)
-            )
+            values = stack.enter_context(rasterio.open(file, "w", **kind, **size, **options))
             picture = file.with_name(_film(mosaic.file(row)).name)
             shown = stack.enter_context(rasterio.open(picture, "w", dtype="uint8", count=3, **size, **options)) \
                 if film else None  # fmt: skip
             for (top, left, bottom, right), blended in blocks:
-                image, held = read(Window(left, top, right - left, bottom - top))
+                window = Window(left, top, right - left, bottom - top)
+                held = _held(source, window)
+                if not held.any():
+                    continue  # what is not written is no data
                 shape = held.shape if kind["count"] == 1 else (*held.shape, kind["count"])
                 value = np.full(shape, kind["nodata"], kind["dtype"])
-                if blended is not None and held.any():
+                if blended is not None:
                     if not everywhere:
                         held_so_far = _check_held(path, source, held_so_far + int(held.sum()))
                     decided, _ = task.decide(torch.from_numpy(np.ascontiguousarray(blended))[None])
@@ -183,7 +186,9 @@ def _predict_rows(
                 there = Window(left, 0, right - left, bottom - top)
                 values.write(value[None] if kind["count"] == 1 else value.transpose(2, 0, 1), window=there)
                 if shown is not None:
-                    shown.write(task.overlay(view(image), value, palette, alpha).transpose(2, 0, 1), window=there)
+                    shown.write(
+                        task.overlay(view(read(window)), value, palette, alpha).transpose(2, 0, 1), window=there
+                    )
 
     mosaic.run(look, keep, on_window)
 
@@ -207,12 +212,12 @@ def _gather(
         with rasterio.open(whole, "r+") as file:
             file.update_tags(**{CLASSES_TAG: json.dumps(list(names))} if names else {})
         nearest = {"overview_resampling": "nearest", "compress": "deflate"}
-        rasterio.shutil.copy(whole, masks, driver="COG", blocksize=_BLOCK, bigtiff="if_safer", **nearest)
+        rasterio.shutil.copy(whole, masks, driver="COG", **_CLOUD, **nearest)
     if overlays is not None:
         shown = {"dtype": "uint8", "count": 3, "compress": "deflate", "zlevel": 1, "photometric": "rgb"}
         whole = _assembled(source, mosaic, lambda row: _film(mosaic.file(row)), shown, None)
         smooth = {"overview_resampling": "average", "compress": "jpeg"}
-        rasterio.shutil.copy(whole, overlays, driver="COG", blocksize=_BLOCK, bigtiff="if_safer", **smooth)
+        rasterio.shutil.copy(whole, overlays, driver="COG", **_CLOUD, **smooth)
 
 
 def _film(file: Path) -> Path:
@@ -247,7 +252,8 @@ def _assembled(
                         begin, end = max(top, first), min(bottom, last)
                         lines = Window(left, begin - first, width, end - begin)
                         block[:, begin - top : end - top] = part.read(window=lines)
-                    made.write(block, window=Window(left, top, width, bottom - top))
+                    if (block != made.nodata if made.nodata is not None else block).any():
+                        made.write(block, window=Window(left, top, width, bottom - top))
     return out
 
 
@@ -265,8 +271,14 @@ def _check_held(path: Path, source: Any, held: int) -> int:
     return held
 
 
-def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
-    """Return what reads a window as RGB, uint8 `[H, W, 3]`, and where it has data, bool `[H, W]`."""
+def _held(source: Any, window: Any) -> np.ndarray:
+    """Return where a window has data, bool `[H, W]`."""
+    held: np.ndarray = source.dataset_mask(window=window) > 0
+    return held
+
+
+def _reader(source: Any, path: Path) -> Callable[[Any], np.ndarray]:
+    """Return what reads a window as RGB, uint8 `[H, W, 3]`."""
     from rasterio.enums import ColorInterp
 
     if set(source.dtypes) != {"uint8"}:
@@ -281,22 +293,20 @@ def _reader(source: Any, path: Path) -> Callable[[Any], tuple[np.ndarray, np.nda
             colors[value] = color[:3]
     bands = [1, 2, 3] if source.count >= 3 else [1, 1, 1]
 
-    def read(window: Any) -> tuple[np.ndarray, np.ndarray]:
-        held = source.dataset_mask(window=window) > 0
+    def read(window: Any) -> np.ndarray:
         if colors is not None:
-            return colors[source.read(1, window=window)], held
-        return np.ascontiguousarray(source.read(bands, window=window).transpose(1, 2, 0)), held
+            return np.asarray(colors[source.read(1, window=window)])
+        return np.ascontiguousarray(source.read(bands, window=window).transpose(1, 2, 0))
 
     return read
 
 
-def _band_reader(source: Any, path: Path, bands: Bands) -> Callable[[Any], tuple[np.ndarray, np.ndarray]]:
+def _band_reader(source: Any, path: Path, bands: Bands) -> Callable[[Any], np.ndarray]:
     """As `_reader`, of the bands that a model takes."""
     numbers = bands.of_file(source, str(path))
 
-    def read(window: Any) -> tuple[np.ndarray, np.ndarray]:
-        held = source.dataset_mask(window=window) > 0
-        return bands.scaled(source.read(numbers, window=window).transpose(1, 2, 0), str(path)), held
+    def read(window: Any) -> np.ndarray:
+        return bands.scaled(source.read(numbers, window=window).transpose(1, 2, 0), str(path))
 
     return read
 

@@ -40,7 +40,7 @@ Precision = Annotated[
     Literal["auto", "32", "bf16", "16"], BeforeValidator(lambda value: str(value) if type(value) is int else value)
 ]
 # Mappings whose keys are the user's own: giving one replaces the default instead of adding to it.
-_REPLACED = ("loss", "extra", "lr_factors", "options")
+_REPLACED = ("loss", "extra", "mix", "lr_factors", "options")
 
 
 def _finite(value: Any, key: str = "") -> Any:
@@ -89,6 +89,7 @@ class AugmentSettings:
             scale it to the crop's size (DeconvNet's two stages of training).
         extra: Further joint transforms of `torchvision.transforms.v2`, name -> keywords, applied before the crop; `p`
             is the probability of one that has none of its own.
+        mix: Ways to make a sample of several, name -> probability: `cutmix`, `classmix`, `copy_paste`, `mosaic`.
     """
 
     scale: tuple[Positive, Positive] = (0.75, 1.5)
@@ -97,6 +98,7 @@ class AugmentSettings:
     color: Fraction = 0.2
     focus: Literal["anywhere", "objects", "proposals"] = "anywhere"
     extra: dict[str, Keywords] = field(default_factory=dict)
+    mix: dict[Literal["cutmix", "classmix", "copy_paste", "mosaic"], Probability] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
@@ -114,6 +116,9 @@ class TrainSettings:
         stages: Trainings one after another, each from the weights of the one before: what each of them sets otherwise
             than here, and under `options` its keywords of the architecture. None is one training.
         batch_size: Images per step and device.
+        repeat_rare: Share of the training images, 0..1: images of a class that fewer of them have are drawn more often,
+            by the root of this share over the class's (the repeat factors of Gupta, Dollár and Girshick, LVIS, CVPR
+            2019); None draws every image once an epoch.
         accumulate: Steps whose gradients are summed before the optimiser steps.
         optimizer: `adamw`, `adam`, `sgd`, `rmsprop` (torch's: the mean of squares decays by 0.99) or
             `rmsprop_lasagne` (by 0.9, and epsilon 1e-6 stands under the root).
@@ -166,6 +171,7 @@ class TrainSettings:
     iterations: Count | None = None
     stages: tuple[dict[str, Any], ...] = ()
     batch_size: Count = 8
+    repeat_rare: Probability | None = None
     accumulate: Count = 1
     optimizer: Optimizer = "adamw"
     lr: Positive = 2e-3

@@ -146,6 +146,7 @@ def fit(
         loop = None
         resume = ResumeState(state, signature)
         saved, seconds, images = resume.load(), 0.0, 0
+        stepping = loading = 0.0
         try:
             for number in range(saved["stage"] if saved is not None else 0, len(stages)):
                 own, own_options = stages[number]
@@ -175,10 +176,16 @@ def fit(
                 if torch.distributed.is_initialized():
                     torch.distributed.barrier()  # the first process has written the weights that all go on from
                 seconds, images = seconds + time.monotonic() - started, images + loop.images_seen
+                stepping, loading = stepping + loop.epoch_seconds, loading + loop.loading_seconds
                 saved = loop.ended()
             assert loop is not None
             trained = Trained(
-                out, loop.best_figures, loop.best_epoch, seconds, images / seconds if seconds > 0 else 0.0
+                out,
+                loop.best_figures,
+                loop.best_epoch,
+                seconds,
+                images / seconds if seconds > 0 else 0.0,
+                loading / stepping if stepping > 0 else 0.0,
             )
             if loop.first:
                 _write(loop, out, trained)

@@ -31,12 +31,12 @@ from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.catalog.weights import load_weights
 from segmodels.data.augment import Augmentation
 from segmodels.data.device import on_device
-from segmodels.data.frequencies import ClassCounts
+from segmodels.data.frequencies import ClassCounts, repeat_factors
 from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
 from segmodels.data.targets import target
 from segmodels.inference.predictor import channels_last
 from segmodels.models.base import SegmentationModel
-from segmodels.progress import Progress
+from segmodels.progress import Progress, Stopwatch
 from segmodels.runtime import Turn, available_cores
 from segmodels.settings.schema import TrainSettings
 from segmodels.tasks import get_task
@@ -86,12 +86,17 @@ class Loop:
         # What all processes and workers of this machine keep together is what the setting says.
         cache = Cache(settings.cache_gb / (_together() * max(1, self.workers)))
         # A GPU gets bytes, a quarter of what it computes with, and makes colours of them itself.
-        late = on_gpu(settings)
+        late = on_gpu(settings) and not settings.augment.mix  # what is mixed has no map of colours of its own
         self.train_data = Decoded(data, "train", needs=needs, size=size, cache=cache)
         self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed, late=late)
         # Workers of the validation end with it, and what they keep with them.
         kept = Cache(0.0) if self.workers else cache
         held_out = Decoded(data, "val", needs=needs, size=size, cache=kept, resize_targets=False)
+        self.often = None
+        if settings.repeat_rare is not None:
+            if "labels" not in needs:
+                raise TrainingError(f"train.repeat_rare: {self.task.info.title} has no classes; set it to null")
+            self.often = repeat_factors(data, "train", len(config.classes), settings.repeat_rare)
         self.val_set = EvaluationSet(held_out, min(settings.batch_size, 8), config.mean, config.std, late=late)
         self.network.criterion = self.task.criterion(settings, counts)
         self.criterion = self.task.plain_criterion(settings)
@@ -106,6 +111,8 @@ class Loop:
         # As much of the main figure as is better, so that more of it is: `Figure.gain`.
         self.best, self.best_epoch, self.since_best = -math.inf, 0, 0
         self.loss_sum, self.loss_count = torch.zeros(()), 0
+        # What training took, and what of it was waiting for the loader.
+        self.epoch_seconds = self.loading_seconds = 0.0
         # Images of this epoch that this process has seen, and when it last said so.
         self._epoch_images, self._tick = 0, time.monotonic()
         self.history: list[dict[str, Any]] = []
@@ -172,7 +179,8 @@ class Loop:
                 other.to(self.device)
         self.loss_sum = self.loss_sum.to(self.device)
         torch.backends.cudnn.benchmark = s.augment.crop is not None
-        self.sampler = EpochSampler(len(self.train_set), self.seed, rank=fabric.global_rank, world=fabric.world_size)
+        self.sampler = EpochSampler(len(self.train_set), self.seed, rank=fabric.global_rank, world=fabric.world_size,
+                                    often=self.often)  # fmt: skip
         self.loader = training_loader(self.train_set, self.sampler, s.batch_size, self.workers)
         self.steps = len(self.loader)
         if self.first:
@@ -203,13 +211,16 @@ class Loop:
         self._epoch_images, self._tick = 0, time.monotonic()
         # What was trained on before an interruption is not loaded again.
         self.sampler.set_epoch(self.epoch, skip=self.batch * s.batch_size)
-        for batch in self.loader:
+        began, loading = time.monotonic(), Stopwatch()
+        for batch in loading.around(self.loader):
             if self.updates == s.iterations:
                 break  # all that was to be done
             if self.batch % s.accumulate == 0 and self._must_stop():
                 self._stop()
             self._step(on_device(batch, self.device))
             self.cores.pass_on()
+        self.loading_seconds += loading.seconds
+        self.epoch_seconds += time.monotonic() - began
 
     def _step(self, batch: dict[str, Tensor]) -> None:
         """Add one batch's gradient, and move the weights where the window is full."""

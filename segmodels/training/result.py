@@ -29,6 +29,7 @@ class Trained:
         epoch: The epoch that reached it, counted from 1.
         seconds: Wall time of this process's training.
         images_per_second: Training images per second of this process.
+        loading: Share of the training steps' time that went by until their samples were there, 0..1.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Trained:
     epoch: int
     seconds: float
     images_per_second: float
+    loading: float = 0.0
 
     @property
     def history(self) -> list[dict[str, float]]:

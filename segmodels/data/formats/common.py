@@ -28,11 +28,40 @@ class Splitting:
         seed: Another seed deals them differently.
         val_fraction: About this part becomes `val`, 0..1.
         test_fraction: About this part becomes `test`, 0..1; 0 for none.
+        folds: Parts into which all but `test` are dealt for cross-validation; None deals no folds.
+        fold: The part that is `val`, from 0.
+        fraction: Part of `train` that is kept, above 0 to 1: what a model learns from fewer images.
     """
 
     seed: int = 0
     val_fraction: float = 0.15
     test_fraction: float = 0.15
+    folds: int | None = None
+    fold: int = 0
+    fraction: float = 1.0
+
+    def folded(self, ids: Iterable[str], groups: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return `val` for each id of the fold, and `train` for the others; groups stay together.
+
+        Folds are dealt in the order of hashes, so that their sizes differ by one group at most, and every sample is in
+        one of them.
+
+        Raises:
+            DatasetError: There are fewer groups than folds.
+        """
+        of = {i: (groups or {}).get(i, i) for i in ids}
+        ordered = sorted(set(of.values()), key=lambda group: (self._place(f"fold:{group}"), group))
+        if self.folds is None or len(ordered) < self.folds:
+            raise DatasetError(f"data.folds is {self.folds}, but there are {len(ordered)} samples or groups to deal")
+        held = set(ordered[self.fold :: self.folds])
+        return {i: "val" if of[i] in held else "train" for i in of}
+
+    def kept(self, ids: Iterable[str], groups: Mapping[str, str] | None = None) -> set[str]:
+        """Return the training samples that are kept of a fraction: of a larger one the same and more."""
+        of = {i: (groups or {}).get(i, i) for i in ids}
+        ordered = sorted(set(of.values()), key=lambda group: (self._place(f"fraction:{group}"), group))
+        few = set(ordered[: max(1, round(self.fraction * len(ordered)))])
+        return {i for i in of if of[i] in few}
 
     def assign(self, ids: Iterable[str], groups: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return a split for each id, by the hash of the id alone: a sample stays where it is when others come or go.

@@ -27,6 +27,7 @@ from segmodels.errors import UserError, brief
 from segmodels.progress import Heartbeat
 from segmodels.runtime import available_cores
 
+LEFT_OUT = ""  # in place of a split
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -65,7 +66,8 @@ def convert(
     source["licence"] = source.get("licence") or described.licence or None
     settled, choices = splitting or Splitting(), choices or Choices()
     with Heartbeat(lambda: f"{place}: reading it as {key}", sys.stderr):
-        if described.copy is not None and choices == Choices(targets=choices.targets):
+        as_it_is = choices == Choices(targets=choices.targets) and settled.folds is None and settled.fraction == 1
+        if described.copy is not None and as_it_is:
             described.copy(place, out, source)
         else:
             write(described, place, out, name or root.resolve().name, source, settled, choices)
@@ -137,6 +139,8 @@ def _write(
         return 0
     mapping = ClassMapping(read.classes, choices)
     splits = deal(raws, splitting)
+    job.left_out([r.id for r in raws if splits[r.split, r.id] == LEFT_OUT], f"data.fraction is {splitting.fraction}")
+    raws = [raw for raw in raws if splits[raw.split, raw.id] != LEFT_OUT]
     wanted = [t for t in choices.targets if t != "labels"]
     stored = {t: dict(read.stored.get(t, target(t).stored)) for t in wanted}
     with _sound(root, title):
@@ -184,7 +188,10 @@ def _sound(where: Path, title: str) -> Iterator[None]:
 
 
 def deal(raws: Sequence[Raw], splitting: Splitting) -> dict[tuple[str | None, str], str]:
-    """Return the split of each (split, id): the data's own; `val` is dealt from `train` where the data has none."""
+    """Return the split of each (split, id): the data's own; `val` is dealt from `train` where the data has none.
+
+    With folds, `train` and `val` are dealt anew; what a fraction leaves out has no split.
+    """
     own = {raw.split for raw in raws}
     splits = {(raw.split, raw.id): raw.split or "train" for raw in raws}
     if "val" not in own:
@@ -193,6 +200,15 @@ def deal(raws: Sequence[Raw], splitting: Splitting) -> dict[tuple[str | None, st
         free = {(raw.split, raw.id): raw for raw in raws if raw.split in (None, "train")}
         dealt = splitting.assign((i for _, i in free), {raw.id: raw.group for raw in free.values() if raw.group})
         splits |= {key: dealt[key[1]] for key in free}
+    groups = {raw.id: raw.group for raw in raws if raw.group}
+    if splitting.folds is not None:
+        pool = [key for key, split in splits.items() if split != "test"]
+        folded = splitting.folded((i for _, i in pool), groups)
+        splits |= {key: folded[key[1]] for key in pool}
+    if splitting.fraction < 1:
+        train = [key for key, split in splits.items() if split == "train"]
+        kept = splitting.kept((i for _, i in train), groups)
+        splits |= {key: LEFT_OUT for key in train if key[1] not in kept}
     return splits
 
 
