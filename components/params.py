@@ -123,9 +123,7 @@ class Data(Section):
                 f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train on"
             )
         if self.source == "streets" and (self.folds is not None or self.fraction < 1):
-            raise ValueError(
-                "folds and fraction are for data that is read; set the numbers of data.streets instead"
-            )
+            raise ValueError("folds and fraction are for data that is read; set the numbers of data.streets instead")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold {self.fold} is none of {self.folds or 'no'} folds; they are counted from 0")
         return self
