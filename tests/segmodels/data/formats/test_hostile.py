@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from segmodels.data.formats import convert
 from segmodels.errors import UserError
-from tests.segmodels.data.formats import test_coco, test_drives, test_exports, test_tools
+from tests.segmodels.data.formats import test_archives, test_coco, test_drives, test_exports, test_georaster, test_tools
 
 JUNK: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x", "../../etc/passwd", "\x00", "é" * 300, [], {}, [[]], [None],
@@ -103,5 +104,77 @@ def test_spoilt_json_is_read_or_refused(tmp_path: Path, key: str) -> None:
         except UserError as error:
             assert "\n" not in str(error) or "problems in the data" in str(error)
             assert not out.exists(), text
+        assert not list(tmp_path.glob("*.part"))
+        shutil.rmtree(root)
+
+
+def _cvat(root: Path) -> Path:
+    mask = '<mask label="car" rle="1, 2, 3" left="0" top="0" width="3" height="2" z_order="1"/>'
+    return test_tools.cvat(root, '<polygon label="dog" points="0,0;3,0;3,3" z_order="0"/>' + mask)
+
+
+def _yolo(root: Path) -> Path:
+    return test_tools.yolo(root, "0 0.1 0.1 0.9 0.1 0.9 0.9")
+
+
+def _vectors(root: Path) -> Path:
+    test_georaster.raster(root / "images/a.tif", 40, 60)
+    test_georaster.features(root / "labels/a.geojson", [(test_georaster.box(5, 4, 30, 20), {"class": "field"})])
+    return root
+
+
+def _packed(root: Path) -> Path:
+    test_georaster.raster(root / "images/a.tif", 40, 60)
+    test_georaster.table(root / "labels/a.gpkg", test_georaster.SHAPES)
+    return root
+
+
+# Layout -> what makes a folder of it, and the files of annotations that are spoilt.
+FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "cvat": (_cvat, "*.xml"),
+    "yolo": (_yolo, "*.txt"),
+    "sbd": (test_archives.sbd, "*.mat"),
+    "georaster": (_vectors, "*.geojson"),
+    "georaster, packed": (_packed, "*.gpkg"),
+    "georaster, images": (_packed, "*.tif"),
+}
+WORDS = (b"-1", b"nan", b"1e999", b"", b"\x00", b"99999999999999999999", b"<", b"&x;", b"../x", b"\xff\xfe", b" " * 300)
+
+
+def _spoilt_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Bytes of which a part is cut, doubled, flipped, or a word of a text replaced."""
+    kind = rng.randrange(5)
+    start = rng.randrange(len(data) + 1)
+    stop = min(len(data), start + rng.randrange(1, 40))
+    if kind == 0:
+        return data[:start]
+    if kind == 1:
+        return data[:start] + data[start:stop] * 2 + data[stop:]
+    if kind == 2:
+        return data[:start] + bytes(rng.randrange(256) for _ in range(stop - start)) + data[stop:]
+    words = list(re.finditer(rb"[\w.+-]+", data))
+    if kind == 3 and words:
+        word = rng.choice(words)
+        return data[: word.start()] + rng.choice(WORDS) + data[word.end() :]
+    return data[:start] + data[stop:]
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_spoilt_bytes_are_read_or_refused(tmp_path: Path, key: str) -> None:
+    make, pattern = FILES[key]
+    source = make(tmp_path / "source")
+    rng = random.Random(key)
+    for number in range(60):
+        root = tmp_path / f"{number}"
+        shutil.copytree(source, root)
+        path = rng.choice(sorted(root.rglob(pattern)))
+        data = _spoilt_bytes(path.read_bytes(), rng)
+        path.write_bytes(data)
+        out = tmp_path / f"out{number}"
+        try:
+            convert(root, key.partition(",")[0], out)
+        except UserError as error:
+            assert "\n" not in str(error) or "problems in the data" in str(error)
+            assert not out.exists(), data
         assert not list(tmp_path.glob("*.part"))
         shutil.rmtree(root)
