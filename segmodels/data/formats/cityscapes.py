@@ -6,6 +6,7 @@ which are trained: cityscapesScripts, `helpers/labels.py`; the coding of instanc
     leftImg8bit/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
     gtFine/<split>/<city>/…_gtFine_labelIds.png        8 bits, 0..33; 19 of them are trained, the others are void
     gtFine/<split>/<city>/…_gtFine_labelTrainIds.png   8 bits, 0..18 and 255; read where labelIds are not there
+    gtFine/<split>/<city>/…_gtFine_polygons.json       drawn where there are no ids
     gtFine/<split>/<city>/…_gtFine_instanceIds.png     16 bits, id * 1000 + number where objects are told apart
     gtCoarse/…                                         the same with `gtCoarse`; read where gtFine is not there
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segmodels.data.formats import cityscapes_json
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id, instances_of, values_of
 from segmodels.data.formats.layout import Decoder, Fit, Job, Layout, Raw, Reading, Table, first, paired
@@ -27,7 +29,9 @@ ENDING = "_leftImg8bit.png"
 
 
 def _kind(root: Path) -> str:
-    return next((kind for kind in ("gtFine", "gtCoarse") if first(root, f"{kind}/*/*/*_label*Ids.png")), "")
+    endings = ("_label*Ids.png", "_polygons.json")
+    kinds = (k for e in endings for k in ("gtFine", "gtCoarse") if first(root, f"{k}/*/*/*{e}"))
+    return next(kinds, "")
 
 
 def _detect(root: Path) -> Fit | None:
@@ -46,18 +50,23 @@ def _read(root: Path, job: Job) -> Reading:
         base = root / kind / image.relative_to(root / "leftImg8bit").parent / image.name.removesuffix(ENDING)
         ids = base.with_name(f"{base.name}_{kind}_labelIds.png")
         trained = ids.with_name(ids.name.replace("labelIds", "labelTrainIds"))
-        return trained if trained.is_file() and not ids.is_file() else ids
+        drawn = ids.with_name(ids.name.replace("labelIds.png", "polygons.json"))
+        return next((file for file in (ids, trained, drawn) if file.is_file()), ids)
 
     def samples() -> list[Raw]:
         images = [image for split in SPLITS for image in image_files(root / "leftImg8bit" / split)]
         raws = []
         for image, label in paired(images, truth, job):
+            city, split = image.parent.name, SPLITS[image.parent.parent.name]
+            name = image.name.removesuffix(ENDING)
+            if label.suffix == ".json":
+                classes, things = cityscapes_json.decoders(label, {c.name: i for i, c in enumerate(table.classes)})
+                raws.append(Raw(name, image, classes, split, city, "", {"instances": things}))
+                continue
             codes = by_train_id if "TrainIds" in label.name else table.ids(*range(34))
-            city = image.parent.name
             objects = label.with_name(label.name.rpartition("_")[0] + "_instanceIds.png")
             targets = {"instances": _objects(objects)} if objects.is_file() else {}
-            split = SPLITS[image.parent.parent.name]
-            raws.append(Raw(image.name.removesuffix(ENDING), image, by_id(label, codes), split, city, "", targets))
+            raws.append(Raw(name, image, by_id(label, codes), split, city, "", targets))
         return raws
 
     return Reading(table.classes, samples(), "cityscapes")

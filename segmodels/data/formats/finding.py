@@ -15,8 +15,8 @@ from segmodels.errors import nearest
 
 # Modules of this package that are no layouts.
 SHARED = frozenset(
-    {"channels", "classes", "coco_json", "coding", "common", "converting", "decode", "finding", "json_files", "layout"}
-    | {"mapping", "pages", "raw_labels", "truth", "vectors"}
+    {"channels", "cityscapes_json", "classes", "coco_json", "coding", "common", "converting", "decode", "finding"}
+    | {"json_files", "layout", "mapping", "pages", "raw_labels", "truth", "vectors"}
 )
 # Stands last in lists.
 GENERIC = "folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,31 @@ def test_kitti_roads_lane_is_read_by_name(tmp_path: Path) -> None:
     assert find(root)[0] == "kitti_road"
     read = Converted(root, tmp_path / "out", "kitti_lane")
     assert read.named("train", read.ids("train")[0]) == [["lane", "not lane", "-"]]
+
+
+def test_cityscapes_polygons_are_drawn_where_there_are_no_ids(tmp_path: Path) -> None:
+    """As json2labelImg.py draws them: in their order, groups as their members, licence plates not at all."""
+    root, city = tmp_path / "c", "train/aachen/aachen_000000_000019"
+    picture(root / f"leftImg8bit/{city}_leftImg8bit.png", 4, 6)
+
+    def box(label: str, left: int, top: int, right: int, bottom: int) -> dict[str, object]:
+        return {"label": label, "polygon": [[left, top], [right, top], [right, bottom], [left, bottom]]}
+
+    objects = [
+        box("road", 0, 2, 5, 3), box("car", 0, 1, 2, 3), box("license plate", 0, 3, 1, 3), box("cargroup", 4, 1, 5, 2),
+        box("caravan", 3, 0, 3, 1), box("pole", 1, 0, 1, 3), {**box("sky", 0, 0, 5, 3), "deleted": 1},
+    ]  # fmt: skip
+    path = root / f"gtFine/{city}_gtFine_polygons.json"
+    write(path, json.dumps({"imgHeight": 4, "imgWidth": 6, "objects": objects}))
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert read.named("train", "aachen_000000_000019") == [
+        ["-", "pole", "-", "-", "-", "-"],
+        ["car", "pole", "car", "-", "car", "car"],
+        ["car", "pole", "car", "road", "car", "car"],
+        ["car", "pole", "car", "road", "road", "road"],
+    ]
+    numbers = read.truth("train", "aachen_000000_000019", "instances")
+    assert numbers.tolist() == [[0] * 6, *[[1, 0, 1, 0, 0, 0]] * 3]
+    write(path, json.dumps({"imgHeight": 4, "imgWidth": 6, "objects": [box("horse", 0, 0, 3, 3)]}))
+    with pytest.raises(DatasetError, match=r"polygons\.json: label 'horse' is none of Cityscapes'"):
+        Converted(root, tmp_path / "again")
