@@ -23,8 +23,9 @@ from torchvision.transforms import v2
 
 from segmodels.artifacts.model_folder import IMAGENET_MEAN, IMAGENET_STD
 from segmodels.data.augment import Augmentation
+from segmodels.data.cache import Cache
 from segmodels.data.folder import DatasetInfo, samples
-from segmodels.data.loading import Cache, Decoded, EpochSampler, TrainingSet, training_loader
+from segmodels.data.loading import Decoded, EpochSampler, TrainingSet, training_loader
 from segmodels.data.streets.write import write_dataset
 from segmodels.data.writer import DatasetWriter
 

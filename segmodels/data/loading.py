@@ -14,29 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segmodels.data.augment import Augmentation, augment, joint_transforms, normalize, resize_image
 from segmodels.data.bands import Bands
+from segmodels.data.cache import Cache
 from segmodels.data.device import COLORS
 from segmodels.data.folder import DatasetError, DatasetInfo, Sample, samples
 from segmodels.data.images import open_image
 from segmodels.data.mixing import mix
 from segmodels.data.targets import check_transformable, target
-
-
-class Cache:
-    """What is left of the memory that decoded samples may take; several splits share one.
-
-    Args:
-        gigabytes: All of it.
-    """
-
-    def __init__(self, gigabytes: float) -> None:
-        self._left = gigabytes * 1e9
-
-    def take(self, size: int) -> bool:
-        """Take that many bytes, where they are left; tells whether they were."""
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
 
 
 class Decoded:
@@ -67,19 +50,18 @@ class Decoded:
         self.needs, self.size, self.resize_targets = tuple(needs), size, resize_targets
         info = DatasetInfo.read(root)
         self._stored, self._bands = info.targets, Bands.of(info.image)
-        self._cache: dict[int, dict[str, Tensor]] = {}
-        self._room = cache or Cache(0.0)
+        self._kept = (cache or Cache(0.0)).kept(len(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
         """Return `image`, `[C, H, W]` in 0..255 (channels last in memory), and each target, `[H, W]` or `[K, H, W]`.
 
         Images are uint8 and RGB, or floats where the dataset says so (`segmodels.data.bands`).
         """
-        if index in self._cache:
-            return self._cache[index]
+        if (kept := self._kept.get(index)) is not None:
+            return kept
         sample = self.samples[index]
         # torch.tensor copies: what PIL gives is read-only.
         image = torch.tensor(self._bands.read(sample.image)).permute(2, 0, 1)
@@ -98,8 +80,7 @@ class Decoded:
             if self.resize_targets:
                 targets = {name: target(name).resize(values, self.size) for name, values in targets.items()}
         decoded = {"image": image, **targets}
-        if self._room.take(sum(values.nbytes for values in decoded.values())):
-            self._cache[index] = decoded
+        self._kept.put(index, decoded)
         return decoded
 
 

@@ -30,9 +30,10 @@ from torch.utils.data import DataLoader
 from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.catalog.weights import load_weights
 from segmodels.data.augment import Augmentation
+from segmodels.data.cache import cache_for
 from segmodels.data.device import on_device
 from segmodels.data.frequencies import ClassCounts, repeat_factors
-from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
+from segmodels.data.loading import Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
 from segmodels.data.targets import target
 from segmodels.inference.predictor import channels_last
 from segmodels.models.base import SegmentationModel
@@ -84,14 +85,12 @@ class Loop:
         augmentation = Augmentation(**fields_of(settings.augment))
         self.workers = workers(settings)
         # What all processes and workers of this machine keep together is what the setting says.
-        cache = Cache(settings.cache_gb / (_together() * max(1, self.workers)))
+        cache = cache_for(settings.cache_gb / _together(), self.workers)
         # A GPU gets bytes, a quarter of what it computes with, and makes colours of them itself.
         late = on_gpu(settings) and not settings.augment.mix  # what is mixed has no map of colours of its own
         self.train_data = Decoded(data, "train", needs=needs, size=size, cache=cache)
         self.train_set = TrainingSet(self.train_data, augmentation, config.mean, config.std, seed, late=late)
-        # Workers of the validation end with it, and what they keep with them.
-        kept = Cache(0.0) if self.workers else cache
-        held_out = Decoded(data, "val", needs=needs, size=size, cache=kept, resize_targets=False)
+        held_out = Decoded(data, "val", needs=needs, size=size, cache=cache, resize_targets=False)
         self.often = None
         if settings.repeat_rare is not None:
             if "labels" not in needs:

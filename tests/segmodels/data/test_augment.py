@@ -16,7 +16,8 @@ from segmodels.data.augment import (
     joint_transforms,
     normalize,
 )
-from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
+from segmodels.data.cache import Cache
+from segmodels.data.loading import Decoded, EpochSampler, EvaluationSet, TrainingSet, training_loader
 from segmodels.data.targets import take_centers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

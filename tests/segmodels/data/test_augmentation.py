@@ -27,8 +27,9 @@ from segmodels.data.augment import (
     normalize,
     resize_image,
 )
+from segmodels.data.cache import Cache
 from segmodels.data.folder import ClassInfo, DatasetError, Sample, read_image, read_label
-from segmodels.data.loading import Cache, Decoded, EpochSampler, EvaluationSet, TrainingSet, same_size, training_loader
+from segmodels.data.loading import Decoded, EpochSampler, EvaluationSet, TrainingSet, same_size, training_loader
 from segmodels.data.targets import take_centers
 from segmodels.data.writer import DatasetWriter
 
