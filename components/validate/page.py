@@ -21,7 +21,7 @@ from segmodels.tasks.semantic.pictures import overlay
 if TYPE_CHECKING:
     import pandas as pd
 
-    from segmodels.data.checks import Outcome
+    from segmodels.data.validation.checks import Outcome
 
 PICTURE_WIDTH = 440
 LISTED = 200

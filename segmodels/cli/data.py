@@ -25,16 +25,21 @@ app.add_typer(dataset, name="dataset")
 @app.command()
 def validate(
     data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
+    severity: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE=HOW", help="How grave a rule is: critical, warning or ignore; as often as wanted."),
+    ] = None,
 ) -> None:
     """Check labelled images as training does, and print what is wrong.
 
     Every image and label is read. Errors end the command with exit status 1; warnings do not.
     """
+    wanted = _pairs("--severity", severity or [], "near_duplicate=ignore") or {}
     check_layout(data)
 
-    from segmodels.data.checks import check
     from segmodels.data.folder import INFO_FILE, DatasetInfo
     from segmodels.data.formats import convert
+    from segmodels.data.validation.checks import check
 
     with tempfile.TemporaryDirectory(prefix="segmodels-") as work:
         folder = data
@@ -43,7 +48,12 @@ def validate(
             with naming_options():
                 print(f"{data}: read as {convert(data, out=folder)}", flush=True)
         info = DatasetInfo.read(folder)
-        for warning in check(folder):
+        with progress_bar() as bar:
+            task = bar.add_task("", total=None, frames="")
+            told = check(
+                folder, severity=wanted, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        for warning in told:
             print(f"warning: {warning}")
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     print(f"{data}: {counts}; {info.num_classes} classes: {', '.join(info.class_names)}")
