@@ -57,7 +57,7 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
     info = DatasetInfo.read(data)
     with only_one(out), disk_errors(out):
-        rows = scan(data, info, task_info(params.task).needs)
+        rows = scan(data, info, task_info(params.task).needs, cached=True)
         manifest = manifests.build(rows)
         tables = arranged(rows, strays(data), info)
         outcomes = suite.judge(tables, info, _limits(params.validate_), params.validate_.severity)

@@ -51,7 +51,10 @@ def validate(
         with progress_bar() as bar:
             task = bar.add_task("", total=None, frames="")
             told = check(
-                folder, severity=wanted, progress=lambda done, total: bar.update(task, completed=done, total=total)
+                folder,
+                severity=wanted,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                cached=folder == data,
             )
         for warning in told:
             print(f"warning: {warning}")

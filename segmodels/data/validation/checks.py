@@ -58,6 +58,7 @@ def check(
     needs: Sequence[str] = ("labels",),
     severity: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    cached: bool = True,
 ) -> list[str]:
     """Judge a dataset folder, of which a task needs these targets; give its warnings.
 
@@ -67,13 +68,16 @@ def check(
         needs: Targets that the task learns from.
         severity: Key of a rule -> `critical`, `warning` or `ignore`, in place of its own.
         progress: Called with the samples that are read, and with all of them.
+        cached: Read only what has changed since the last time.
 
     Raises:
         DatasetError: It has errors; the message lists the first twenty.
     """
     known_severity(severity or {})
     info = DatasetInfo.read(root)
-    outcomes = judge(tables(scan(root, info, needs, progress), strays(root), info), info, limits or Limits(), severity)
+    outcomes = judge(
+        tables(scan(root, info, needs, progress, cached=cached), strays(root), info), info, limits or Limits(), severity
+    )
     return warnings(outcomes, root)
 
 

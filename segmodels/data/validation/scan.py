@@ -18,6 +18,7 @@ import numpy as np
 from segmodels.data.folder import IMAGE_SUFFIXES, SPLITS, DatasetError, DatasetInfo, read_image, read_label
 from segmodels.data.images import PixelBudget, open_image, orientation
 from segmodels.data.targets import TARGETS
+from segmodels.data.validation.cache import Cache
 from segmodels.data.validation.looks import ImageLooks, grey_rows, heights, levels, salt
 from segmodels.data.validation.table import Table
 from segmodels.files import utf8
@@ -70,7 +71,12 @@ class Scanned(Table):
 
 
 def scan(
-    root: Path, info: DatasetInfo, needs: Sequence[str] = (), progress: Callable[[int, int], None] | None = None
+    root: Path,
+    info: DatasetInfo,
+    needs: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    cached: bool = False,
 ) -> Scanned:
     """Return what every sample of the dataset folder `root` holds.
 
@@ -79,12 +85,26 @@ def scan(
         info: Its description; the further targets that it names are looked at.
         needs: Targets that are looked at, too.
         progress: Called with the samples that are read, and with all of them.
+        cached: Read only what has changed since the last scan (`segmodels.data.validation.cache`).
     """
     budget, samples = PixelBudget(), list(find(root))
     columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, *MEASURES, *_KEPT)}
     counts = np.full((len(samples), info.num_classes), -1, np.int64)
     further = {name: info.targets.get(name, {}) for name in (*info.targets, *needs) if name != "labels"}
+    cache = Cache(root, {"classes": info.num_classes, "further": further}) if cached else None
     read = partial(_row, root, num_classes=info.num_classes, further=further, budget=budget)
+    files = partial(_files, further=[name for name in further if name in TARGETS])
+    stamps: list[str | None] = []
+    fresh = 0
+
+    def look(chunk: list[Found]) -> list[tuple[bool, str | None, dict[str, Any]]]:
+        seen = []
+        for sample in chunk:
+            stamp = cache.stamp(files(sample)) if cache else None
+            row = cache.get(sample.image, stamp) if cache else None
+            seen.append((row is None, stamp, row or read(sample)))
+        return seen
+
     chunks = [samples[start : start + _CHUNK] for start in range(0, len(samples), _CHUNK)]
     # Between decoders, which run without the interpreter's lock, are many short steps with it: a thread would wait for
     # the usual 5 ms each time.
@@ -93,8 +113,11 @@ def scan(
     told = Heartbeat(lambda: f"checked {len(columns['id'])} of {len(samples)} samples", sys.stderr)
     try:
         with told, ThreadPoolExecutor(available_cores()) as pool:
-            for rows in pool.map(lambda chunk: [read(sample) for sample in chunk], chunks):
-                for row in rows:
+            for rows in pool.map(look, chunks):
+                for was_read, stamp, row in rows:
+                    fresh += was_read
+                    if cache:
+                        stamps.append(stamp if row["readable"] and not row["target_error"] else None)
                     if (counted := row.pop("counts")) is not None:
                         counts[len(columns["id"])] = counted
                     for name, value in row.items():
@@ -103,7 +126,23 @@ def scan(
                     progress(len(columns["id"]), len(samples))
     finally:
         sys.setswitchinterval(usual)
+    if cache and (fresh or len(cache.lines) != len(samples)):
+        cache.write(_kept(columns, counts, stamps))
     return Scanned(columns, counts)
+
+
+def _kept(
+    columns: Mapping[str, Sequence[Any]], counts: np.ndarray, stamps: Sequence[str | None]
+) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    for index, (image, stamp) in enumerate(zip(columns["image"], stamps, strict=True)):
+        row = {name: values[index] for name, values in columns.items()}
+        yield image, stamp, row | {"counts": counts[index].tolist()}
+
+
+def _files(sample: Found, further: Sequence[str]) -> list[str]:
+    """Return the files that a sample's row depends on."""
+    beside = [f"{sample.split}/{name}/{sample.id}{TARGETS[name].suffix}" for name in further]
+    return [sample.image, sample.label or f"{sample.split}/labels/{sample.id}.png", *beside]
 
 
 def find(root: Path) -> Iterator[Found]:
