@@ -28,6 +28,8 @@ from segmodels.runtime import available_cores
 # Samples that a thread reads before it is given others: a task for each of many small images takes longer than it.
 _CHUNK = 16
 _SWITCH_SECONDS = 0.0005
+# Samples that are worth a file in the user's cache folder.
+_WORTH = 50
 _COLUMNS = (
     *("split", "id", "image", "label", "image_sha256", "label_sha256", "pixels_sha256"),
     *("width", "height", "label_width", "label_height", "readable"),
@@ -91,7 +93,9 @@ def scan(
     columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, *MEASURES, *_KEPT)}
     counts = np.full((len(samples), info.num_classes), -1, np.int64)
     further = {name: info.targets.get(name, {}) for name in (*info.targets, *needs) if name != "labels"}
-    cache = Cache(root, {"classes": info.num_classes, "further": further}) if cached else None
+    cache = (
+        Cache(root, {"classes": info.num_classes, "further": further}) if cached and len(samples) >= _WORTH else None
+    )
     read = partial(_row, root, num_classes=info.num_classes, further=further, budget=budget)
     files = partial(_files, further=[name for name in further if name in TARGETS])
     stamps: list[str | None] = []

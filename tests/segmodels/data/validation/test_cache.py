@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def settled(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data that were written a while ago; the clock of the cache goes ahead instead of waiting."""
     shutil.copytree(rendered, tmp_path / "data")
-    monkeypatch.setattr(cache.time, "time_ns", lambda: int((time.time() + 3) * 1e9))
+    monkeypatch.setattr(time, "time_ns", lambda: int((time.time() + 3) * 1e9))
     return tmp_path / "data"
 
 
