@@ -17,12 +17,12 @@ from segmodels.data.validation.scan import scan, strays
 from segmodels.data.validation.table import Table
 from segmodels.data.validation.tables import tables
 
-SAID, LISTED = 3, 20
+SAID, LISTED, PICTURED = 3, 20, 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a rule: an entry of `details` for each offender."""
+    """What came of a rule: an entry of `details` for each offender, and the files of the first ones, `pictured`."""
 
     key: str
     name: str
@@ -30,6 +30,7 @@ class Outcome:
     checked: int
     details: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    pictured: tuple[tuple[str, ...], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -46,9 +47,9 @@ class Outcome:
         """Return the outcome of a rule that these rows do not meet."""
         bad = [rows[i] for i in broken]
         files = dict.fromkeys(file for row in bad for file in rule.files(row))
-        return cls(
-            rule.key, rule.name, rule.severity, len(rows), tuple(rule.describe(row) for row in bad), tuple(files)
-        )
+        details = tuple(rule.describe(row) for row in bad)
+        pictured = tuple(tuple(rule.files(row)) for row in bad[:PICTURED])
+        return cls(rule.key, rule.name, rule.severity, len(rows), details, tuple(files), pictured)
 
 
 def check(

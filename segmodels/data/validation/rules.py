@@ -291,7 +291,8 @@ def _warnings(limits: Limits) -> list[Rule]:
         ),
         rule(
             "same_label", "no two images share one label map", "samples", "absent", "label_twin",
-            lambda r: f"{r['label']}: is the same label as {r['label_twin']}, under another image", _label,
+            lambda r: f"{r['label']}: is the same label as {r['label_twin']}, under another image",
+            lambda r: [r["label"], r["label_twin"]],
         ),
         rule(
             "near_duplicate", "no image is almost one of another split", "samples", "absent", "near_twin",

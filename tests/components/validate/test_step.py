@@ -96,6 +96,19 @@ def test_the_page_loads_nothing_and_escapes_names(data: Path) -> None:
     assert "road <&>" not in html
 
 
+def test_the_page_shows_what_was_found_and_no_more_than_some_of_it(data: Path) -> None:
+    for i in range(1, 9):
+        copied = f"train/labels/{i:04}.png"
+        shutil.copy(data / "train/labels/0000.png", data / copied)
+    (data / "val/images/0003.png").write_bytes(b"nothing")
+    with pytest.raises(StepError):
+        validate(data, overlays=0)
+    html = Path("outputs/validation/validation.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 4 * 4, "four findings, two labels over their images"
+    assert 'alt="train/labels/0001.png"' in html and 'alt="train/images/0001.png"' in html
+    assert 'alt="train/labels/0007.png"' not in html
+
+
 def no_label(data: Path) -> None:
     (data / "train/labels/0003.png").unlink()
 
