@@ -62,7 +62,11 @@ def _samples(scanned: Scanned, info: DatasetInfo) -> Table:
             "same_file": file,
             "same_pixels": [None if one else other for one, other in zip(file, same, strict=True)],
             "twin": twin,
-            "label_twin": [None if one else other for one, other in zip(twin, twins, strict=True)],
+            "label_twin": [
+                # What is almost the same image has the same label, and is named for that.
+                None if one or (at is not None and other == had["label"][at]) else other
+                for one, at, other in zip(twin, nearest, twins, strict=True)
+            ],
             "near_twin": [
                 None if one or at is None else images[at] for one, at in zip(twin, nearest, strict=True)
             ],
