@@ -4,7 +4,7 @@ Fingerprint: the signs of the 16 x 16 lowest frequencies of the grey image (DCT)
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), but with the sign in place of the median:
 the mirror image then has the same bits but for those of odd horizontal frequencies. Measured on CamVid and `streets`:
 what was encoded again (JPEG, quality 50), resized to half, mirrored, made a tenth brighter or cropped by 2 % differs in
-at most 27 of 256 bits, another picture of CamVid's other splits in at least 58.
+at most 27 of 256 bits, a picture of another split in at least 61.
 
 Edge fit: how much better the borders of a label fit the edges of its image than they do when they are moved aside. What
 is right lies at 3, a label of another image at 0.

@@ -14,7 +14,7 @@ import numpy as np
 from segmodels.data.validation.looks import BITS, mirror_mask
 
 # Bits in which two pictures differ that are still the same one.
-BOUND = 26
+BOUND = 30
 _BLOCK = 1 << 19
 # Pairs that are sooner compared than sorted.
 _FEW = 1 << 24
