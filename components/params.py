@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from components.rules import ParamsError, Rule, Section, gate_rules, refuse_former
+from components.rules import ParamsError, Rule, Section, Severities, gate_rules, refuse_former
 from segmodels.catalog.recipes import from_scratch
 from segmodels.errors import nearest
 from segmodels.files import ContentError, NameRefusedError, read_yaml
@@ -21,9 +21,6 @@ from segmodels.settings.parse import SettingsError, build, explain
 from segmodels.settings.schema import EvaluateSettings, TrainSettings, merge, on_recipe, record, with_defaults
 from segmodels.tasks import DEFAULT, task_info
 from segmodels.tasks.base import TaskError
-
-if TYPE_CHECKING:
-    from segmodels.data.checks import Limits
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -137,19 +134,14 @@ class Validate(Section):
         rare_class_fraction: Share of a class in the training pixels; below it is a warning.
         min_side: Pixels of an image's shorter side; below it is an error.
         overlays: Samples that the page shows.
+        severity: Name of a rule (docs/validation.md) -> `critical`, `warning` or `ignore`, in place of its own.
     """
 
     max_void_fraction: float = Field(0.9, ge=0, le=1)
     rare_class_fraction: float = Field(0.001, ge=0, le=1)
     min_side: int = Field(32, ge=1)
     overlays: int = Field(6, ge=0)
-
-    @property
-    def limits(self) -> Limits:
-        """What the library's checks take."""
-        from segmodels.data.checks import Limits
-
-        return Limits(self.max_void_fraction, self.rare_class_fraction, self.min_side)
+    severity: Severities = Field(default_factory=dict)
 
 
 class Register(Section):

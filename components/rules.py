@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer
 
 from segmodels.errors import UserError
 from segmodels.tasks import DEFAULT, task_info
@@ -19,6 +19,16 @@ COSTS = ("ms_per_image", "parameters")
 
 class ParamsError(UserError, ValueError):
     """`params.yaml` has a key or a value that it should not have."""
+
+
+def _of_rules(given: dict[str, Any]) -> dict[str, Any]:
+    from segmodels.data.validation.rules import known_severity
+
+    return known_severity(given)
+
+
+# Of the rules of validation, which are no rules of the gate.
+Severities = Annotated[dict[str, Literal["critical", "warning", "ignore"]], AfterValidator(_of_rules)]
 
 
 class Section(BaseModel):

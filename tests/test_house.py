@@ -70,7 +70,7 @@ def test_long_files_say_why() -> None:
 
 
 def test_a_change_touches_the_tests_that_name_its_module() -> None:
-    scan = touched(["segmodels/data/scan.py"])
+    scan = touched(["segmodels/data/validation/scan.py"])
     assert "tests/components/validate/test_step.py" in scan
     assert "tests/segmodels/test_files.py" not in scan
     assert touched(["segmodels/files.py"]).count("tests/segmodels/test_files.py") == 1

@@ -1,7 +1,7 @@
 """`python -m tests.touched`: the test files that a change touches, one a line; `make check` runs them.
 
 A test file counts where it has changed, where it imports a changed module by name, or where it stands where that
-module's tests stand (`segmodels/data/scan.py`: `tests/segmodels/data/test_scan.py`). What reaches a module through
+module's tests stand (`segmodels/data/sizes.py`: `tests/segmodels/data/test_sizes.py`). What reaches a module through
 others is left to `make test`.
 """
 

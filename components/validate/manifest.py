@@ -1,19 +1,28 @@
-"""The manifest as a table: what `segmodels.data.scan.scan` found of every sample."""
+"""The manifest as a table: what `segmodels.data.validation.scan` saw of every sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from segmodels.data.scan import Row, columns
+from segmodels.data.validation.scan import MEASURES, Scanned
 
-SIZES = ("width", "height", "label_width", "label_height")
+SIZES = ("width", "height", "label_width", "label_height", "grey_rows", "bits", "orientation")
+SHARES = ("void_fraction", "brightness", "edge_fit", "salt_fraction")
+_KEPT_BACK = ("label_pixels", "heights")
 
 
-def build(rows: Sequence[Row], classes: int) -> pd.DataFrame:
-    """Return the rows of a scan as a table with the same columns."""
-    known = columns(classes)
-    whole = {*SIZES, *(c for c in known if c.startswith("class_"))}
-    kinds = {c: "Int64" if c in whole else "object" for c in known}
-    return pd.DataFrame(rows, columns=known).astype({**kinds, "readable": "bool", "void_fraction": "Float64"})
+def build(scanned: Scanned) -> pd.DataFrame:
+    """Return a scan as a table: its columns, and `class_0`, `class_1`, …, the pixels of each class."""
+    named = [name for name in scanned.columns if name not in (*MEASURES, *_KEPT_BACK)]
+    frame = pd.DataFrame({name: pd.Series(scanned.columns[name], dtype=_kind(name)) for name in named})
+    counts = {
+        f"class_{i}": pd.arrays.IntegerArray(counts.copy(), counts < 0) for i, counts in enumerate(scanned.counts.T)
+    }
+    measures = {name: pd.Series(scanned.columns[name], dtype=_kind(name)) for name in MEASURES}
+    return pd.concat([frame, pd.DataFrame(counts), pd.DataFrame(measures)], axis=1)
+
+
+def _kind(name: str) -> str:
+    if name == "readable":
+        return "bool"
+    return "Int64" if name in SIZES else "Float64" if name in SHARES else "object"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
+from components.validate import findings
+from components.validate.findings import data_uri, known
 from segmodels.data.bands import Bands, view
 from segmodels.data.folder import IGNORE_INDEX, SPLITS, DatasetInfo, read_label
 from segmodels.tasks.semantic.pictures import overlay
@@ -22,9 +21,8 @@ from segmodels.tasks.semantic.pictures import overlay
 if TYPE_CHECKING:
     import pandas as pd
 
-    from segmodels.data.checks import Outcome
+    from segmodels.data.validation.checks import Outcome
 
-PICTURE_WIDTH = 440
 LISTED = 200
 ROW, BAR, LEFT, WIDTH = 34, 8, 150, 720
 FLOOR = 1e-5  # where the logarithmic axis begins
@@ -49,6 +47,8 @@ def render(
         data: The dataset folder.
         overlays: How many samples are shown.
     """
+    labelled = manifest.dropna(subset=["label"])
+    images = dict(zip(labelled["label"], labelled["image"], strict=True))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,6 +64,7 @@ def render(
         samples=sum(report["splits"].values()),
         sizes=_sizes(manifest),
         chart=frequency_chart(info, report["class_frequency"]),
+        findings=findings.pictures(outcomes, info, images, data),
         pictures=_pictures(info, manifest, data, overlays),
         listed=LISTED,
     )
@@ -129,22 +130,13 @@ def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int)
 
 def _picture(info: DatasetInfo, row: Mapping[str, Any], data: Path) -> dict[str, Any]:
     image, label = view(Bands.of(info.image).read(data / row["image"])), read_label(data / row["label"])
-    known = np.where(label < info.num_classes, label, np.uint8(IGNORE_INDEX))
-    held = [info.classes[i] for i in np.unique(known) if i != IGNORE_INDEX]
+    classes = known(label, info)
+    held = [info.classes[i] for i in np.unique(classes) if i != IGNORE_INDEX]
     return {
         "id": row["id"],
         "split": row["split"],
-        "image": _data_uri(image),
-        "overlay": _data_uri(overlay(image, known, info.palette, alpha=0.6)),
+        "image": data_uri(image),
+        "overlay": data_uri(overlay(image, classes, info.palette, alpha=0.6)),
         "classes": held,
-        "void": float((known == IGNORE_INDEX).mean()),
+        "void": float((classes == IGNORE_INDEX).mean()),
     }
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    picture = Image.fromarray(pixels)
-    if picture.width > PICTURE_WIDTH:
-        picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), Image.Resampling.LANCZOS)
-    packed = io.BytesIO()
-    picture.save(packed, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()

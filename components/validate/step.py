@@ -11,11 +11,14 @@ from components.disk import disk_errors
 from components.errors import StepError
 from components.lineage import folder_md5
 from components.lock import only_one
-from components.params import Params
-from segmodels.data import checks
+from components.params import Params, Validate
 from segmodels.data.folder import SPLITS, DatasetInfo
 from segmodels.data.frequencies import ClassCounts
-from segmodels.data.scan import scan, strays
+from segmodels.data.validation import checks
+from segmodels.data.validation.rules import Limits
+from segmodels.data.validation.scan import scan, strays
+from segmodels.data.validation.table import Table
+from segmodels.data.validation.tables import tables as arranged
 from segmodels.files import replaced
 from segmodels.tasks import task_info
 
@@ -54,10 +57,10 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
 
     info = DatasetInfo.read(data)
     with only_one(out), disk_errors(out):
-        rows = scan(data, info, task_info(params.task).needs)
-        manifest = manifests.build(rows, info.num_classes)
-        tables = checks.tables(rows, strays(data), info)
-        outcomes = suite.judge(tables, info, params.validate_.limits)
+        rows = scan(data, info, task_info(params.task).needs, cached=True)
+        manifest = manifests.build(rows)
+        tables = arranged(rows, strays(data), info)
+        outcomes = suite.judge(tables, info, _limits(params.validate_), params.validate_.severity)
         report = _report(outcomes, manifest, tables["classes"], info) | {"data_md5": folder_md5(data)}
         with replaced(out) as part:
             part.mkdir()
@@ -70,8 +73,12 @@ def run(params: Params, *, data: Path, out: Path) -> ValidationResult:
     return ValidationResult(out, report["splits"], tuple(w["message"] for w in report["warnings"]))
 
 
+def _limits(settings: Validate) -> Limits:
+    return Limits(settings.max_void_fraction, settings.rare_class_fraction, settings.min_side)
+
+
 def _report(
-    outcomes: list[checks.Outcome], manifest: pd.DataFrame, classes: list[dict[str, Any]], info: DatasetInfo
+    outcomes: list[checks.Outcome], manifest: pd.DataFrame, classes: Table, info: DatasetInfo
 ) -> dict[str, Any]:
     """Return the content of `validation.json`."""
     failed = [o for o in outcomes if not o.passed]

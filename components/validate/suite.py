@@ -12,18 +12,22 @@ from typing import Any
 
 import pandas as pd
 
-from segmodels.data.checks import Limits, Outcome, Rule, rules
 from segmodels.data.folder import DatasetInfo
-from segmodels.data.scan import Row
+from segmodels.data.validation.checks import Outcome
+from segmodels.data.validation.rules import Limits, Rule, rules
+from segmodels.data.validation.table import Table
 
 
-def judge(tables: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits) -> list[Outcome]:
+def judge(
+    tables: Mapping[str, Table], info: DatasetInfo, limits: Limits, severity: Mapping[str, str] | None = None
+) -> list[Outcome]:
     """Run every rule and return its outcome, in order.
 
     Args:
-        tables: As `segmodels.data.checks.tables` makes them.
+        tables: As `segmodels.data.validation.tables.tables` makes them.
         info: The dataset's description.
         limits: `validate` of the parameters.
+        severity: Key of a rule -> `critical`, `warning` or `ignore`, in place of its own.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # it would send usage statistics
     import great_expectations as gx
@@ -32,7 +36,7 @@ def judge(tables: Mapping[str, Sequence[Row]], info: DatasetInfo, limits: Limits
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     source = context.data_sources.add_pandas("manifest")
-    known = rules(info, limits)
+    known = rules(info, limits, severity)
     outcomes = {}
     for table, rows in tables.items():
         mine = [rule for rule in known if rule.table == table]
@@ -65,12 +69,12 @@ def _expectation(rule: Rule) -> Any:
     )
 
 
-def _frame(rows: Sequence[Row], mine: Sequence[Rule]) -> pd.DataFrame:
+def _frame(table: Table, mine: Sequence[Rule]) -> pd.DataFrame:
     """Return what the rules look at, with a missing number as pandas has it."""
-    frame = pd.DataFrame({"row": range(len(rows))})
+    frame = pd.DataFrame({"row": range(len(table))})
     for rule in mine:
         for column in rule.columns:
-            values = [row[column] for row in rows]
+            values = table.columns[column]
             numbers = all(v is None or isinstance(v, int | float) for v in values) and rule.holds in (
                 "between",
                 "equal",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -25,28 +25,57 @@ app.add_typer(dataset, name="dataset")
 @app.command()
 def validate(
     data: Annotated[Path, typer.Argument(help="A dataset folder, or a folder with images and labels.")],
+    severity: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE=HOW", help="How grave a rule is: critical, warning or ignore; as often as wanted."),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Write a dataset folder without what is certainly wrong, and check that."),
+    ] = None,
 ) -> None:
     """Check labelled images as training does, and print what is wrong.
 
-    Every image and label is read. Errors end the command with exit status 1; warnings do not.
+    Every image and label is read; of a dataset folder that was checked before, what has changed. Errors end the command
+    with exit status 1; warnings do not. DATA stays as it is.
     """
-    check_layout(data)
-
-    from segmodels.data.checks import check
     from segmodels.data.folder import INFO_FILE, DatasetInfo
     from segmodels.data.formats import convert
+    from segmodels.data.validation.checks import check
+    from segmodels.data.validation.fixing import fix as write_fixed
+    from segmodels.data.validation.rules import known_severity
 
+    wanted = known_severity(_pairs("--severity", severity or [], "near_duplicate=ignore") or {})
+    if fix is not None and fix.exists():
+        raise CommandError(f"{fix}: exists; choose another --fix")
+    if fix is None or not (data / INFO_FILE).is_file():
+        check_layout(data)
     with tempfile.TemporaryDirectory(prefix="segmodels-") as work:
-        folder = data
+        folder, judged = data, fix or data
         if not (data / INFO_FILE).is_file():
             folder = Path(work, "data")
             with naming_options():
                 print(f"{data}: read as {convert(data, out=folder)}", flush=True)
+        if fix is not None:
+            with _counting() as progress:
+                changes = write_fixed(folder, fix, progress=progress)
+            print("\n".join(map(str, changes)) or "nothing was left out", flush=True)
+            folder = fix
         info = DatasetInfo.read(folder)
-        for warning in check(folder):
+        with _counting() as progress:
+            told = check(folder, severity=wanted, progress=progress, cached=folder == judged)
+        for warning in told:
             print(f"warning: {warning}")
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
-    print(f"{data}: {counts}; {info.num_classes} classes: {', '.join(info.class_names)}")
+    print(f"{judged}: {counts}; {info.num_classes} classes: {', '.join(info.class_names)}")
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows samples that are read, and all of them, as a bar."""
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None, frames="")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @dataset.command("convert")

@@ -26,12 +26,12 @@ from safetensors.torch import load_file
 from segmodels.artifacts.model_folder import ModelConfig, channels_of, save_model
 from segmodels.catalog.recipes import from_scratch
 from segmodels.catalog.registry import check_fits
-from segmodels.data import checks
 from segmodels.data.bands import Bands
 from segmodels.data.folder import DatasetInfo, samples
 from segmodels.data.frequencies import ClassCounts
 from segmodels.data.given import Given, dataset_folder
 from segmodels.data.sizes import described, image_sizes, training_crop
+from segmodels.data.validation import checks
 from segmodels.files import cache_folder, folder_md5, locked, replaced, write_text
 from segmodels.progress import Heartbeat
 from segmodels.runtime import turn
@@ -85,7 +85,7 @@ def fit(
             cache folder by default.
         data_md5: The dataset folder's hash (`segmodels.files.folder_md5`), which the model folder names; computed
             where it is not given.
-        checked: The data were judged already (`segmodels.data.checks`); otherwise that is done first.
+        checked: The data were judged already (`segmodels.data.validation`); otherwise that is done first.
         on_epoch: Called with each row of the history.
         launcher: Starts the processes of a training on several nodes; those of one node are started here.
         classes: Names of the classes, where `data` is a torch Dataset.

@@ -318,6 +318,17 @@ def test_bad_data_is_told_by_validate_with_the_file(run: Run, tmp_path: Path) ->
     Image.fromarray(np.full((32, 48), 200, np.uint8)).save(label)
     status, _, said = run("validate", copied)
     assert status == 1 and label.name in said and "200" in said
+    few = ("--severity", "class_not_in_train=ignore")
+    status, said, _ = run("validate", copied, "--severity", "unknown_ids=warning", *few)
+    assert status == 0 and "warning: train/labels/" in said
+    status, _, said = run("validate", copied, "--severity", "unknown_id=warning")
+    assert status == 1 and "no rule is called 'unknown_id'; did you mean 'unknown_ids'?" in said
+    label.write_bytes(b"nothing")
+    status, said, _ = run("validate", copied, "--fix", tmp_path / "fixed", *few)
+    assert status == 0 and "1 left out: the label cannot be read: train/images/" in said
+    assert f"{tmp_path / 'fixed'}: 1 train, 1 val; 11 classes" in said
+    status, _, said = run("validate", copied, "--fix", tmp_path / "fixed")
+    assert status == 1 and "fixed: exists; choose another --fix" in said
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from PIL import Image
 from components.errors import StepError
 from components.params import Params
 from components.validate import step, suite
-from segmodels.data import checks
 from segmodels.data.folder import ClassInfo, DatasetError, DatasetInfo
-from segmodels.data.scan import scan, strays
+from segmodels.data.validation import checks
+from segmodels.data.validation.rules import Limits
+from segmodels.data.validation.scan import scan, strays
+from segmodels.data.validation.tables import tables as arranged
 from segmodels.data.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,6 +94,19 @@ def test_the_page_loads_nothing_and_escapes_names(data: Path) -> None:
     assert html.count("data:image/jpeg;base64,") == 10
     assert "road &lt;&amp;&gt;" in html
     assert "road <&>" not in html
+
+
+def test_the_page_shows_what_was_found_and_no_more_than_some_of_it(data: Path) -> None:
+    for i in range(1, 9):
+        copied = f"train/labels/{i:04}.png"
+        shutil.copy(data / "train/labels/0000.png", data / copied)
+    (data / "val/images/0003.png").write_bytes(b"nothing")
+    with pytest.raises(StepError):
+        validate(data, overlays=0)
+    html = Path("outputs/validation/validation.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 4 * 4, "four findings, two labels over their images"
+    assert 'alt="train/labels/0001.png"' in html and 'alt="train/images/0001.png"' in html
+    assert 'alt="train/labels/0007.png"' not in html
 
 
 def no_label(data: Path) -> None:
@@ -282,6 +297,15 @@ def test_the_limits_are_those_of_the_parameters(data: Path) -> None:
     validate(data, max_void_fraction=1.0, min_side=16)
 
 
+def test_the_severity_of_a_rule_is_that_of_the_parameters(data: Path) -> None:
+    mostly_void(data)
+    result = validate(data, severity={"mostly_void": "warning"})
+    assert "of it is void" in result.warnings[0]
+    assert not any("void" in warning for warning in validate(data, severity={"mostly_void": "ignore"}).warnings)
+    with pytest.raises(ValueError, match=r"no rule is called 'mostly_vod'; did you mean 'mostly_void'"):
+        validate(data, severity={"mostly_vod": "ignore"})
+
+
 def test_a_folder_that_is_no_dataset_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatasetError, match=r"dataset.json: no such file; .*download"):
@@ -321,6 +345,6 @@ def test_importing_the_step_imports_nothing_heavy() -> None:
 def test_the_library_and_great_expectations_judge_alike(data: Path, spoil: Callable) -> None:
     spoil(data)
     info = DatasetInfo.read(data)
-    tables = checks.tables(scan(data, info), strays(data), info)
-    limits = checks.Limits(rare_class_fraction=0.31)
+    tables = arranged(scan(data, info), strays(data), info)
+    limits = Limits(rare_class_fraction=0.31)
     assert checks.judge(tables, info, limits) == suite.judge(tables, info, limits)

@@ -108,7 +108,7 @@ def test_memory_of_a_validation_does_not_grow_with_threads(tmp_path: Path) -> No
 import os, resource, sys
 os.cpu_count = lambda: 16
 from pathlib import Path
-from segmodels.data.scan import scan
+from segmodels.data.validation.scan import scan
 from segmodels.data.folder import DatasetInfo
 from segmodels.runtime import set_up_process
 set_up_process()

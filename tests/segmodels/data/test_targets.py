@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from segmodels.data import checks
 from segmodels.data.augment import Augmentation, augment
 from segmodels.data.folder import DatasetError, DatasetInfo
 from segmodels.data.loading import Decoded, TrainingSet
@@ -18,6 +17,7 @@ from segmodels.data.streets import write_dataset
 from segmodels.data.streets.render import TARGETS as STREETS
 from segmodels.data.streets.render import render
 from segmodels.data.targets import target
+from segmodels.data.validation import checks
 from segmodels.errors import UserError
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
