@@ -62,6 +62,7 @@ class Data(Section):
             is all that no other takes; what none takes is void.
         orientation: How labels lie whose image has an EXIF orientation that their sizes do not settle: `upright`, as
             the image is shown, or `stored`.
+        depth_scale: Metres of one step of depths whose files do not say it: 0.001 where they are millimetres.
         attribute: What has the class, where labels are vectors.
         tile: Side in pixels of the tiles that GeoTIFFs are cut into; without it those above four million pixels are.
         bands: Bands of image files, from 1, that become the network's channels, `[4, 3, 2]`; a target's name stands
@@ -89,6 +90,7 @@ class Data(Section):
     coding: Literal["index", "color"] | None = None
     classes: dict[str, str | tuple[str, ...]] | None = None
     orientation: Literal["upright", "stored"] | None = None
+    depth_scale: float | None = Field(None, gt=0)
     attribute: str | None = None
     tile: int | None = Field(None, ge=32)
     bands: tuple[int | str, ...] | None = Field(None, min_length=1)

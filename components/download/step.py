@@ -126,6 +126,7 @@ def _to_dataset(root: Path, params: Params, source: dict[str, object], out: Path
             classes=data.classes,
             orientation=data.orientation,
             targets=task_info(params.task).needs,
+            depth_scale=data.depth_scale,
             attribute=data.attribute,
             tile=data.tile,
             bands=data.bands,

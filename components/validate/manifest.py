@@ -6,7 +6,7 @@ import pandas as pd
 
 from segmodels.data.validation.scan import MEASURES, Scanned
 
-SIZES = ("width", "height", "label_width", "label_height", "grey_rows", "bits", "orientation")
+SIZES = ("width", "height", "label_width", "label_height", "grey_rows", "orientation")
 SHARES = ("void_fraction", "brightness", "edge_fit", "salt_fraction")
 _KEPT_BACK = ("label_pixels", "heights")
 

@@ -118,7 +118,7 @@ def _sizes(manifest: pd.DataFrame) -> str:
 def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int) -> list[dict[str, Any]]:
     """Return samples spread evenly over each split, image and overlay; only those that can be drawn."""
     same_size = (manifest["width"] == manifest["label_width"]) & (manifest["height"] == manifest["label_height"])
-    good = manifest[manifest["readable"] & same_size.fillna(False)]
+    good = manifest[manifest["readable"] & (same_size.fillna(False) if info.num_classes else True)]
     by_split = [rows for split in SPLITS if len(rows := good[good["split"] == split])]
     pictures: list[dict[str, Any]] = []
     for place, rows in enumerate(by_split):
@@ -129,7 +129,17 @@ def _pictures(info: DatasetInfo, manifest: pd.DataFrame, data: Path, count: int)
 
 
 def _picture(info: DatasetInfo, row: Mapping[str, Any], data: Path) -> dict[str, Any]:
-    image, label = view(Bands.of(info.image).read(data / row["image"])), read_label(data / row["label"])
+    image = view(Bands.of(info.image).read(data / row["image"]))
+    if not info.num_classes:
+        return {
+            "id": row["id"],
+            "split": row["split"],
+            "image": data_uri(image),
+            "overlay": "",
+            "classes": [],
+            "void": 0.0,
+        }
+    label = read_label(data / row["label"])
     classes = known(label, info)
     held = [info.classes[i] for i in np.unique(classes) if i != IGNORE_INDEX]
     return {

@@ -108,6 +108,7 @@ def convert_command(
     target: Annotated[
         list[str] | None, typer.Option(help="Further truth that the layout has: instances, depth, normals.")
     ] = None,
+    depth_scale: Annotated[float | None, typer.Option(help="Metres of one step of depths, e.g. 0.001.")] = None,
     attribute: Annotated[str | None, typer.Option(help="What has the class, where labels are vectors.")] = None,
     tile: Annotated[int | None, typer.Option(min=32, help="Side of the tiles that GeoTIFFs are cut into.")] = None,
     band: Annotated[
@@ -143,6 +144,7 @@ def convert_command(
         classes=_merged(merge or []),
         orientation=orientation,
         targets=tuple(target or ()),
+        depth_scale=depth_scale,
         attribute=attribute,
         tile=tile,
         bands=tuple(int(one) if one.isdecimal() else one for one in band) if band else None,
@@ -305,9 +307,9 @@ def check_layout(data: Path) -> None:
     if not data.is_dir():
         raise CommandError(f"{data}: no such folder")
     if (data / INFO_FILE).is_file():
-        DatasetInfo.read(data)
+        needs = ("labels",) if DatasetInfo.read(data).num_classes else ()
         for split in ("train", "val"):
-            samples(data, split)
+            samples(data, split, needs)
     else:
         find(data)
 

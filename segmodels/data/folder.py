@@ -50,7 +50,8 @@ class DatasetInfo:
 
     Attributes:
         name: Name of the dataset, e.g. `camvid`.
-        classes: The classes in label order; class `i` has the id `i`.
+        classes: The classes in label order; class `i` has the id `i`. Without classes there are no labels, but further
+            targets.
         splits: Number of samples in each split.
         source: Where it came from: `url` or `path`, `sha256`, `licence`.
         targets: Further targets that lie beside the labels, name -> how its files are to be read: `unit`, `scale`.
@@ -150,8 +151,10 @@ class Sample:
 
 
 def _check_described(info: DatasetInfo, path: Path) -> None:
-    if not 1 <= info.num_classes <= MAX_CLASSES:
+    if info.num_classes > MAX_CLASSES:
         raise DatasetError(f"{path}: has {info.num_classes} classes; 1 to {MAX_CLASSES} fit into labels of 8 bits")
+    if not info.num_classes and not info.targets:
+        raise DatasetError(f"{path}: has neither classes nor further targets; there is nothing to learn")
     if other := (info.splits.keys() | info.sequences.keys()) - set(SPLITS):
         raise DatasetError(f"{path}: split {printable(repr(min(other)))} is unknown; splits are {', '.join(SPLITS)}")
     if info.ignore_index != IGNORE_INDEX:

@@ -84,7 +84,7 @@ class DatasetWriter:
         split: str,
         sample_id: str,
         image: Path | np.ndarray,
-        label: Path | np.ndarray,
+        label: Path | np.ndarray | None,
         *,
         sequence: str = "",
         targets: Mapping[str, np.ndarray] | None = None,
@@ -96,7 +96,7 @@ class DatasetWriter:
             split: `train`, `val` or `test`.
             sample_id: The file stem of image and label; unique within the split.
             image: A file, copied byte for byte, or RGB uint8 `[H, W, 3]`, written as PNG.
-            label: An 8-bit PNG of class ids, or uint8 `[H, W]`.
+            label: An 8-bit PNG of class ids, or uint8 `[H, W]`; None in a dataset without classes.
             sequence: The video that the image is a frame of; empty where it stands alone.
             targets: Values of further targets, as `segmodels.data.targets` writes them.
             content: The bytes of the image file, where `image` is its name alone.
@@ -109,7 +109,6 @@ class DatasetWriter:
             target = self.path(split, "images", f"{sample_id}.png")
         else:
             target = self.path(split, "images", sample_id + image.suffix.lower())
-        label_path = self.path(split, "labels", f"{sample_id}.png")
         with self._adding:
             if (split, sample_id) in self._ids:
                 raise DatasetError(f"{split}/{sample_id}: two samples have this id; rename one of the files")
@@ -118,7 +117,8 @@ class DatasetWriter:
             _store(image, target)
         else:
             target.write_bytes(content)
-        _store(label, label_path)
+        if label is not None:
+            _store(label, self.path(split, "labels", f"{sample_id}.png"))
         for name, values in (targets or {}).items():
             path = self.path(split, name, sample_id + target_kind(name).suffix)
             target_kind(name).write(values, path, self.targets.get(name, {}))

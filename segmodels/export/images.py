@@ -9,6 +9,7 @@ import numpy as np
 from segmodels.artifacts.model_folder import ModelConfig
 from segmodels.data.bands import Pixels
 from segmodels.data.folder import DatasetError, DatasetInfo, samples
+from segmodels.tasks import task_info
 
 # torch.export takes a side of 1, which a stride of 32 makes of less, for a constant.
 SMALLEST = 64
@@ -35,7 +36,7 @@ def check_images(
         shown = list(_streets(config.in_channels))
         return shown if config.bands.plain else [image.astype(np.float32).view(Pixels) for image in shown]
     DatasetInfo.read(data)
-    listed = samples(data, split)
+    listed = samples(data, split, task_info(config.task).needs)
     if not listed:
         raise DatasetError(f"{data / split}: has no samples; give a dataset folder with a {split} split")
     images = []

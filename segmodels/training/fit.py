@@ -109,7 +109,7 @@ def fit(
         if not checked and not (state / STATE_FILE).is_file():
             for warning in checks.check(data, needs=task_info(task).needs):
                 print(f"warning: {warning}", flush=True)
-        settings = with_crop(settings, data, name or architecture)
+        settings = with_crop(settings, data, name or architecture, task_info(task).needs)
         data_md5 = data_md5 or folder_md5(data)
     state.mkdir(parents=True, exist_ok=True)
     count = launch.processes(settings)
@@ -153,7 +153,8 @@ def fit(
                 title = name or architecture
                 if len(stages) > 1:
                     title = f"{title}, stage {number + 1} of {len(stages)}"
-                own = _in_epochs(with_crop(own, data, title), len(samples(data, "train")))
+                needs = task_info(task).needs
+                own = _in_epochs(with_crop(own, data, title, needs), len(samples(data, "train", needs)))
                 if number and saved is not None:
                     own = dataclasses.replace(own, weights=str(resume.best(saved["position"]["best_epoch"])))
                 config = ModelConfig(
@@ -203,13 +204,13 @@ def fit(
             ) from None
 
 
-def with_crop(settings: TrainSettings, data: Path, name: str) -> TrainSettings:
+def with_crop(settings: TrainSettings, data: Path, name: str, needs: Sequence[str] = ("labels",)) -> TrainSettings:
     """Return the settings with a crop chosen from the training images, where these differ in size and none is set."""
     augment = settings.augment
     if settings.image_size is not None or augment.crop is not None or augment.extra:
         return settings
     bands = Bands.of(DatasetInfo.read(data).image)
-    sizes = image_sizes((sample.image for sample in samples(data, "train")), bands)
+    sizes = image_sizes((sample.image for sample in samples(data, "train", needs)), bands)
     crop = training_crop(sizes)
     if crop is None:
         return settings

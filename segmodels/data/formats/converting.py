@@ -150,11 +150,12 @@ def _write(
         try:
             with _sound(raw.image, title):
                 channels.check(raw)
-                label = raw.label if isinstance(raw.label, Path) else raw.label()
+                label = raw.label() if callable(raw.label) else raw.label
                 content = raw.content() if raw.content is not None else None
                 truth = {t: raw.targets[t]() for t in wanted if t in raw.targets}
-            label = mapping(_array(label)) if mapping.changes else label
-            label = _upright(raw.image if content is None else io.BytesIO(content), raw, label, choices.orientation)
+            if label is not None:
+                label = mapping(_array(label)) if mapping.changes else label
+                label = _upright(raw.image if content is None else io.BytesIO(content), raw, label, choices.orientation)
             split, sample_id = splits[raw.split, raw.id], raw.id.replace("/", "_")
             sequence = raw.sequence.replace("/", "_")
             image = raw.image

@@ -47,7 +47,8 @@ class Raw:
     Attributes:
         id: Unique within its split; a `/` becomes `_`.
         image: The image file; where `content` is given, only its name counts.
-        label: A file of class ids, 8 bits, that is right as it is; or what decodes it, or gives such a file.
+        label: A file of class ids, 8 bits, that is right as it is; or what decodes it, or gives such a file; None where
+            the data has no classes.
         split: `train`, `val` or `test`; None where the layout has no splits and they are dealt.
         group: Samples of one group (a scene, a patient, a video) are dealt to one split.
         sequence: The video that the image is a frame of.
@@ -57,7 +58,7 @@ class Raw:
 
     id: str
     image: Path
-    label: Path | Callable[[], np.ndarray | Path]
+    label: Path | Callable[[], np.ndarray | Path] | None
     split: str | None = None
     group: str = ""
     sequence: str = ""
@@ -101,6 +102,7 @@ class Choices:
         orientation: How labels lie whose image has an EXIF orientation: `upright` as the image is shown, `stored` as
             its pixels are stored.
         targets: Further truth that is wanted.
+        depth_scale: Metres of one step of depths whose files do not say it.
         attribute: What has the class in labels that are vectors.
         tile: Side in pixels of the tiles that rasters are cut into.
         bands: Bands of image files, from 1, or names of targets, which become the network's channels; None is RGB.
@@ -115,6 +117,7 @@ class Choices:
     classes: Mapping[str, Sequence[str]] | None = None
     orientation: str | None = None
     targets: tuple[str, ...] = ()
+    depth_scale: float | None = None
     attribute: str | None = None
     tile: int | None = None
     bands: tuple[int | str, ...] | None = None

@@ -50,7 +50,7 @@ class Mapping:
         if left:
             shown = ", ".join(left[:6]) + (", …" if len(left) > 6 else "")
             log.warning("%d of %d classes are void: %s", len(left), len(names), shown)
-        if not merged:
+        if not merged and names:
             raise DatasetError("data.ignore: every class is ignored; leave one")
         if len(merged) > MAX_CLASSES:
             raise DatasetError(
