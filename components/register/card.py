@@ -97,7 +97,7 @@ class Card:
         address = f" https://arxiv.org/abs/{info.arxiv}" if info.arxiv else ""
         return [
             f"**{_escaped(model.key)}**: {main.label} **{main.show(metrics[main.key])}** on {metrics['images']} "
-            f"images of the {metrics['split']} split, labels at full resolution. Architecture `{info.name}`{built}: "
+            f"images of the {metrics['split']} split, at full resolution. Architecture `{info.name}`{built}: "
             f"{_escaped(info.paper)} ({_escaped(info.authors)}, {_escaped(venue)}).{address}"
         ]
 

@@ -132,7 +132,7 @@ def leaderboard(rows: list[Row], info: DatasetInfo, task: TaskInfo, parts: Seque
     first_row = rows[0]
     size = " x ".join(str(side) for side in first_row.speed["image_size"])
     note = (
-        f"{info.name}, {first_row.metrics['images']} images of the {first_row.metrics['split']} split, labels at full "
+        f"{info.name}, {first_row.metrics['images']} images of the {first_row.metrics['split']} split, at full "
         f"resolution; {_units(task)}; GFLOPs and ms for one image of {size} on {first_row.speed['device']}."
     )
     return "\n".join(["# Leader board", "", note, "", *lines, ""])

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,31 @@ from segmodels.files import cache_folder, replaced
 VERSION = 1
 _SETTLED_NS = 2_000_000_000
 _FORGOTTEN_SECONDS = 90 * 86400
+
+
+def remembered(told: bytes, count: int, work: Callable[[], list[int | None]]) -> list[int | None]:
+    """Return what was worked out of the same bytes before, or work it out and keep it.
+
+    Args:
+        told: All that the result depends on.
+        count: Of the things.
+        work: Gives a number for each of some things, most of them None.
+    """
+    path = cache_folder("validation") / f"{hashlib.sha256(told + bytes([VERSION])).hexdigest()[:32]}.json"
+    try:
+        held = json.loads(path.read_bytes())
+        result: list[int | None] = [None] * count
+        for index, value in held:
+            result[int(index)] = int(value)
+        return result
+    except (OSError, ValueError, TypeError, IndexError):
+        result = work()
+    try:
+        with replaced(path, shared=True) as part:
+            part.write_text(json.dumps([[i, v] for i, v in enumerate(result) if v is not None]))
+    except OSError:  # nothing can be kept there
+        pass
+    return result
 
 
 class Cache:
@@ -96,6 +121,6 @@ class Cache:
             return {}
 
     def _forget(self) -> None:
-        for path in self.path.parent.glob("*.jsonl"):
+        for path in self.path.parent.glob("*.json*"):
             if time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS:
                 path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segmodels.data.validation.cache import remembered
 from segmodels.data.validation.looks import BITS, mirror_mask
 
 # Bits in which two pictures differ that are still the same one.
@@ -20,6 +21,10 @@ _BLOCK = 1 << 19
 _FEW = 1 << 24
 # Which bits make a band is drawn once: neighbouring frequencies vary together.
 _ORDER = np.random.default_rng(0).permutation(np.arange(1, BITS * BITS))
+
+
+# Images whose comparison takes longer than to look whether it has been made before.
+WORTH = 5000
 
 
 def near(
@@ -33,6 +38,15 @@ def near(
         order: The splits; an image is compared with those of the splits before its own.
         bound: Bits that may differ.
     """
+    if len(fingerprints) < WORTH:
+        return _near(fingerprints, splits, order, bound)
+    told = "\n".join((f"{bound}", *order, *(f"{p} {s}" for p, s in zip(fingerprints, splits, strict=True)))).encode()
+    return remembered(told, len(fingerprints), lambda: _near(fingerprints, splits, order, bound))
+
+
+def _near(
+    fingerprints: Sequence[str | None], splits: Sequence[str], order: Sequence[str], bound: int
+) -> list[int | None]:
     place = {split: index for index, split in enumerate(order)}
     rows = np.array([i for i, print_ in enumerate(fingerprints) if print_], np.int64)
     nearest: list[int | None] = [None] * len(fingerprints)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from segmodels.data.folder import SPLITS, DatasetInfo, read_image, read_label
+from segmodels.data.validation import near_duplicates
 from segmodels.data.validation.checks import check, judge
 from segmodels.data.validation.looks import ImageLooks, mirror_mask
 from segmodels.data.validation.near_duplicates import BOUND, near
@@ -124,3 +126,31 @@ def test_what_shares_a_band_is_what_comparing_all_pairs_finds() -> None:
     assert near(hidden, splits, SPLITS) == expected
     assert 100 < sum(found is not None for found in expected) < 250
     assert near([None, None], ["train", "val"], SPLITS) == [None, None]
+
+
+def test_a_comparison_of_many_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(near_duplicates, "WORTH", 10)
+    rng = np.random.default_rng(0)
+    prints: list[str | None] = [rng.bytes(32).hex() for _ in range(30)]
+    prints[20] = prints[3]
+    splits = ["train"] * 20 + ["val"] * 10
+    first = near_duplicates.near(prints, splits, ("train", "val"))
+    assert first[20] == 3 and sum(one is not None for one in first) == 1
+    calls: list[int] = []
+    usual = near_duplicates._near
+
+    def counted(*given: Any) -> list[int | None]:
+        calls.append(1)
+        return usual(*given)
+
+    monkeypatch.setattr(near_duplicates, "_near", counted)
+    assert near_duplicates.near(prints, splits, ("train", "val")) == first and not calls
+    # Another split, another picture or another bound is another comparison.
+    near_duplicates.near(prints, ["val"] * 30, ("train", "val"))
+    near_duplicates.near([*prints[:-1], prints[4]], splits, ("train", "val"))
+    near_duplicates.near(prints, splits, ("train", "val"), bound=5)
+    assert len(calls) == 3
+    for path in tmp_path.rglob("*.json"):
+        path.write_text("[[99, 1]]")
+    assert near_duplicates.near(prints, splits, ("train", "val")) == first
