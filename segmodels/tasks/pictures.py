@@ -16,6 +16,7 @@ from segmodels.files import replaced
 from segmodels.tasks.base import Answered, Form, Task
 
 JPEG_QUALITY = 92
+NARROWEST = 200  # pixels that a caption takes
 PNG_LEVEL = 1  # higher levels take five times as long for a fifth less
 # Stands in each result, so that it is no input where it lies among images: as text of a PNG, comment of a JPEG and a
 # film, software of a TIFF.
@@ -27,6 +28,8 @@ _STOPS = ((252, 246, 190), (250, 205, 98), (242, 148, 64), (216, 84, 76), (158, 
 
 def panel(images: Sequence[np.ndarray | Image.Image], titles: Sequence[str] | None = None, gap: int = 4) -> Image.Image:
     """Return images side by side, each with a caption above it; all get the height of the first.
+
+    Where there are captions, images that are too narrow for them are shown several times as large.
 
     Args:
         images: RGB images, arrays or pillow's.
@@ -41,6 +44,12 @@ def panel(images: Sequence[np.ndarray | Image.Image], titles: Sequence[str] | No
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"{len(images)} images, but {len(titles)} captions")
     tiles = [_to_pillow(image) for image in images]
+    if titles is not None and tiles[0].width < NARROWEST:  # pixels stay squares
+        times, was = -(-NARROWEST // tiles[0].width), tiles[0].height
+        tiles = [
+            t.resize((t.width * times, t.height * times), Image.Resampling.NEAREST) if t.height == was else t
+            for t in tiles
+        ]
     height = tiles[0].height
     tiles = [t if t.height == height else t.resize((round(t.width * height / t.height), height)) for t in tiles]
     size = max(10, min(18, height // 14))

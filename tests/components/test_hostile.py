@@ -90,7 +90,7 @@ DESCRIBED: dict[str, tuple[dict[str, Any], str]] = {
         {"classes": [{"name": f"c{i}", "color": [0, 0, 0]} for i in range(256)]},
         "has 256 classes; 1 to 255 fit into labels of 8 bits",
     ),
-    "no class": ({"classes": []}, "has 0 classes"),
+    "nothing to learn": ({"classes": []}, "has neither classes nor further targets"),
     "class twice": ({"classes": [{"name": "a", "color": [0, 0, 0]}] * 2}, "class 'a' stands twice"),
     "classes no list": ({"classes": 7}, "not a dataset description (TypeError"),
     "infinite count": ({"splits": {"train": float("inf")}}, "not a dataset description (OverflowError"),

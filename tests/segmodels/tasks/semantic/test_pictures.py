@@ -50,7 +50,10 @@ def test_a_panel_stands_side_by_side_under_its_captions():
     assert plain.size == (164, 60)
     assert plain.getpixel((5, 5)) == (10, 10, 10) and plain.getpixel((160, 5)) == (200, 200, 200)
     titled = panel([tiles[0], Image.fromarray(tiles[1])], ["image", "truth"])
-    assert titled.width == 164 and titled.height > 60
+    # Captions need more than 80 pixels: three times as large.
+    assert titled.width == 3 * 160 + 4 and titled.height > 180
+    assert titled.getpixel((5, 100)) == (10, 10, 10) and titled.getpixel((480, 100)) == (200, 200, 200)
+    assert panel([np.zeros((60, 300, 3), np.uint8)], ["image"]).width == 300
 
 
 def test_a_panel_brings_images_to_one_height():
