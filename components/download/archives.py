@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from components.disk import need_space
 from components.download.progress import progress
@@ -38,6 +38,7 @@ EXTENDED_HEADERS = (
     tarfile.SOLARIS_XHDTYPE,
 )
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+ZSTD = b"\x28\xb5\x2f\xfd"
 JUNK = ("__MACOSX", ".DS_Store")
 DAMAGED = (
     tarfile.TarError,
@@ -61,13 +62,16 @@ class Member:
     open: Callable[[], IO[bytes] | None]
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
-    """Unpack a zip, tar, tar.gz, tar.bz2 or tar.xz (told by its content) into the new folder.
+def unpack(archive: Path, folder: Path, *, max_bytes: int) -> int:
+    """Unpack a zip, tar, tar.gz, tar.bz2, tar.xz or tar.zst (told by its content) into the new folder.
 
     Args:
         archive: The file.
         folder: Is made; removed again when anything is wrong.
         max_bytes: More unpacked bytes are refused.
+
+    Returns:
+        The bytes that were unpacked.
 
     Raises:
         StepError: The file is no archive, is damaged, or has a member that is refused; it names the member.
@@ -76,7 +80,9 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
     folder.mkdir(parents=True)
     try:
         with progress(f"unpacking {archive.name}", None) as advance:
-            _write_all(archive, _Judge(archive, max_bytes), folder, advance)
+            judge = _Judge(archive, max_bytes)
+            _write_all(archive, judge, folder, advance)
+            return judge.total
     except DAMAGED as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise _damaged(archive, error) from None
@@ -239,11 +245,14 @@ def _members(archive: Path, judge: _Judge, folder: Path) -> Iterator[Member]:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise StepError(f"{archive}: is a web page, not an archive; its address probably needs a login")
     try:
-        tar = tarfile.open(archive, tarinfo=_TarInfo)  # noqa: SIM115 (closed by _tar_members)
+        if head.startswith(ZSTD):
+            tar = tarfile.open(fileobj=cast(Any, _Zstd(archive)), mode="r|", tarinfo=_TarInfo)  # noqa: SIM115
+        else:
+            tar = tarfile.open(archive, tarinfo=_TarInfo)  # noqa: SIM115 (closed by _tar_members)
     except tarfile.ReadError as error:
-        if head.startswith(COMPRESSED):
+        if head.startswith((*COMPRESSED, ZSTD)):
             raise _damaged(archive, error) from None
-        raise StepError(f"{archive}: is no archive; a zip, tar, tar.gz, tar.bz2 or tar.xz is wanted") from None
+        raise StepError(f"{archive}: is no archive; a zip, tar, tar.gz, tar.bz2, tar.xz or tar.zst is wanted") from None
     return _tar_members(tar, judge)
 
 
@@ -308,6 +317,32 @@ def _tar_members(tar: tarfile.TarFile, judge: _Judge) -> Iterator[Member]:
 def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, link: str | None) -> Member:
     size = info.size if info.isreg() else 0
     return Member(info.name, size, None, info.isdir(), link, lambda: tar.extractfile(info))
+
+
+class _Zstd:
+    """What a file compressed by Zstandard holds, from first to last; pyarrow unpacks it."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.name = str(path)
+        self._stream = pa.input_stream(str(path), compression="zstd")
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            EOFError: The data is damaged.
+        """
+        try:
+            data: bytes = self._stream.read(size)
+        except (OSError, ValueError) as error:
+            raise EOFError(str(error).splitlines()[0]) from None
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
 
 
 class _TarInfo(tarfile.TarInfo):

@@ -90,17 +90,22 @@ def _generate(params: Params, out: Path) -> str:
 def _convert(params: Params, out: Path) -> str:
     from components.download.archives import unpack
     from components.download.fetch import fetch
+    from components.download.nested import holds_only_archives, unpack_folder, unpack_inside
 
     data = params.data
     cache = cache_folder() / "downloads"
     with disk_errors(cache):
         fetched = fetch(data.source, cache, sha256=data.sha256, retries=data.retries)
-    if fetched.path.is_dir():
+    unpacked = out.with_name(out.name + ".unpacked")
+    most = int(data.max_unpacked_gb * 1e9)
+    if fetched.path.is_dir() and not holds_only_archives(fetched.path):
         return _to_dataset(fetched.path, params, fetched.source, out)
     # Beside `out`, so that images can be linked from it instead of copied.
-    unpacked = out.with_name(out.name + ".unpacked")
     try:
-        unpack(fetched.path, unpacked, max_bytes=int(data.max_unpacked_gb * 1e9))
+        if fetched.path.is_dir():
+            unpack_folder(fetched.path, unpacked, max_bytes=most)
+        else:
+            unpack_inside(unpacked, max_bytes=most, used=unpack(fetched.path, unpacked, max_bytes=most))
         return _to_dataset(unpacked, params, fetched.source, out)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
