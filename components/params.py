@@ -49,7 +49,8 @@ class Data(Section):
     """Where the data comes from.
 
     Attributes:
-        source: `streets` (generated), a folder, a local archive, or an http(s), file or s3 address of an archive.
+        source: `streets` (generated), a folder, a local archive, an http(s), file or s3 address of an archive,
+            `dvc+REPOSITORY@REVISION#PATH`, or an artifact of MLflow (`runs:/…`, `models:/…`).
         format: The layout of what lies there (docs/datasets.md); `auto` looks.
         background: What pixels are that nothing is drawn on, where objects are drawn or masks are black and white: the
             name of a class, or `ignore`; by default a class `background`.

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from components.download import held
 from components.download.progress import progress
 from components.download.transfer import LineError, transfer
 from components.errors import StepError
@@ -38,7 +39,7 @@ def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff
     """Make a source lie on this machine.
 
     Args:
-        source: A folder, an archive, or an http(s), file or s3 address.
+        source: A folder, an archive, an http(s), file or s3 address, or what `components.download.held` knows.
         cache: Where downloads lie, whole ones and parts.
         sha256: What the archive must have, in hexadecimal digits, or None.
         retries: How often a broken connection is tried again.
@@ -47,7 +48,7 @@ def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff
     Raises:
         StepError: The source is not to be had, or its checksum is another.
     """
-    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    scheme = urlsplit(source).scheme.lower() if "://" in source and not source.startswith(held.DVC) else ""
     sha256 = sha256.strip().lower() if sha256 else None
     if scheme in ("http", "https"):
         with only_one(_place(cache, source)):
@@ -55,6 +56,8 @@ def fetch(source: str, cache: Path, *, sha256: str | None, retries: int, backoff
     if scheme == "s3":
         with only_one(_place(cache, source)):
             return _s3(source, cache, sha256, retries, backoff)
+    if source.startswith((held.DVC, *held.MLFLOW)):
+        return _held(source, cache, sha256)
     if scheme not in ("", "file"):
         raise StepError(f"data.source: {source}: {scheme}:// is not known; http, https, s3 and file are")
     return _local(source, scheme, sha256)
@@ -71,12 +74,22 @@ def _local(source: str, scheme: str, sha256: str | None) -> Fetched:
     if not path.is_file():
         raise StepError(
             f"data.source: {source}: no such file or folder; give `streets`, a folder, an archive, "
-            "or an http, https, s3 or file address"
+            "or an http, https, s3, file, dvc+ or MLflow address (docs/datasets.md)"
         )
     digest = sha256_of(path)
     if sha256 and digest != sha256:
         raise StepError(_mismatch(source, sha256, digest))
     return Fetched(path, {"path": source, "sha256": digest})
+
+
+def _held(source: str, cache: Path, sha256: str | None) -> Fetched:
+    if sha256:
+        raise StepError("data.sha256: a revision of a repository or of MLflow says what it is; leave the checksum out")
+    target = _place(cache, source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bring = held.from_dvc if source.startswith(held.DVC) else held.from_mlflow
+    with only_one(target):
+        return Fetched(target, bring(source, target))
 
 
 def _http(url: str, cache: Path, sha256: str | None, retries: int, backoff: float) -> Fetched:
