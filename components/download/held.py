@@ -75,7 +75,7 @@ def from_dvc(source: str, target: Path) -> dict[str, Any]:
     commit = _commit(wanted, told)
     shutil.rmtree(target, ignore_errors=True)
     target.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", commit, "--out", str(target)]
+    command = [sys.executable, "-m", "dvc", "get", "--rev", commit, "--out", str(target)]
     done = subprocess.run([*command, wanted.repository, wanted.path], capture_output=True, text=True)
     if done.returncode:
         why = _reason(done.stderr, wanted.repository)
@@ -129,6 +129,7 @@ def _commit(wanted: Versioned, told: str) -> str:
 
 def _reason(said: str, repository: str) -> str:
     """Return what a tool gave as the reason, or its last line, without passwords."""
-    lines = [line for line in said.replace(repository, shown_repository(repository)).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said).replace(repository, shown_repository(repository))
+    lines = [line for line in plain.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("ERROR: ", "fatal: "))] or lines[-1:]
     return told[0].removeprefix("ERROR: ").removeprefix("fatal: ").strip()[:200] if told else ""

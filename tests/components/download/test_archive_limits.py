@@ -319,9 +319,7 @@ def test_anything_else_is_no_archive(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(head)
     with pytest.raises(StepError) as error:
         unpacked(tmp_path / "x")
-    assert (
-        str(error.value) == f"{tmp_path / 'x'}: is no archive; a zip, tar, tar.gz, tar.bz2, tar.xz or tar.zst is wanted"
-    )
+    assert str(error.value).endswith("x: is no archive; a zip, tar, tar.gz, tar.bz2, tar.xz or tar.zst is wanted")
 
 
 @pytest.mark.parametrize("head", [b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PK\x05\x06"])
