@@ -87,6 +87,22 @@ def test_labelme_keeps_images_inside_its_files(tmp_path: Path) -> None:
     assert (np.asarray(Image.open(image)) == 7).all()
 
 
+def test_labelme_files_that_name_themselves_hold_their_image(tmp_path: Path) -> None:
+    """As `examples/tutorial/apc2016_obj3.json` of wkentaro/labelme, of version 4.0."""
+    inside = base64.b64encode(png(np.full((6, 8, 3), 7, np.uint8))).decode()
+    root = labelme(tmp_path / "l", [{"label": "car", "points": SQUARE}], imageData=inside, imagePath="a.json")
+    read = Converted(root, tmp_path / "out")
+    assert names(read)[1][1] == "car"
+    (image,) = (tmp_path / "out").glob("*/images/*")
+    assert (image.name, bool((np.asarray(Image.open(image)) == 7).all())) == ("a.png", True)
+
+
+def test_flags_alone_are_no_segmentation(tmp_path: Path) -> None:
+    """As `examples/classification` of wkentaro/labelme."""
+    with pytest.raises(DatasetError, match=r"l: is labelme, but nothing is drawn on its images"):
+        Converted(labelme(tmp_path / "l", [], flags={"cat": True}), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("shape", "why"),
     [
