@@ -284,6 +284,24 @@ def test_label_studio_unpacks_brushes_and_scales_polygons(tmp_path: Path) -> Non
     assert [[v == "dog" for v in row] for row in got] == mask.tolist()
 
 
+def test_label_studio_names_regions_with_its_tag_labels_and_has_bitmasks(tmp_path: Path) -> None:
+    """As labelstud.io/tags/bitmasklabels says, and `decode_from_annotation` of HumanSignal/label-studio-sdk reads."""
+    outline, sized = [[100 * x / 8, 100 * y / 6] for x, y in SQUARE], {"original_width": 8, "original_height": 6}
+    black_on_nothing = np.zeros((6, 8, 4), np.uint8)
+    black_on_nothing[5, 7, 3] = 255
+    address = "data:image/png;base64," + base64.b64encode(png(black_on_nothing)).decode()
+    mask = np.zeros((6, 8), bool)
+    mask[0, 0] = True
+    results: list[dict[str, Any]] = [
+        {"id": "x", "type": "polygon", **sized, "value": {"points": outline, "closed": True}},
+        {"id": "x", "type": "labels", **sized, "value": {"points": outline, "closed": True, "labels": ["car"]}},
+        {"id": "y", "type": "labels", **sized, "value": {"format": "rle", "rle": packed(mask), "labels": ["cat"]}},
+        {"id": "z", "type": "bitmasklabels", **sized, "value": {"imageDataURL": address, "bitmasklabels": ["dog"]}},
+    ]
+    got = names(Converted(label_studio(tmp_path / "s", results), tmp_path / "out"))
+    assert (got[1][1], got[0][0], got[5][7], got[5][6]) == ("car", "cat", "dog", "background")
+
+
 def test_label_studios_brush_pngs_alone_need_the_json_export(tmp_path: Path) -> None:
     picture(tmp_path / "s/task-7-annotation-1-by-1-tag-car-0.png")
     with pytest.raises(DatasetError, match=r"this is Label Studio.*the JSON export, which says which image"):
