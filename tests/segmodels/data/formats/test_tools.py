@@ -221,6 +221,36 @@ def test_cvat_takes_subsets_as_splits(tmp_path: Path) -> None:
     assert dict(Converted(root, tmp_path / "out").info.splits)["val"] == 1
 
 
+VIDEO = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><mode>interpolation</mode><labels><label><name>car</name></label>
+<label><name>dog</name></label></labels><original_size><width>8</width><height>6</height></original_size></task></meta>
+<track id="0" label="car">
+<box frame="10" outside="0" keyframe="1" xtl="1" ytl="1" xbr="4" ybr="3" z_order="0"/>
+<box frame="13" outside="1" keyframe="1" xtl="1" ytl="1" xbr="4" ybr="3" z_order="0"/></track>
+<track id="1" label="dog">
+<polygon frame="13" outside="0" keyframe="1" points="1,1;4,1;4,3;1,3" z_order="0"/></track></annotations>
+"""
+
+
+def test_cvats_videos_are_drawn_frame_by_frame(tmp_path: Path) -> None:
+    """As docs.cvat.ai, "XML annotation format" and "CVAT for videos export"; numbers step as with a frame filter."""
+    for number in (10, 13, 16):
+        picture(tmp_path / f"v/images/frame_{number:06}.png", 6, 8)
+    write(tmp_path / "v/annotations.xml", VIDEO)
+    read = Converted(tmp_path / "v", tmp_path / "out")
+    got = {i: read.named(split, i)[2][2] for split in read.info.splits for i in read.ids(split)}
+    assert got == {"frame_000010": "car", "frame_000013": "dog", "frame_000016": "background"}
+    (tmp_path / "v/images/frame_000013.png").unlink()
+    with pytest.raises(DatasetError, match=r"image frame_000013.png is not in images/"):
+        Converted(tmp_path / "v", tmp_path / "out")
+
+
+def test_cvats_file_may_have_another_name(tmp_path: Path) -> None:
+    root = cvat(tmp_path / "c", '<box label="dog" xtl="6" ytl="4" xbr="7" ybr="5" z_order="0"/>')
+    (root / "annotations.xml").rename(root / "task 7.xml")
+    assert names(Converted(root, tmp_path / "out"))[5][6:] == ["dog", "dog"]
+
+
 def test_cvat_without_its_images_names_the_first(tmp_path: Path) -> None:
     root = cvat(tmp_path / "c", "")
     (root / "images/a.jpg").unlink()
