@@ -89,6 +89,21 @@ def test_runs_that_do_not_cover_the_mask_are_refused(code: dict[str, Any]) -> No
         coco_mask(code, 6, 8)
 
 
+def test_stuff_as_json_is_read_where_there_are_no_objects(tmp_path: Path) -> None:
+    """As `stuff_annotations_trainval2017.zip` unpacks (cocodataset.org, "Data format", 3)."""
+    root = coco(tmp_path / "coco", [entry(2, 3, [CAR])])
+    for split in ("train", "val"):
+        stuff = content([entry(1, 92, [CAR])], categories=[{"id": 92, "name": "banner"}, {"id": 183, "name": "other"}])
+        write(root / f"annotations/stuff_{split}2017.json", json.dumps(stuff))
+    assert Converted(root, tmp_path / "out").names == ["background", "person", "car", "toothbrush"]
+    for split in ("train", "val"):
+        (root / f"annotations/instances_{split}2017.json").unlink()
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.names, read.label("train", "000000000009")[2][2]) == (
+        "coco", ["background", "banner", "other"], 1,
+    )  # fmt: skip
+
+
 def test_boxes_alone_are_told(tmp_path: Path) -> None:
     root = coco(tmp_path / "coco", [entry(1, 1, [], bbox=[0, 0, 3, 3])])
     with pytest.raises(DatasetError, match=r"instances_train2017.json: its annotations are boxes"):

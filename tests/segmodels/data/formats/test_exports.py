@@ -160,3 +160,22 @@ def test_mmsegmentations_folders_are_read_with_a_list_of_classes(tmp_path: Path)
     write(tmp_path / "m/classes.txt", "road\nsky\n")
     read = Converted(tmp_path / "m", tmp_path / "out")
     assert read.named("train", "a") == [["road", "sky", "-"]]
+
+
+def test_boxes_in_xml_are_no_labels_and_are_told_once(tmp_path: Path) -> None:
+    """As `examples/bbox_detection/data_dataset_voc` of wkentaro/labelme: VOC's folders with boxes alone."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"d/JPEGImages/{name}.jpg")
+        write(tmp_path / f"d/Annotations/{name}.xml", "<annotation><object/></annotation>")
+    with pytest.raises(DatasetError, match=r"^\S+/Annotations: holds a.xml, but no image of labels; XML files as VOC's"):
+        Converted(tmp_path / "d", tmp_path / "out")
+
+
+def test_gids_labels_end_in_15label(tmp_path: Path) -> None:
+    """As GID-15 in mmsegmentation's folders, `GF2_PMS1__L1A0000564539-MSS1_15label.png` (torchgeo, `gid15.py`)."""
+    for name in ("X-MSS1", "Y-MSS1"):
+        picture(tmp_path / f"d/img_dir/train/{name}.tif")
+        ids(tmp_path / f"d/ann_dir/train/{name}_15label.png", [[0, 1, 2], [2, 1, 0]])
+    write(tmp_path / "d/classes.txt", "a\nb\nc\n")
+    read = Converted(tmp_path / "d", tmp_path / "out")
+    assert (read.key, sum(read.info.splits.values())) == ("folder", 2)

@@ -30,6 +30,21 @@ def test_cityscapes_trains_19_of_its_34_ids(tmp_path: Path) -> None:
     assert read.truth("train", "aachen_000000_000019", "instances").tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
+def test_kitti_semantics_has_cityscapes_ids(tmp_path: Path) -> None:
+    """As `data_semantics.zip` of cvlibs.net/datasets/kitti/eval_semseg.php; instances are id * 256 + number."""
+    for name in ("000000_10", "000001_10"):
+        picture(tmp_path / f"k/training/image_2/{name}.png")
+        ids(tmp_path / f"k/training/semantic/{name}.png", [[7, 26, 26], [3, 33, 0]])
+        ids(tmp_path / f"k/training/instance/{name}.png", [[7 * 256, 26 * 256 + 1, 26 * 256 + 2], [768, 0, 0]], np.uint16)
+        picture(tmp_path / f"k/training/semantic_rgb/{name}.png")
+    picture(tmp_path / "k/testing/image_2/000000_10.png")
+    read = Converted(tmp_path / "k", tmp_path / "out", targets=("instances",))
+    assert (read.key, dict(read.info.splits)) == ("kitti_semantic", {"train": 1, "val": 1})
+    (name,) = read.ids("train")
+    assert read.named("train", name) == [["road", "car", "car"], ["-", "bicycle", "-"]]
+    assert read.truth("train", name, "instances").tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
 def test_cityscapes_without_its_truth_is_told_what_is_missing(tmp_path: Path) -> None:
     picture(tmp_path / "c/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png")
     with pytest.raises(DatasetError, match=r"this is Cityscapes: .*gtFine.*labelIds.png is missing"):
