@@ -179,3 +179,33 @@ def test_gids_labels_end_in_15label(tmp_path: Path) -> None:
     write(tmp_path / "d/classes.txt", "a\nb\nc\n")
     read = Converted(tmp_path / "d", tmp_path / "out")
     assert (read.key, sum(read.info.splits.values())) == ("folder", 2)
+
+
+def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path) -> None:
+    """As `dataset.py` and `utils.py` (`bitmap2file`) of segments-ai/segments-ai name, code and look up its files."""
+    root, folder = tmp_path / "s", tmp_path / "s/segments/jane_flowers/v1.0"
+    samples = []
+    for name in ("a", "b", "c"):
+        picture(folder / f"{name}.jpg", 1, 4)
+        # Ids 1, 258 = 2 + 256 * 1 and 0; opaque.
+        pixels = np.array([[[1, 0, 0, 255], [2, 1, 0, 255], [0, 0, 0, 255], [1, 0, 0, 255]]], np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}_label_ground-truth.png")
+        drawn = [{"id": 1, "category_id": 7}, {"id": 258, "category_id": 3}]
+        label = {"attributes": {"segmentation_bitmap": {"url": "https://x/y.png"}, "annotations": drawn}}
+        address = {"image": {"url": f"https://x/{name}.jpg?z=1"}}
+        labels = {"ground-truth": label if name != "c" else None}
+        samples.append({"name": f"{name}.jpg", "uuid": name, "attributes": address, "labels": labels})
+    categories = [{"id": 3, "name": "rose"}, {"id": 7, "name": "lily"}]
+    dataset = {"task_type": "segmentation-bitmap", "task_attributes": {"categories": categories}, "samples": samples}
+    release = {"name": "v1.0", "dataset": dataset | {"name": "flowers", "labelsets": [{"name": "ground-truth"}]}}
+    write(root / "flowers-v1.0.json", json.dumps(release))
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, read.names, sum(read.info.splits.values())) == (
+        "segments_ai", ["background", "rose", "lily"], 2,
+    )  # fmt: skip
+    (name,) = read.ids("train")
+    assert read.named("train", name) == [["lily", "rose", "background", "lily"]]
+    assert read.truth("train", name, "instances").tolist() == [[1, 2, 0, 1]]
+    (folder / "b_label_ground-truth.png").unlink()
+    with pytest.raises(DatasetError, match=r"flowers-v1.0.json: b_label_ground-truth.png is not below the folder"):
+        Converted(root, tmp_path / "out")

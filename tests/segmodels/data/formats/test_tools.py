@@ -143,6 +143,23 @@ def test_supervisely_draws_bitmaps_and_polygons_with_holes(tmp_path: Path) -> No
     assert names(read)[3][2:4] == ["car", "car"]
 
 
+def test_supervisely_has_masks_that_are_not_deflated_and_further_geometries(tmp_path: Path) -> None:
+    """As `alpha_mask.py`, `multipolygon.py` and `oriented_bbox.py` of supervisely/supervisely write and draw them."""
+    alpha = base64.b64encode(png(np.array([[200, 90]], np.uint8))).decode()
+    plain = base64.b64encode(png(np.array([[True]]))).decode()
+    parts = [{"exterior": [[0, 0], [1, 0], [1, 0]], "interior": []}, {"exterior": [[5, 0], [7, 0], [7, 0]]}]
+    objects = [
+        {"classTitle": "dog", "geometryType": "alpha_mask", "alpha_mask": {"data": alpha, "origin": [0, 5]}},
+        {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": plain, "origin": [7, 5]}},
+        {"classTitle": "dog", "geometryType": "multipolygon", "parts": parts},
+        {"classTitle": "car", "geometryType": "oriented_bbox", "points": [[2, 3], [6, 3]], "angle": np.pi / 2},
+    ]
+    got = names(Converted(supervisely(tmp_path / "s", objects), tmp_path / "out"))
+    assert got[5] == ["dog", "background", "background", "background", "car", "background", "background", "car"]
+    assert got[0] == ["dog"] * 2 + ["background"] * 3 + ["dog"] * 3
+    assert [row[4] for row in got] == ["background", "car", "car", "car", "car", "car"]
+
+
 def test_supervisely_without_an_annotation_names_it(tmp_path: Path) -> None:
     root = supervisely(tmp_path / "s", [])
     picture(root / "train/img/b.jpg", 6, 8)
