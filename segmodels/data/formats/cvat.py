@@ -80,9 +80,7 @@ def _read(root: Path, job: Job) -> Reading:
             places = [root / "images" / subset, root / "images", root / subset, root]
             image = next((path for folder in places if (path := located(folder, name)) is not None), None)
             if image is None:
-                job.problems.append(
-                    f"{file}: image {name} is not in images/; export it with its images, or add it"
-                )
+                job.problems.append(f"{file}: image {name} is not in images/; export it with its images, or add it")
                 continue
             size = partial(_size, element, file)
             shapes = partial(_shapes, element, index, file)

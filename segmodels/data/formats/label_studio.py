@@ -2,8 +2,9 @@
 
 labelstud.io/guide/export, "JSON"; brush masks are rle-pack codes of RGBA pixels (label_studio_converter, `brush.py`),
 bitmasks are PNGs on transparent ground (labelstud.io/tags/bitmasklabels); what is drawn with a tag of its own and named
-with `Labels` has the type `labels`. Results are drawn in their order; the first annotation of a task that was not cancelled counts. The brush export as PNG
-names masks by the numbers of tasks alone, so the JSON export is needed beside it.
+with `Labels` has the type `labels`. Results are drawn in their order; the first annotation of a task that was not
+cancelled counts. The brush export as PNG names masks by the numbers of tasks alone, so the JSON export is needed beside
+it.
 
     *.json          [{"id", "data": {"image": "/data/upload/1/0a1b2c3d-a.jpg"}, "annotations": [{"result": [...]}]}]
     images/a.jpg    anywhere below, with or without the prefix of the upload

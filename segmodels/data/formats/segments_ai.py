@@ -1,7 +1,7 @@
 """Segments.ai: a release's JSON file, beside the images and label bitmaps that it names.
 
-docs.segments.ai, "Release files"; the names of files on disk: `SegmentsDataset` of github.com/segments-ai/segments-ai. A
-bitmap's id is R + 256 G + 65536 B, and the release says which category it is; 0 is what nothing is drawn on.
+docs.segments.ai, "Release files"; the names of files on disk: `SegmentsDataset` of github.com/segments-ai/segments-ai.
+A bitmap's id is R + 256 G + 65536 B, and the release says which category it is; 0 is what nothing is drawn on.
 
     flowers-v1.0.json                                  {"name", "dataset": {"task_attributes", "labelsets", "samples"}}
     segments/jane_flowers/v1.0/a.jpg                   anywhere below, by the sample's name or that in its address

@@ -137,7 +137,9 @@ def test_coco_stuff_maps_are_ids_less_one(tmp_path: Path) -> None:
         Converted(root, tmp_path / "out")
 
 
-def test_a_copy_of_panoptic_labels_as_objects_is_left_out_and_images_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+def test_a_copy_of_panoptic_labels_as_objects_is_left_out_and_images_lie_in_a_folder_of_any_name(
+    tmp_path: Path,
+) -> None:
     """As `sample_data` of cocodataset/panopticapi: `input_images` and `panoptic_coco_detection_format.json`."""
     root = panoptic(tmp_path / "p")
     listing = root / "annotations/panoptic_val2017.json"

@@ -167,7 +167,9 @@ def test_boxes_in_xml_are_no_labels_and_are_told_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         picture(tmp_path / f"d/JPEGImages/{name}.jpg")
         write(tmp_path / f"d/Annotations/{name}.xml", "<annotation><object/></annotation>")
-    with pytest.raises(DatasetError, match=r"^\S+/Annotations: holds a.xml, but no image of labels; XML files as VOC's"):
+    with pytest.raises(
+        DatasetError, match=r"^\S+/Annotations: holds a.xml, but no image of labels; XML files as VOC's"
+    ):
         Converted(tmp_path / "d", tmp_path / "out")
 
 
