@@ -41,7 +41,9 @@ def _parts(root: Path) -> Iterator[Part]:
             words = [*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()]
             split = next((SPLIT[word] for word in words if word in SPLIT), None)
             named = re.search(r"_([a-z]+\d*)$", path.stem)
-            folders = [root / "images" / named[1], root / named[1]] if named else []
+            # Where `annotations` itself is given, images lie beside it.
+            tops = [root, root.parent] if root.name == "annotations" else [root]
+            folders = [top / place for top in tops for place in (f"images/{named[1]}", named[1])] if named else []
             folders += [path.parent / "images", root / "images", path.parent, root]
             parts.append(Part(path, next((f for f in folders if f.is_dir()), root), split))
         if parts:

@@ -117,6 +117,23 @@ def test_an_image_that_is_not_there_is_named_with_its_file(tmp_path: Path) -> No
         Converted(root, tmp_path / "out")
 
 
+def test_the_folder_of_annotations_may_be_given(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco", [entry(1, 1, [CAR])])
+    assert dict(Converted(root / "annotations", tmp_path / "out").info.splits) == {"train": 1, "val": 1}
+
+
+def test_images_of_which_none_is_there_are_told_once(tmp_path: Path) -> None:
+    """As `utils/ade20k_instance_imgCatIds.json` of CSAILVision/ADE20K, which names 25,562 images that lie elsewhere."""
+    root = coco(tmp_path / "coco", [entry(1, 1, [CAR])])
+    listed = [{"id": n, "file_name": f"ADE_train_{n:08}.jpg", "height": 6, "width": 8} for n in range(30)]
+    write(root / "annotations/instances_val2017.json", json.dumps(content([entry(1, 1, [CAR])], images=listed)))
+    with pytest.raises(
+        DatasetError, match=r"ADE_train_00000000.jpg is not in \S+val2017; .*nor are the 29 others"
+    ) as told:
+        Converted(root, tmp_path / "out")
+    assert "\n" not in str(told.value)
+
+
 def test_roboflow_has_a_file_in_each_split_and_a_first_category_that_is_none(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         picture(tmp_path / f"r/{split}/000000000009.jpg", 6, 8)

@@ -183,10 +183,8 @@ def test_gids_labels_end_in_15label(tmp_path: Path) -> None:
     assert (read.key, sum(read.info.splits.values())) == ("folder", 2)
 
 
-def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path) -> None:
-    """As `dataset.py` and `utils.py` (`bitmap2file`) of segments-ai/segments-ai name, code and look up its files."""
-    root, folder = tmp_path / "s", tmp_path / "s/segments/jane_flowers/v1.0"
-    samples = []
+def segments_ai(root: Path) -> Path:
+    folder, samples = root / "segments/jane_flowers/v1.0", []
     for name in ("a", "b", "c"):
         picture(folder / f"{name}.jpg", 1, 4)
         # Ids 1, 258 = 2 + 256 * 1 and 0; opaque.
@@ -201,6 +199,12 @@ def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path)
     dataset = {"task_type": "segmentation-bitmap", "task_attributes": {"categories": categories}, "samples": samples}
     release = {"name": "v1.0", "dataset": dataset | {"name": "flowers", "labelsets": [{"name": "ground-truth"}]}}
     write(root / "flowers-v1.0.json", json.dumps(release))
+    return root
+
+
+def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path) -> None:
+    """As `dataset.py` and `utils.py` (`bitmap2file`) of segments-ai/segments-ai name, code and look up its files."""
+    root = segments_ai(tmp_path / "s")
     read = Converted(root, tmp_path / "out", targets=("instances",))
     assert (read.key, read.names, sum(read.info.splits.values())) == (
         "segments_ai", ["background", "rose", "lily"], 2,
@@ -208,6 +212,6 @@ def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path)
     (name,) = read.ids("train")
     assert read.named("train", name) == [["lily", "rose", "background", "lily"]]
     assert read.truth("train", name, "instances").tolist() == [[1, 2, 0, 1]]
-    (folder / "b_label_ground-truth.png").unlink()
+    (root / "segments/jane_flowers/v1.0/b_label_ground-truth.png").unlink()
     with pytest.raises(DatasetError, match=r"flowers-v1.0.json: b_label_ground-truth.png is not below the folder"):
         Converted(root, tmp_path / "out")
