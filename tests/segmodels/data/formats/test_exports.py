@@ -215,3 +215,38 @@ def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path)
     (root / "segments/jane_flowers/v1.0/b_label_ground-truth.png").unlink()
     with pytest.raises(DatasetError, match=r"flowers-v1.0.json: b_label_ground-truth.png is not below the folder"):
         Converted(root, tmp_path / "out")
+
+
+POLYGON = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in SQUARE)
+XML = f"""<annotation><filename>a.jpg</filename><folder>f</folder>
+<object><name>car</name><deleted>0</deleted><id>0</id><polygon><username/>{POLYGON}</polygon></object>
+<object><name>gone</name><deleted>1</deleted><id>1</id><polygon><username/>{POLYGON}</polygon></object>
+<object><name>dog</name><deleted>0</deleted><id>2</id><segm><mask>a_mask_2.png</mask></segm></object>
+<imagesize><nrows>6</nrows><ncols>8</ncols></imagesize></annotation>
+"""
+
+
+def labelme_xml(root: Path, image: str = "", xml: str = "", masks: str = "Masks") -> Path:
+    picture(root / image / "a.jpg", 6, 8)
+    mask = np.zeros((6, 8, 4), np.uint8)
+    mask[5, 7] = (255, 0, 0, 255)
+    (root / masks).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(root / masks / "a_mask_2.png")
+    write(root / xml / "a.xml", XML)
+    return root
+
+
+@pytest.mark.parametrize("places", [("", "", "Masks"), ("Images/f", "Annotations/f", "Masks/f")])
+def test_labelmes_xml_draws_polygons_and_masks_that_are_not_deleted(tmp_path: Path, places: tuple[str, ...]) -> None:
+    """As docs.cvat.ai, "LabelMe", and datumaro's tests/assets/labelme_dataset have them."""
+    root = labelme_xml(tmp_path / "l", *places)
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, read.names) == ("labelme_xml", ["background", "car", "dog"])
+    got = names(read)
+    assert (got[0][0], got[1][1], got[5][7]) == ("background", "car", "dog")
+    (root / places[2] / "a_mask_2.png").unlink()
+    with pytest.raises(DatasetError, match=r"a.xml: mask a_mask_2.png is not in Masks/"):
+        Converted(root, tmp_path / "out")
+    (root / places[0] / "a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"a.xml: its image a.jpg is neither beside it nor in Images/"):
+        Converted(root, tmp_path / "out", "labelme_xml")

@@ -148,6 +148,7 @@ def _packed(root: Path) -> Path:
 # Layout -> what makes a folder of it, and the files of annotations that are spoilt.
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cvat": (_cvat, "*.xml"),
+    "labelme_xml": (test_exports.labelme_xml, "*.xml"),
     "cvat, video": (_video, "*.xml"),
     "yolo": (_yolo, "*.txt"),
     "sbd": (test_archives.sbd, "*.mat"),
