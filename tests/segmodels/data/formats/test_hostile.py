@@ -39,7 +39,7 @@ def bitmaps(root: Path) -> Path:
     points = {"exterior": test_tools.SQUARE, "interior": []}
     bitmap = {"data": "eJxz", "origin": [0, 0]}
     box = {"points": [[0, 0], [3, 2]], "angle": 0.3}
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"classTitle": "dog", "geometryType": "polygon", "points": points},
         {"classTitle": "dog", "geometryType": "multipolygon", "parts": [points]},
         {"classTitle": "car", "geometryType": "oriented_bbox", **box},

@@ -148,7 +148,7 @@ def test_supervisely_has_masks_that_are_not_deflated_and_further_geometries(tmp_
     alpha = base64.b64encode(png(np.array([[200, 90]], np.uint8))).decode()
     plain = base64.b64encode(png(np.array([[True]]))).decode()
     parts = [{"exterior": [[0, 0], [1, 0], [1, 0]], "interior": []}, {"exterior": [[5, 0], [7, 0], [7, 0]]}]
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"classTitle": "dog", "geometryType": "alpha_mask", "alpha_mask": {"data": alpha, "origin": [0, 5]}},
         {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": plain, "origin": [7, 5]}},
         {"classTitle": "dog", "geometryType": "multipolygon", "parts": parts},
