@@ -7,6 +7,9 @@ github.com/CSAILVision/ADE20K.
     images/ADE/{training,validation}/SCENE/…/X_seg.png    RGB: class R // 10 * 256 + G, 0 is void; object B
     images/ADE/{training,validation}/SCENE/…/X.json       names: `name_ndx` and `name`; in Latin-1 where not in UTF-8
 
+The folder of the archive, `images`, `ADE` or one split's folder may be given. The version of 2016 has no JSON files but
+`X_atr.txt`, in which objects have no number, and is not read.
+
 Classes are those that the JSON files name as objects, in the order of their numbers. Labels of 8 bits hold at most 255:
 `data.classes` says which of them become one. Parts of objects (`X_parts_1.png`) are not read.
 """
@@ -21,19 +24,40 @@ import numpy as np
 from segmodels.data.formats.coco_json import infos
 from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import instances_of, looked_up, packed_colors
-from segmodels.data.formats.layout import Job, Layout, Raw, Reading, Table
+from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading, Table, first
 from segmodels.errors import brief
 from segmodels.files import ContentError, parse_json
 
 SPLITS = {"training": "train", "validation": "val"}
+PLACES = ("images/ADE", "ADE", ".", "images")
+OLD = "*.json (which the version of 2021 has; that of 2016 is not read)"
 VOID = 0
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split: below the archive's, or `root` itself."""
+    place = next((root / p for p in PLACES if any((root / p / folder).is_dir() for folder in SPLITS)), None)
+    if place is not None:
+        return {split: place / folder for folder, split in SPLITS.items() if (place / folder).is_dir()}
+    return {SPLITS[root.name]: root} if root.name in SPLITS else {}
+
+
+def _detect(root: Path) -> Fit | None:
+    for folder in _folders(root).values():
+        # Outside ADE/ anybody's masks may be called `_seg`.
+        name = "*_seg.png" if folder.parent.name == "ADE" else "ADE_*_seg.png"
+        if (label := next((p for d in ("*/", "*/*/", "*/*/*/") if (p := first(folder, d + name))), None)) is not None:
+            stem = label.name.removesuffix("_seg.png")
+            lacks = "" if label.with_name(f"{stem}.json").is_file() else OLD
+            return Fit(label.relative_to(root).as_posix(), lacks)
+    return None
 
 
 def _read(root: Path, job: Job) -> Reading:
     entries = []
     named: dict[int, str] = {}
-    for folder, split in SPLITS.items():
-        for image in image_files(root / "images/ADE" / folder):
+    for split, folder in _folders(root).items():
+        for image in image_files(folder):
             label, told = image.with_name(f"{image.stem}_seg.png"), image.with_suffix(".json")
             if image.suffix != ".jpg":
                 continue
@@ -82,8 +106,8 @@ LAYOUT = Layout(
     licence="non-commercial research and education",
     looks_for="images/ADE/{training,validation}/…/*_seg.png beside *.jpg and *.json",
     read=_read,
-    marks=("images/ADE/*/*/*/*_seg.png",),
-    needs=("images/ADE/*/*/*/*.json",),
+    detect=_detect,
+    over=("side_by_side",),
     obtain="register on its page",
     targets=("instances",),
     classes="of the JSON files, more than 3,000",

@@ -4,7 +4,7 @@ Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014). Also whatev
 for each split: `instances_train2017.json` (COCO), `train/_annotations.coco.json` (Roboflow),
 `annotations/instances_default.json` (CVAT), `result.json` beside `images/` (Label Studio).
 
-    annotations/instances_<split><year>.json
+    annotations/instances_<split><year>.json   or stuff_<split><year>.json alone
     train2017/000000000009.jpg                 or images/train2017/, or beside the file of annotations
 """
 
@@ -25,7 +25,9 @@ FILES = ("annotations/*.json", "*/_annotations.coco.json", "_annotations.coco.js
 MOST = 12
 SPLIT = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Files beside them that are something else: captions, points of bodies, other lists of images.
-OTHER = re.compile(r"^(captions|person_keypoints|panoptic|stuff|image_info|lvis)", re.IGNORECASE)
+OTHER = re.compile(r"^(captions|person_keypoints|panoptic|image_info|lvis)", re.IGNORECASE)
+# Read where there are no objects; its category `other` is what belongs to those.
+STUFF = re.compile(r"^stuff", re.IGNORECASE)
 
 
 def _parts(root: Path) -> Iterator[Part]:
@@ -39,11 +41,14 @@ def _parts(root: Path) -> Iterator[Part]:
             words = [*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()]
             split = next((SPLIT[word] for word in words if word in SPLIT), None)
             named = re.search(r"_([a-z]+\d*)$", path.stem)
-            folders = [root / "images" / named[1], root / named[1]] if named else []
+            # Where `annotations` itself is given, images lie beside it.
+            tops = [root, root.parent] if root.name == "annotations" else [root]
+            folders = [top / place for top in tops for place in (f"images/{named[1]}", named[1])] if named else []
             folders += [path.parent / "images", root / "images", path.parent, root]
             parts.append(Part(path, next((f for f in folders if f.is_dir()), root), split))
         if parts:
-            yield from parts
+            things = [part for part in parts if not STUFF.match(part.annotations.name)]
+            yield from things or parts
             return
 
 

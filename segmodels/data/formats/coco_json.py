@@ -104,6 +104,7 @@ def samples(
             job.problems.append(f"{part.annotations}: its annotations are boxes; none has a segmentation")
         elif boxes:
             job.noted(f"{part.annotations}: {boxes} annotations are boxes alone, and are left out")
+        missing: list[str] = []
         for entry in content["images"]:
             try:
                 number, name = entry["id"], str(entry["file_name"])
@@ -113,7 +114,7 @@ def samples(
                 continue
             image = located(part.images, name)
             if image is None:
-                job.problems.append(f"{part.annotations}: {name} is not in {part.images}; add it or take the entry out")
+                missing.append(f"{part.annotations}: {name} is not in {part.images}; add it or take the entry out")
                 continue
             what = f"{part.annotations}: {name}"
             shapes = partial(_shapes, drawings.get(number, ()), index, height, width, what)
@@ -125,6 +126,9 @@ def samples(
                 part.split,
                 targets={"instances": numbered(size, partial(_objects, shapes))},
             )
+        if len(missing) == len(content["images"]) > 1:
+            missing = [f"{missing[0]}; nor are the {len(missing) - 1} others: give the folder that has them, too"]
+        job.problems.extend(missing)
 
 
 def located(folder: Path, name: str) -> Path | None:

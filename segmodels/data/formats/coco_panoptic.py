@@ -30,6 +30,12 @@ SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 def _read(root: Path, job: Job) -> Reading:
     files = next((listing for pattern in FILES if (listing := sorted(root.glob(pattern)))), [])
     contents = {path: coco_json.load(path) for path in files}
+    # panopticapi writes the same segments as objects, too (`panoptic2detection_coco_format.py`).
+    objects_alone = [path for path, content in contents.items() if not _is_panoptic(content)]
+    job.left_out(objects_alone, "their annotations have no segments_info; they are no panoptic labels")
+    contents = {path: content for path, content in contents.items() if path not in objects_alone}
+    if not contents:
+        raise DatasetError(f"{files[0]}: its annotations have no segments_info; give the file of the PNGs")
     named = coco_json.categories(list(contents.items()))
     listed = {int(c["id"]): c for content in contents.values() for c in content["categories"]}
     colors = {named[i]: tuple(c["color"]) for i, c in listed.items() if "color" in c}
@@ -42,7 +48,7 @@ def _read(root: Path, job: Job) -> Reading:
             names = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
             split = next((SPLITS[w] for w in re.split(r"[^a-z]+", path.stem.lower()) if w in SPLITS), None)
             year = path.stem.rpartition("_")[2]
-            folders = [root / year, root / "images" / year, root / "images", root]
+            folders = [root / year, root / "images" / year, root / "images", root, *_inner(root, path)]
             for annotation in content.get("annotations", ()):
                 name, truth = names.get(annotation.get("image_id"), ""), str(annotation.get("file_name"))
                 label = next((p for f in (path.with_suffix(""), root) if (p := coco_json.located(f, truth))), None)
@@ -57,6 +63,16 @@ def _read(root: Path, job: Job) -> Reading:
                 yield Raw(image.stem, image, decode, split, targets=objects)
 
     return Reading(classes, samples())
+
+
+def _is_panoptic(content: Mapping[str, Any]) -> bool:
+    annotations = content.get("annotations", ())
+    return not annotations or any("segments_info" in annotation for annotation in annotations)
+
+
+def _inner(root: Path, path: Path) -> list[Path]:
+    """Return the other folders in which images may lie; that of the PNGs has files of the same stem."""
+    return [p for p in sorted(root.iterdir()) if p.is_dir() and p != path.with_suffix("")]
 
 
 def _detect(root: Path) -> Fit | None:

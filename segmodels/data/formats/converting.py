@@ -137,6 +137,8 @@ def _write(
     refuse(job.problems)
     if not raws:
         return 0
+    if job.draws and len(read.classes) < 2 and choices.background != "ignore":
+        raise DatasetError(f"{root}: is {title}, but nothing is drawn on its images; draw what they show")
     mapping = ClassMapping(read.classes, choices)
     splits = deal(raws, splitting)
     job.left_out([r.id for r in raws if splits[r.split, r.id] == LEFT_OUT], f"data.fraction is {splitting.fraction}")

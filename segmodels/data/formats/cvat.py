@@ -1,17 +1,23 @@
-"""CVAT for images 1.1: one XML file of shapes beside the images.
+"""CVAT for images 1.1, and for video 1.1: one XML file of shapes beside the images.
 
 docs.cvat.ai, "XML annotation format". Shapes are drawn by `z_order`, then in their order; a mask is run lengths in its
 box, outside first. Boxes are filled, also turned ones; points are no area.
 
     annotations.xml          <image name="a.jpg" width height subset?> <polygon label points="x,y;…" z_order/> …
     images/a.jpg             or images/<subset>/a.jpg, or beside annotations.xml
+    images/frame_000010.png  of a video: <track label> <polygon frame="10" outside="0" points/> … </track>
+
+The file may be called otherwise. A track has a shape for every frame; one that is `outside` is not drawn. The frames of
+a video are dealt as one group.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +25,7 @@ import numpy as np
 
 from segmodels.data.folder import ClassInfo, DatasetError
 from segmodels.data.formats.coco_json import infos, located
+from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import Shape, drawn, numbered, placed, ring, runs_mask
 from segmodels.data.formats.folder import SPLIT_FOLDERS
 from segmodels.data.formats.layout import Fit, Job, Layout, Raw, Reading
@@ -28,26 +35,35 @@ from segmodels.files import read_text
 
 FILE = "annotations.xml"
 LIMIT = 1 << 30
-LINE = 1
+LINE, LOOKED = 1, 3
+FRAME = re.compile(r"frame_(\d+)$")
 
 
 def _detect(root: Path) -> Fit | None:
-    path = root / FILE
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        head = file.read(4096)
-    return Fit(FILE) if b"<annotations" in head and b"<version>" in head else None
+    path = _file(root)
+    return Fit(path.name) if path else None
+
+
+def _file(root: Path) -> Path | None:
+    others = (p for p in islice(sorted(root.glob("*.xml")), LOOKED) if p.name != FILE)
+    for path in (root / FILE, *others):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                head = file.read(4096)
+            if b"<annotations" in head and b"<version>" in head:
+                return path
+    return None
 
 
 def _read(root: Path, job: Job) -> Reading:
-    text = read_text(root / FILE, LIMIT)
+    file = _file(root) or root / FILE
+    text = read_text(file, LIMIT)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(f"{root / FILE}: declares entities, which CVAT never does; export it again")
+        raise DatasetError(f"{file}: declares entities, which CVAT never does; export it again")
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise DatasetError(f"{root / FILE}: is not XML ({error}); export it again as CVAT for images 1.1") from None
+        raise DatasetError(f"{file}: is not XML ({error}); export it again as CVAT for images 1.1") from None
     listed = [(label.findtext("name", ""), label.findtext("color", "")) for label in tree.iter("label")]
     listed = list({name: color for name, color in listed if name}.items())
     if not listed:
@@ -58,17 +74,16 @@ def _read(root: Path, job: Job) -> Reading:
     index = {info.name: place for place, info in enumerate(classes)}
 
     def samples() -> Iterator[Raw]:
-        for element in tree.iter("image"):
+        frames = _frames(tree, root)
+        for element in (*tree.iter("image"), *frames):
             name, subset = element.get("name", ""), element.get("subset", "")
             places = [root / "images" / subset, root / "images", root / subset, root]
             image = next((path for folder in places if (path := located(folder, name)) is not None), None)
             if image is None:
-                job.problems.append(
-                    f"{root / FILE}: image {name} is not in images/; export it with its images, or add it"
-                )
+                job.problems.append(f"{file}: image {name} is not in images/; export it with its images, or add it")
                 continue
-            size = partial(_size, element, root)
-            shapes = partial(_shapes, element, index, root / FILE)
+            size = partial(_size, element, file)
+            shapes = partial(_shapes, element, index, file)
             split = SPLIT_FOLDERS.get(subset.lower())
             objects = {"instances": numbered(size, shapes)}
             yield Raw(
@@ -76,17 +91,36 @@ def _read(root: Path, job: Job) -> Reading:
                 image,
                 drawn(size, shapes, undrawn, classes),
                 split,
+                "video" if frames else "",
                 targets=objects,
             )
 
     return Reading(classes, samples())
 
 
-def _size(element: ElementTree.Element, root: Path) -> tuple[int, int]:
+def _frames(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
+    """Return the frames of a video as images, each with the shapes that its tracks have in it."""
+    drawn: dict[int, list[ElementTree.Element]] = {}
+    for track in tree.iter("track"):
+        for shape in track:
+            if shape.get("outside") != "1":
+                shape.set("label", track.get("label", ""))
+                drawn.setdefault(int(shape.get("frame", -1)), []).append(shape)
+    numbered = {int(m[1]): p.name for p in image_files(root / "images") if (m := FRAME.search(p.stem))} if drawn else {}
+    size = {key: tree.findtext(f"meta//original_size/{key}", "") for key in ("width", "height")}
+    frames = []
+    for number in sorted(numbered.keys() | drawn.keys()):
+        name = numbered.get(number, f"frame_{number:06}.png")
+        frames.append(ElementTree.Element("image", {"name": name, **size}))
+        frames[-1].extend(drawn.get(number, ()))
+    return frames
+
+
+def _size(element: ElementTree.Element, path: Path) -> tuple[int, int]:
     try:
         return int(element.attrib["height"]), int(element.attrib["width"])
     except (KeyError, ValueError):
-        raise DatasetError(f"{root / FILE}: image {element.get('name')} has no width and height") from None
+        raise DatasetError(f"{path}: image {element.get('name')} has no width and height") from None
 
 
 def _shapes(element: ElementTree.Element, index: Mapping[str, int], file: Path) -> list[Shape]:
@@ -98,7 +132,7 @@ def _shapes(element: ElementTree.Element, index: Mapping[str, int], file: Path) 
         if label not in index:
             raise DatasetError(f"{file}: {element.get('name')}: label {label!r} is not among the labels of the task")
         try:
-            shape = _shape(child, index[label], *_size(element, file.parent))
+            shape = _shape(child, index[label], *_size(element, file))
         except (KeyError, ValueError, TypeError) as error:
             raise DatasetError(f"{file}: {element.get('name')}: a {child.tag} is damaged ({brief(error)})") from None
         shapes.append((int(child.get("z_order", 0)), number, shape))
@@ -141,7 +175,7 @@ def _rotated(points: np.ndarray, degrees: float) -> np.ndarray:
 
 LAYOUT = Layout(
     "cvat",
-    "CVAT for images 1.1",
+    "CVAT for images 1.1 and for video 1.1",
     home="https://www.cvat.ai",
     licence="",
     looks_for="annotations.xml beside images/",

@@ -39,7 +39,7 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 LABEL_ENDING = re.compile(
-    r"[_-](masks?|labels?|labelids|labeltrainids|l|gt|seg|segmentation|annotation)$", re.IGNORECASE
+    r"[_-](masks?|(?:15)?labels?|labelids|labeltrainids|l|gt|seg|segmentation|annotation)$", re.IGNORECASE
 )
 IMAGE_ENDING = re.compile(r"[_-](images?|img|rgb|sat)$", re.IGNORECASE)
 
@@ -133,7 +133,12 @@ def _folders(root: Path) -> list[Path]:
 def _pairs(part: Part, problems: list[str]) -> list[Pair]:
     exact: dict[str, list[Path]] = {}
     loose: dict[str, list[Path]] = {}
-    for label in image_files(part.labels):
+    labels = list(image_files(part.labels))
+    if not labels and (other := next((p for p in sorted(part.labels.rglob("*.*")) if p.is_file()), None)) is not None:
+        boxes = "; XML files as VOC's hold boxes" if other.suffix.lower() == ".xml" else ""
+        problems.append(f"{part.labels}: holds {other.name}, but no image of labels{boxes}; add the images of labels")
+        return []
+    for label in labels:
         stem = stem_of(label, part.labels)
         exact.setdefault(stem, []).append(label)
         loose.setdefault(LABEL_ENDING.sub("", stem), []).append(label)
@@ -149,7 +154,7 @@ def _pairs(part: Part, problems: list[str]) -> list[Pair]:
             wanted = part.labels / f"{stem}.png"
             problems.append(f"{image}: has no label; {wanted} is missing: add it, or remove the image")
         used.update(matching)
-    orphans = [label for labels in exact.values() for label in labels if label not in used]
+    orphans = [label for group in exact.values() for label in group if label not in used]
     if orphans:
         log.warning(
             "%s: %d labels belong to no image and are left out, %s first", part.labels, len(orphans), orphans[0]

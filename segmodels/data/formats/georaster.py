@@ -4,7 +4,8 @@
     images/*.tif       labels.gpkg                     one file for all images
     images/field.tif   labels/field.tif                class ids on the same grid, with classes.txt
     AOI_2_Vegas/RGB-PanSharpen/RGB-PanSharpen_AOI_2_Vegas_img1.tif
-                       geojson/buildings/buildings_AOI_2_Vegas_img1.geojson    SpaceNet 2 (Van Etten et al., 2018)
+                       geojson/buildings/buildings_AOI_2_Vegas_img1.geojson    SpaceNet 2 (Van Etten et al., 2018);
+    3band/ beside geojson/, PS-RGB/ beside geojson_buildings/: SpaceNet 1 and 6, with their names
 
 `data.tile` is the side of a tile; without it, images of up to four million pixels stay whole and larger ones are cut
 into tiles of 512. Only a tile's pixels are read at a time. What lies in the raster's no-data is void, and a tile of
@@ -35,7 +36,8 @@ from segmodels.data.palette import default_palette
 LARGE, TILE, BLOCK = 4_000_000, 512, 4
 TIFFS = ("tif", "tiff", "TIF", "TIFF")
 IMAGES, LABELS = ("images", "image", "img", "rasters"), ("labels", "label", "masks", "annotations", "vectors")
-SPACENET = re.compile(r"(AOI_\d+_.+?_img\d+)$")
+# What a name of SpaceNet has before and after the product's: city, and the image's number or its time and tile.
+SPACENET = re.compile(r"(AOI_\d+_[A-Za-z]+)_(?:[A-Za-z-]+_)?(img\d+|\d+_\d+_tile_\d+)$")
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def _read(root: Path, job: Job) -> Reading:
 
 def _pairs(root: Path) -> Iterator[tuple[Path, Path]]:
     """Yield each image with its labels, sorted."""
-    for image in sorted(p for s in TIFFS for p in root.glob(f"**/*RGB*/*_img*.{s}") if SPACENET.search(p.stem)):
-        key = SPACENET.search(image.stem)
-        label = next(iter(sorted(image.parent.parent.glob(f"geojson/*/*_{key[1]}.geojson"))), None) if key else None
-        if label is not None:
+    photos = (p for folder in ("*RGB", "RGB-*", "3band") for p in root.glob(f"**/{folder}/*AOI_*.*"))
+    drawings: dict[Path, dict[tuple[str, ...], Path]] = {}
+    for image in sorted({p for p in photos if p.suffix[1:] in TIFFS and SPACENET.search(p.stem)}):
+        near = drawings.setdefault(image.parent.parent, _drawings(image.parent.parent))
+        if (label := near.get(_spacenet(image))) is not None:
             yield image, label
     for base in [root, *(root / split for split in SPLITS)]:
         images = next((base / name for name in IMAGES if any(first(base, f"{name}/*.{s}") for s in TIFFS)), None)
@@ -105,6 +108,16 @@ def _pairs(root: Path) -> Iterator[tuple[Path, Path]]:
             partner = single or _partner(base, image)
             if partner is not None:
                 yield image, partner
+
+
+def _drawings(folder: Path) -> dict[tuple[str, ...], Path]:
+    """Return SpaceNet's polygons by what their names share with images'."""
+    return {_spacenet(p): p for p in sorted(folder.glob("geojson*/**/*.geojson")) if "road" not in p.parent.name}
+
+
+def _spacenet(path: Path) -> tuple[str, ...]:
+    match = SPACENET.search(path.stem)
+    return match.groups() if match else (path.stem,)
 
 
 def _partner(base: Path, image: Path) -> Path | None:
@@ -122,7 +135,7 @@ def _class(label: Path, name: str) -> str:
 
 
 def _layer(label: Path) -> str:
-    return "object" if label.parent.name in LABELS else label.parent.name
+    return "object" if label.parent.name in LABELS else label.parent.name.removeprefix("geojson").strip("_") or "object"
 
 
 def _tiles(root: Path, pairs: list[tuple[Path, Path]], job: Job, look: Any) -> Iterator[Raw]:

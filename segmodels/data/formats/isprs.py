@@ -4,7 +4,7 @@ Rottensteiner et al., "The ISPRS benchmark on urban object classification and 3D
 colours and which tiles are for training: the contest's pages. Ids of img_dir: mmsegmentation's `potsdam.py` and
 `vaihingen.py`. Black is what was left out along borders of objects (`_noBoundary`): void.
 
-    2_Ortho_RGB/top_potsdam_2_10_RGB.tif           or …_IRRG.tif
+    2_Ortho_RGB/top_potsdam_2_10_RGB.tif           or …_IRRG.tif, or …_RGBIR.tif, of which `data.bands` names the bands
     5_Labels_all/top_potsdam_2_10_label.tif        or …_label_noBoundary.tif
     top/top_mosaic_09cm_area1.tif                  infrared, red, green
     gts_for_participants/top_mosaic_09cm_area1.tif or …_noBoundary.tif
@@ -33,6 +33,7 @@ TRAIN = {
 }
 TILE = re.compile(r"top_potsdam_0?(\d+_\d+)_|top_mosaic_09cm_(area\d+)")
 CONVERTED = {"potsdam": "[2-7]_[0-9]*_*_*_*_*.png", "vaihingen": "area[0-9]*_*_*_*_*.png"}
+KINDS = ("RGBIR", "IRRG", "RGB")
 DEPTHS = ("", "*/", "*Ortho*/*/", "*Label*/*/", "*Vaihingen*/*/")
 VOID, SLACK, THICK = (0, 0, 0), 16, 21
 
@@ -42,7 +43,7 @@ def _detect(root: Path) -> Fit | None:
         if (label := first(root, f"ann_dir/*/{pattern}")) is not None:
             return Fit(label.relative_to(root).as_posix(), "" if first(root, f"img_dir/*/{pattern}") else "img_dir/")
     labels = [p for d in DEPTHS if (p := first(root, f"{d}top_potsdam_*_label*.tif"))]
-    images = [p for d in DEPTHS for k in ("RGB", "IRRG") if (p := first(root, f"{d}top_potsdam_*_{k}.tif"))]
+    images = [p for d in DEPTHS for k in KINDS if (p := first(root, f"{d}top_potsdam_*_{k}.tif"))]
     areas = [p for d in DEPTHS for p in root.glob(f"{d}top_mosaic_09cm_area*.tif")]
     labels += [p for p in areas if p.parent.name != "top"]
     images += [p for p in areas if p.parent.name == "top"]
@@ -61,15 +62,17 @@ def reading(root: Path, job: Job, start: int | None = None) -> Reading:
 
 
 def _original(root: Path, job: Job, table: Table) -> Iterator[Raw]:
-    images: dict[str, Path] = {}
+    ranked: dict[str, list[tuple[int, Path]]] = {}
     labels: dict[str, Path] = {}
     for path in sorted((p for p in image_files(root) if TILE.match(p.name)), key=lambda p: "noBoundary" in p.name):
         match = TILE.match(path.name)
         assert match is not None
         if "label" in path.name or (match[2] and path.parent.name != "top"):
             labels.setdefault(match[1] or match[2], path)
-        elif match[2] or path.stem.endswith("_RGB") or (path.stem.endswith("_IRRG") and match[1] not in images):
-            images[match[1] or match[2]] = path
+        elif match[2] or (kind := path.stem.rpartition("_")[2]) in KINDS:
+            rank = len(KINDS) if match[2] else KINDS.index(kind)
+            ranked.setdefault(match[1] or match[2], []).append((rank, path))
+    images = {tile: max(paths)[1] for tile, paths in ranked.items()}
     for tile in sorted(labels.keys() - images.keys()):
         job.problems.append(f"{labels[tile]}: has no image; add top_…_{tile}, or remove the label")
     job.left_out([images[tile] for tile in sorted(images.keys() - labels.keys())], "these have no label")

@@ -1,8 +1,10 @@
 """Label Studio: its JSON export, with brush masks, polygons, rectangles and ellipses, beside the images.
 
-labelstud.io/guide/export, "JSON"; brush masks are rle-pack codes of RGBA pixels (label_studio_converter, `brush.py`).
-Results are drawn in their order; the first annotation of a task that was not cancelled counts. The brush export as PNG
-names masks by the numbers of tasks alone, so the JSON export is needed beside it.
+labelstud.io/guide/export, "JSON"; brush masks are rle-pack codes of RGBA pixels (label_studio_converter, `brush.py`),
+bitmasks are PNGs on transparent ground (labelstud.io/tags/bitmasklabels); what is drawn with a tag of its own and named
+with `Labels` has the type `labels`. Results are drawn in their order; the first annotation of a task that was not
+cancelled counts. The brush export as PNG names masks by the numbers of tasks alone, so the JSON export is needed beside
+it.
 
     *.json          [{"id", "data": {"image": "/data/upload/1/0a1b2c3d-a.jpg"}, "annotations": [{"result": [...]}]}]
     images/a.jpg    anywhere below, with or without the prefix of the upload
@@ -10,6 +12,8 @@ names masks by the numbers of tasks alone, so the JSON export is needed beside i
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+from PIL import Image
 
 from segmodels.data.folder import DatasetError
 from segmodels.data.formats import json_files
@@ -30,7 +35,9 @@ from segmodels.errors import brief
 from segmodels.files import ContentError, read_json
 
 LIMIT = 1 << 30
-KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+KINDS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+AREAS = frozenset({"rle", "imageDataURL", "points", "width", "radiusX"})
+OTHER = frozenset({"keypointlabels", "vectorlabels", "cuboidlabels", "keypoint", "magicwand"})
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 BRUSH_PNG = "task-*-annotation-*.png"
 
@@ -69,6 +76,9 @@ def _read(root: Path, job: Job) -> Reading:
     drawings = [
         (path, task, image, _results(task)) for path, task in tasks if (image := _image(path, task, images, job))
     ]
+    drawn_with = {str(r.get("type")) for _, task, *_ in drawings for r in _all_results(task)}
+    if other := sorted(drawn_with & OTHER):
+        job.noted(f"{root}: results of the kinds {', '.join(other)} have no area or no label, and are left out")
     names = sorted({label for *_, results in drawings for r in results for label in _labels(r)})
     classes, undrawn = job.undrawn(infos(names))
     index = {info.name: place for place, info in enumerate(classes)}
@@ -91,10 +101,15 @@ def _annotated(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [a for a in listed if isinstance(a, dict) and not a.get("was_cancelled")]
 
 
-def _results(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _all_results(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     annotations = _annotated(task)
     results = annotations[0].get("result", []) if annotations else []
-    return [r for r in results if isinstance(r, dict) and r.get("type") in KINDS]
+    return [r for r in results if isinstance(r, dict)]
+
+
+def _results(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    # `Labels` name parts of texts and sounds, too.
+    return [r for r in _all_results(task) if r.get("type") in KINDS and AREAS & r.get("value", {}).keys()]
 
 
 def _labels(result: Mapping[str, Any]) -> list[str]:
@@ -123,23 +138,31 @@ def _shapes(what: str, image: Path, results: list[Mapping[str, Any]], index: Map
     for result in results:
         try:
             labels, value = _labels(result), result["value"]
-            if result["type"] == "brushlabels":
+            if "rle" in value:
                 mask = _unpacked(value["rle"], int(result["original_height"]), int(result["original_width"]))
                 shapes += [Shape(index[label], mask=mask) for label in labels[:1]]
+            elif "imageDataURL" in value:
+                mask = _bitmask(value["imageDataURL"])
+                shapes += [Shape(index[label], mask=mask) for label in labels[:1]]
             else:
-                outline = _points(result["type"], value) * (width / 100, height / 100)
+                outline = _points(value) * (width / 100, height / 100)
                 shapes += [Shape(index[label], (outline,)) for label in labels[:1]]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
             raise DatasetError(f"{what}: a result of kind {result['type']} is damaged ({brief(error)})") from None
     return shapes
 
 
-def _points(kind: str, value: Mapping[str, Any]) -> np.ndarray:
+def _bitmask(address: str) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])), formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGBA"))[..., 3] > 0
+
+
+def _points(value: Mapping[str, Any]) -> np.ndarray:
     """Return the outline in per cent of width and height."""
-    if kind == "polygonlabels":
+    if "points" in value:
         return np.asarray(value["points"], np.float64).reshape(-1, 2)
     x, y, turn = float(value["x"]), float(value["y"]), math.radians(float(value.get("rotation", 0)))
-    if kind == "rectanglelabels":
+    if "width" in value:
         right, bottom = float(value["width"]), float(value["height"])
         points = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]])
     else:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segmodels.data.folder import ClassInfo, DatasetError
+from segmodels.data.folder import IMAGE_SUFFIXES, ClassInfo, DatasetError
 from segmodels.data.formats import json_files
 from segmodels.data.formats.coco_json import infos, located
 from segmodels.data.formats.decode import Shape, drawn, image_size, numbered, placed, ring
@@ -60,19 +60,29 @@ def _samples(
 ) -> Iterator[Raw]:
     for path, content in files:
         image, inside = located(path.parent, str(content["imagePath"])), content.get("imageData")
+        if image is not None and image.suffix.lower() not in IMAGE_SUFFIXES:
+            image = None  # older versions name the JSON file itself, with the image inside
         if image is None and not inside:
             job.problems.append(
                 f"{path}: its image {content['imagePath']} is not beside it, nor inside it; add the image"
             )
             continue
         held = partial(base64.b64decode, inside) if image is None and inside else None
-        image = image or path.with_name(str(content["imagePath"]).replace("\\", "/").rpartition("/")[2])
+        image = image or _name_of(path, content)
         size = partial(_size, path, content, image, held is None)
         shapes = partial(_shapes, path, content, index)
         objects = {"instances": numbered(size, shapes)}
         split = json_files.split_of(path, root)
         name = path.relative_to(root).with_suffix("").as_posix()
         yield Raw(name, image, drawn(size, shapes, undrawn, classes), split, targets=objects, content=held)
+
+
+def _name_of(path: Path, content: Mapping[str, Any]) -> Path:
+    """Return the name of an image that lies inside the file; its ending is that of its bytes where none is given."""
+    named = path.with_name(str(content["imagePath"]).replace("\\", "/").rpartition("/")[2])
+    if named.suffix.lower() in IMAGE_SUFFIXES:
+        return named
+    return path.with_suffix(".png" if str(content["imageData"]).startswith("iVBOR") else ".jpg")
 
 
 def _size(path: Path, content: Mapping[str, Any], image: Path, exists: bool) -> tuple[int, int]:

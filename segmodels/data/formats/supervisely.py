@@ -1,7 +1,8 @@
 """Supervisely: a project with datasets, an annotation for each image.
 
 developer.supervisely.com, "Supervisely annotation format". Objects are drawn in their order: polygons with holes, and
-bitmaps, which are a PNG, deflated, in base64, placed at `origin`.
+bitmaps, which are a PNG, deflated or not, in base64, placed at `origin`. Alpha masks count from half of their opacity
+on. What the geometries mean: `supervisely/geometry` of github.com/supervisely/supervisely.
 
     meta.json                       {"classes": [{"title", "shape", "color": "#rrggbb"}]}
     <dataset>/img/0001.jpg
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -32,7 +34,8 @@ from segmodels.files import ContentError, read_json
 
 LIMIT = 1 << 28
 # A bitmap of the largest image that is read, deflated; what inflates to more is refused.
-MOST = 1 << 28
+MOST, PNG = 1 << 28, b"\x89PNG"
+NO_AREA = frozenset({"point", "graph", "cuboid", "cuboid_2d"})
 
 
 def _read(root: Path, job: Job) -> Reading:
@@ -85,24 +88,44 @@ def _shapes(path: Path, index: Mapping[str, int]) -> list[Shape]:
         try:
             if kind == "bitmap":
                 shapes.append(Shape(index[title], mask=_bitmap(thing["bitmap"], content["size"])))
+            elif kind == "alpha_mask":
+                shapes.append(Shape(index[title], mask=_bitmap(thing["alpha_mask"], content["size"], 128)))
+            elif kind == "multipolygon":
+                parts = [[part["exterior"], *part.get("interior", ())] for part in thing["parts"]]
+                shapes.append(Shape(index[title], tuple(ring(r) for rings in parts for r in rings)))
+            elif kind == "oriented_bbox":
+                shapes.append(Shape(index[title], (_turned(thing["points"], float(thing["angle"])),)))
             elif kind in ("polygon", "rectangle"):
                 points = thing["points"]
                 rings = [points["exterior"], *points.get("interior", ())]
                 shapes.append(Shape(index[title], tuple(ring(r) for r in rings)))
             elif kind == "line":
                 shapes.append(Shape(index[title], (ring(thing["points"]["exterior"]),), width=1))
-            elif kind not in ("point", "graph", "cuboid"):
+            elif kind not in NO_AREA:
                 raise ValueError(f"geometryType {kind}")
         except (KeyError, TypeError, ValueError, OSError, zlib.error) as error:
             raise DatasetError(f"{path}: an object of {title!r} is damaged ({brief(error)})") from None
     return shapes
 
 
-def _bitmap(bitmap: Mapping[str, Any], size: Mapping[str, Any]) -> np.ndarray:
-    inflated = zlib.decompressobj().decompress(base64.b64decode(bitmap["data"]), MOST)
-    with Image.open(io.BytesIO(inflated), formats=("PNG",)) as image:
+def _turned(points: Any, angle: float) -> np.ndarray:
+    """Return the corners of a box that is turned by an angle in radians around its centre, clockwise as it is seen."""
+    corners = points["exterior"] if isinstance(points, dict) else points
+    (left, top), (right, bottom) = np.asarray(corners, np.float64)
+    box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    center = box.mean(0)
+    return np.asarray((box - center) @ matrix + center)
+
+
+def _bitmap(bitmap: Mapping[str, Any], size: Mapping[str, Any], least: int = 1) -> np.ndarray:
+    data = base64.b64decode(bitmap["data"])
+    if not data.startswith(PNG):
+        data = zlib.decompressobj().decompress(data, MOST)
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image)
-    part = (pixels[..., 3] if pixels.ndim == 3 and pixels.shape[-1] == 4 else pixels) > 0
+    values = (pixels[..., 3] if pixels.ndim == 3 and pixels.shape[-1] == 4 else pixels).astype(np.uint8)
+    part = values >= least
     left, top = (int(v) for v in bitmap["origin"])
     return placed(part, left, top, int(size["height"]), int(size["width"]))
 

@@ -11,6 +11,7 @@ import pytest
 from segmodels.data.folder import DatasetError
 from segmodels.data.formats import find
 from tests.segmodels.data.formats.making import Converted, colors, ids, picture, write
+from tests.segmodels.data.formats.test_georaster import raster
 
 WHITE, BLUE, CYAN, GREEN, YELLOW, RED, BLACK = (
     (255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 0),
@@ -57,6 +58,18 @@ def test_potsdam_reads_colours_and_the_contests_tiles(tmp_path: Path) -> None:
     assert sorted(read.ids("train") + read.ids("val")) == ["2_10", "6_7"]
     assert read.label("test", "7_13") == [[0, 1, 2], [3, 4, 5]]
     assert read.names[0] == "impervious_surface" and read.names[5] == "clutter"
+
+
+def test_potsdam_is_read_from_its_archive_of_four_bands_alone(tmp_path: Path) -> None:
+    """As `4_Ortho_RGBIR.zip` of the contest; torchgeo's `potsdam.py` reads this one and the labels beside it."""
+    root = tmp_path / "Potsdam"
+    for tile in ("2_10", "6_7"):
+        raster(root / f"4_Ortho_RGBIR/top_potsdam_{tile}_RGBIR.tif", 2, 3, 4, photometric="rgb", alpha="no")
+        colors(root / f"5_Labels_all/top_potsdam_{tile}_label.tif", [[WHITE, BLUE, CYAN], [GREEN, RED, RED]])
+    with pytest.raises(DatasetError, match=r"data\.bands"):
+        Converted(root, tmp_path / "out")
+    read = Converted(root, tmp_path / "out", bands=(1, 2, 3))
+    assert (read.key, sum(read.info.splits.values())) == ("isprs", 2)
 
 
 def test_vaihingen_has_its_images_in_top_and_eroded_borders_are_void(tmp_path: Path) -> None:

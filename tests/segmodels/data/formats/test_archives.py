@@ -128,6 +128,23 @@ def test_the_whole_ade20k_is_decoded_and_named_by_its_json(tmp_path: Path) -> No
     assert read.truth("train", "ADE_train_00000001", "instances").tolist() == [[0, 1, 0]]
 
 
+@pytest.mark.parametrize("below", ["images", "images/ADE", "images/ADE/training"])
+def test_the_whole_ade20k_is_read_from_folders_below_its_own(tmp_path: Path, below: str) -> None:
+    """As the three images under `dataset` of CSAILVision/ADE20K, given as people give them."""
+    read = Converted(ade_full(tmp_path / "ADE20K_2021_17_01") / below, tmp_path / "out")
+    assert (read.key, read.named("train", "ADE_train_00000001")) == ("ade20k_full", [["wall", "câr", "-"]])
+
+
+def test_ade20k_of_2016_is_told_from_that_of_2021(tmp_path: Path) -> None:
+    """As groups.csail.mit.edu/vision/datasets/ADE20K describes it: `*_atr.txt`, and no JSON files."""
+    folder = tmp_path / "ADE20K_2016_07_26/images/training/a/abbey"
+    picture(folder / "ADE_train_00000970.jpg", 1, 1)
+    colors(folder / "ADE_train_00000970_seg.png", [[(110, 162, 0)]])
+    write(folder / "ADE_train_00000970_atr.txt", '001 # 0 # 0 # wall # wall # ""\n')
+    with pytest.raises(DatasetError, match=r"which the version of 2021 has; that of 2016 is not read"):
+        Converted(tmp_path, tmp_path / "out")
+
+
 def test_landcovers_tiles_have_official_splits_and_sheets_are_dealt(tmp_path: Path) -> None:
     tiled, sheets = tmp_path / "t", tmp_path / "s"
     for split in ("train", "val", "test"):

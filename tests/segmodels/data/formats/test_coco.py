@@ -89,6 +89,21 @@ def test_runs_that_do_not_cover_the_mask_are_refused(code: dict[str, Any]) -> No
         coco_mask(code, 6, 8)
 
 
+def test_stuff_as_json_is_read_where_there_are_no_objects(tmp_path: Path) -> None:
+    """As `stuff_annotations_trainval2017.zip` unpacks (cocodataset.org, "Data format", 3)."""
+    root = coco(tmp_path / "coco", [entry(2, 3, [CAR])])
+    for split in ("train", "val"):
+        stuff = content([entry(1, 92, [CAR])], categories=[{"id": 92, "name": "banner"}, {"id": 183, "name": "other"}])
+        write(root / f"annotations/stuff_{split}2017.json", json.dumps(stuff))
+    assert Converted(root, tmp_path / "out").names == ["background", "person", "car", "toothbrush"]
+    for split in ("train", "val"):
+        (root / f"annotations/instances_{split}2017.json").unlink()
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.names, read.label("train", "000000000009")[2][2]) == (
+        "coco", ["background", "banner", "other"], 1,
+    )  # fmt: skip
+
+
 def test_boxes_alone_are_told(tmp_path: Path) -> None:
     root = coco(tmp_path / "coco", [entry(1, 1, [], bbox=[0, 0, 3, 3])])
     with pytest.raises(DatasetError, match=r"instances_train2017.json: its annotations are boxes"):
@@ -100,6 +115,23 @@ def test_an_image_that_is_not_there_is_named_with_its_file(tmp_path: Path) -> No
     (root / "val2017/000000000009.jpg").unlink()
     with pytest.raises(DatasetError, match=r"instances_val2017.json: 000000000009.jpg is not in .*val2017"):
         Converted(root, tmp_path / "out")
+
+
+def test_the_folder_of_annotations_may_be_given(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco", [entry(1, 1, [CAR])])
+    assert dict(Converted(root / "annotations", tmp_path / "out").info.splits) == {"train": 1, "val": 1}
+
+
+def test_images_of_which_none_is_there_are_told_once(tmp_path: Path) -> None:
+    """As `utils/ade20k_instance_imgCatIds.json` of CSAILVision/ADE20K, which names 25,562 images that lie elsewhere."""
+    root = coco(tmp_path / "coco", [entry(1, 1, [CAR])])
+    listed = [{"id": n, "file_name": f"ADE_train_{n:08}.jpg", "height": 6, "width": 8} for n in range(30)]
+    write(root / "annotations/instances_val2017.json", json.dumps(content([entry(1, 1, [CAR])], images=listed)))
+    with pytest.raises(
+        DatasetError, match=r"ADE_train_00000000.jpg is not in \S+val2017; .*nor are the 29 others"
+    ) as told:
+        Converted(root, tmp_path / "out")
+    assert "\n" not in str(told.value)
 
 
 def test_roboflow_has_a_file_in_each_split_and_a_first_category_that_is_none(tmp_path: Path) -> None:

@@ -137,6 +137,25 @@ def test_coco_stuff_maps_are_ids_less_one(tmp_path: Path) -> None:
         Converted(root, tmp_path / "out")
 
 
+def test_a_copy_of_panoptic_labels_as_objects_is_left_out_and_images_lie_in_a_folder_of_any_name(
+    tmp_path: Path,
+) -> None:
+    """As `sample_data` of cocodataset/panopticapi: `input_images` and `panoptic_coco_detection_format.json`."""
+    root = panoptic(tmp_path / "p")
+    listing = root / "annotations/panoptic_val2017.json"
+    content = json.loads(listing.read_text())
+    (root / "annotations/panoptic_val2017").rename(root / "panoptic_val2017")
+    (root / "val2017").rename(root / "input_images")
+    listing.rename(root / "panoptic_val2017.json")
+    objects = [{"id": 1, "image_id": content["images"][0]["id"], "category_id": 1, "segmentation": [], "area": 1}]
+    write(root / "panoptic_coco_detection_format.json", json.dumps(content | {"annotations": objects}))
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, sum(read.info.splits.values())) == ("coco_panoptic", 1)
+    (root / "panoptic_val2017.json").unlink()
+    with pytest.raises(DatasetError, match=r"detection_format.json: its annotations have no segments_info"):
+        Converted(root, tmp_path / "out")
+
+
 def test_coco_panoptic_without_its_pngs_is_told(tmp_path: Path) -> None:
     root = panoptic(tmp_path / "p")
     (root / "annotations/panoptic_val2017/000000000139.png").unlink()

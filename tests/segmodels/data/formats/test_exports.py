@@ -160,3 +160,93 @@ def test_mmsegmentations_folders_are_read_with_a_list_of_classes(tmp_path: Path)
     write(tmp_path / "m/classes.txt", "road\nsky\n")
     read = Converted(tmp_path / "m", tmp_path / "out")
     assert read.named("train", "a") == [["road", "sky", "-"]]
+
+
+def test_boxes_in_xml_are_no_labels_and_are_told_once(tmp_path: Path) -> None:
+    """As `examples/bbox_detection/data_dataset_voc` of wkentaro/labelme: VOC's folders with boxes alone."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"d/JPEGImages/{name}.jpg")
+        write(tmp_path / f"d/Annotations/{name}.xml", "<annotation><object/></annotation>")
+    with pytest.raises(
+        DatasetError, match=r"^\S+/Annotations: holds a.xml, but no image of labels; XML files as VOC's"
+    ):
+        Converted(tmp_path / "d", tmp_path / "out")
+
+
+def test_gids_labels_end_in_15label(tmp_path: Path) -> None:
+    """As GID-15 in mmsegmentation's folders, `GF2_PMS1__L1A0000564539-MSS1_15label.png` (torchgeo, `gid15.py`)."""
+    for name in ("X-MSS1", "Y-MSS1"):
+        picture(tmp_path / f"d/img_dir/train/{name}.tif")
+        ids(tmp_path / f"d/ann_dir/train/{name}_15label.png", [[0, 1, 2], [2, 1, 0]])
+    write(tmp_path / "d/classes.txt", "a\nb\nc\n")
+    read = Converted(tmp_path / "d", tmp_path / "out")
+    assert (read.key, sum(read.info.splits.values())) == ("folder", 2)
+
+
+def segments_ai(root: Path) -> Path:
+    folder, samples = root / "segments/jane_flowers/v1.0", []
+    for name in ("a", "b", "c"):
+        picture(folder / f"{name}.jpg", 1, 4)
+        # Ids 1, 258 = 2 + 256 * 1 and 0; opaque.
+        pixels = np.array([[[1, 0, 0, 255], [2, 1, 0, 255], [0, 0, 0, 255], [1, 0, 0, 255]]], np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}_label_ground-truth.png")
+        drawn = [{"id": 1, "category_id": 7}, {"id": 258, "category_id": 3}]
+        label = {"attributes": {"segmentation_bitmap": {"url": "https://x/y.png"}, "annotations": drawn}}
+        address = {"image": {"url": f"https://x/{name}.jpg?z=1"}}
+        labels = {"ground-truth": label if name != "c" else None}
+        samples.append({"name": f"{name}.jpg", "uuid": name, "attributes": address, "labels": labels})
+    categories = [{"id": 3, "name": "rose"}, {"id": 7, "name": "lily"}]
+    dataset = {"task_type": "segmentation-bitmap", "task_attributes": {"categories": categories}, "samples": samples}
+    release = {"name": "v1.0", "dataset": dataset | {"name": "flowers", "labelsets": [{"name": "ground-truth"}]}}
+    write(root / "flowers-v1.0.json", json.dumps(release))
+    return root
+
+
+def test_segments_ai_reads_bitmaps_by_the_objects_of_its_release(tmp_path: Path) -> None:
+    """As `dataset.py` and `utils.py` (`bitmap2file`) of segments-ai/segments-ai name, code and look up its files."""
+    root = segments_ai(tmp_path / "s")
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, read.names, sum(read.info.splits.values())) == (
+        "segments_ai", ["background", "rose", "lily"], 2,
+    )  # fmt: skip
+    (name,) = read.ids("train")
+    assert read.named("train", name) == [["lily", "rose", "background", "lily"]]
+    assert read.truth("train", name, "instances").tolist() == [[1, 2, 0, 1]]
+    (root / "segments/jane_flowers/v1.0/b_label_ground-truth.png").unlink()
+    with pytest.raises(DatasetError, match=r"flowers-v1.0.json: b_label_ground-truth.png is not below the folder"):
+        Converted(root, tmp_path / "out")
+
+
+POLYGON = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in SQUARE)
+XML = f"""<annotation><filename>a.jpg</filename><folder>f</folder>
+<object><name>car</name><deleted>0</deleted><id>0</id><polygon><username/>{POLYGON}</polygon></object>
+<object><name>gone</name><deleted>1</deleted><id>1</id><polygon><username/>{POLYGON}</polygon></object>
+<object><name>dog</name><deleted>0</deleted><id>2</id><segm><mask>a_mask_2.png</mask></segm></object>
+<imagesize><nrows>6</nrows><ncols>8</ncols></imagesize></annotation>
+"""
+
+
+def labelme_xml(root: Path, image: str = "", xml: str = "", masks: str = "Masks") -> Path:
+    picture(root / image / "a.jpg", 6, 8)
+    mask = np.zeros((6, 8, 4), np.uint8)
+    mask[5, 7] = (255, 0, 0, 255)
+    (root / masks).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(root / masks / "a_mask_2.png")
+    write(root / xml / "a.xml", XML)
+    return root
+
+
+@pytest.mark.parametrize("places", [("", "", "Masks"), ("Images/f", "Annotations/f", "Masks/f")])
+def test_labelmes_xml_draws_polygons_and_masks_that_are_not_deleted(tmp_path: Path, places: tuple[str, ...]) -> None:
+    """As docs.cvat.ai, "LabelMe", and datumaro's tests/assets/labelme_dataset have them."""
+    root = labelme_xml(tmp_path / "l", *places)
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, read.names) == ("labelme_xml", ["background", "car", "dog"])
+    got = names(read)
+    assert (got[0][0], got[1][1], got[5][7]) == ("background", "car", "dog")
+    (root / places[2] / "a_mask_2.png").unlink()
+    with pytest.raises(DatasetError, match=r"a.xml: mask a_mask_2.png is not in Masks/"):
+        Converted(root, tmp_path / "out")
+    (root / places[0] / "a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"a.xml: its image a.jpg is neither beside it nor in Images/"):
+        Converted(root, tmp_path / "out", "labelme_xml")

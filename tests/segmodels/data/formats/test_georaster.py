@@ -132,6 +132,27 @@ def test_spacenet_images_find_their_buildings(tmp_path: Path) -> None:
     assert abs(int(labels["img1"].sum()) - 16 * 25) <= 4 and not labels["img2"].any()
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "named"),
+    [
+        ("3band/3band_AOI_1_RIO_img{}.tif", "geojson/Geo_AOI_1_RIO_img{}.geojson", "object"),
+        (
+            "PS-RGB/SN6_Train_AOI_11_Rotterdam_PS-RGB_20190804111224_20190804111453_tile_{}.tif",
+            "geojson_buildings/SN6_Train_AOI_11_Rotterdam_Buildings_20190804111224_20190804111453_tile_{}.geojson",
+            "buildings",
+        ),
+    ],
+)
+def test_spacenet_1_and_6_have_other_folders_and_names(tmp_path: Path, image: str, label: str, named: str) -> None:
+    """As `SN1_buildings` and `SN6_buildings` unpack; microsoft/torchgeo, tests/data/spacenet, has their names."""
+    root = tmp_path / "train/AOI"
+    for number in (1, 2):
+        raster(root / image.format(number), 40, 60)
+        features(root / label.format(number), [(box(5, 4, 30, 20), {"partialDec": 1})])
+    read = Converted(tmp_path, tmp_path / "d")
+    assert (read.key, read.names, sum(read.info.splits.values())) == ("georaster", ["background", named], 2)
+
+
 def test_a_large_raster_is_cut_into_tiles_that_keep_their_place(tmp_path: Path) -> None:
     root = tmp_path / "src"
     path = raster(root / "images/a.tif", 1000, 1300)

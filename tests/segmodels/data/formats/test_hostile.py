@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import random
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segmodels.data.formats import convert
 from segmodels.errors import UserError
 from tests.segmodels.data.formats import test_archives, test_coco, test_drives, test_exports, test_georaster, test_tools
+from tests.segmodels.data.formats.making import picture, write
 
 JUNK: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x", "../../etc/passwd", "\x00", "é" * 300, [], {}, [[]], [None],
@@ -35,8 +38,11 @@ def shapes(root: Path) -> Path:
 def bitmaps(root: Path) -> Path:
     points = {"exterior": test_tools.SQUARE, "interior": []}
     bitmap = {"data": "eJxz", "origin": [0, 0]}
-    objects = [
+    box = {"points": [[0, 0], [3, 2]], "angle": 0.3}
+    objects: list[dict[str, Any]] = [
         {"classTitle": "dog", "geometryType": "polygon", "points": points},
+        {"classTitle": "dog", "geometryType": "multipolygon", "parts": [points]},
+        {"classTitle": "car", "geometryType": "oriented_bbox", **box},
         {"classTitle": "car", "geometryType": "bitmap", "bitmap": bitmap},
     ]
     return test_tools.supervisely(root, objects)
@@ -46,9 +52,12 @@ def tasks(root: Path) -> Path:
     sized = {"original_width": 8, "original_height": 6}
     value = {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["car"]}
     brush = {"format": "rle", "rle": [0, 0, 0, 192, 57, 27, 124], "brushlabels": ["dog"]}
+    mask = "data:image/png;base64," + base64.b64encode(test_tools.png(np.zeros((6, 8, 4), np.uint8))).decode()
     results = [
         {"type": "polygonlabels", **sized, "value": value},
         {"type": "brushlabels", **sized, "value": brush},
+        {"type": "labels", **sized, "value": {"x": 0, "y": 0, "width": 9, "height": 9, "labels": ["cat"]}},
+        {"type": "bitmasklabels", **sized, "value": {"imageDataURL": mask, "bitmasklabels": ["cat"]}},
     ]
     return test_tools.label_studio(root, results)
 
@@ -65,6 +74,7 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "via": region,
     "coco": objects,
     "coco_panoptic": test_drives.panoptic,
+    "segments_ai": test_exports.segments_ai,
     "nnunet": lambda root: test_exports.nnunet(root, {"background": 0, "liver": 1, "ignore": 9}),
 }
 
@@ -113,6 +123,12 @@ def _cvat(root: Path) -> Path:
     return test_tools.cvat(root, '<polygon label="dog" points="0,0;3,0;3,3" z_order="0"/>' + mask)
 
 
+def _video(root: Path) -> Path:
+    for number in (10, 13):
+        picture(root / f"images/frame_{number:06}.png", 6, 8)
+    return write(root / "annotations.xml", test_tools.VIDEO).parent
+
+
 def _yolo(root: Path) -> Path:
     return test_tools.yolo(root, "0 0.1 0.1 0.9 0.1 0.9 0.9")
 
@@ -132,6 +148,8 @@ def _packed(root: Path) -> Path:
 # Layout -> what makes a folder of it, and the files of annotations that are spoilt.
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cvat": (_cvat, "*.xml"),
+    "labelme_xml": (test_exports.labelme_xml, "*.xml"),
+    "cvat, video": (_video, "*.xml"),
     "yolo": (_yolo, "*.txt"),
     "sbd": (test_archives.sbd, "*.mat"),
     "georaster": (_vectors, "*.geojson"),

@@ -30,6 +30,57 @@ def test_cityscapes_trains_19_of_its_34_ids(tmp_path: Path) -> None:
     assert read.truth("train", "aachen_000000_000019", "instances").tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
+def test_kitti_semantics_has_cityscapes_ids(tmp_path: Path) -> None:
+    """As `data_semantics.zip` of cvlibs.net/datasets/kitti/eval_semseg.php; instances are id * 256 + number."""
+    for name in ("000000_10", "000001_10"):
+        picture(tmp_path / f"k/training/image_2/{name}.png")
+        ids(tmp_path / f"k/training/semantic/{name}.png", [[7, 26, 26], [3, 33, 0]])
+        ids(
+            tmp_path / f"k/training/instance/{name}.png",
+            [[7 * 256, 26 * 256 + 1, 26 * 256 + 2], [768, 0, 0]],
+            np.uint16,
+        )
+        picture(tmp_path / f"k/training/semantic_rgb/{name}.png")
+    picture(tmp_path / "k/testing/image_2/000000_10.png")
+    read = Converted(tmp_path / "k", tmp_path / "out", targets=("instances",))
+    assert (read.key, dict(read.info.splits)) == ("kitti_semantic", {"train": 1, "val": 1})
+    (name,) = read.ids("train")
+    assert read.named("train", name) == [["road", "car", "car"], ["-", "bicycle", "-"]]
+    assert read.truth("train", name, "instances").tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(("kind", "values"), [("labelIds", [[7, 26, 0]]), ("labelTrainIds", [[0, 13, 255]])])
+def test_acdc_has_cityscapes_ids_in_its_conditions_and_references_are_not_read(
+    tmp_path: Path, kind: str, values: list[list[int]]
+) -> None:
+    """As its archives unpack; w1oves/Rein, `fog-acdc_1024x1024.py`, has the endings."""
+    for split, name in (("train", "GOPR0475_frame_000041"), ("val", "GOPR0476_frame_000061")):
+        place = f"fog/{split}/GOPR0475"
+        picture(tmp_path / f"a/rgb_anon/{place}/{name}_rgb_anon.png", 1, 3)
+        picture(tmp_path / f"a/rgb_anon/fog/{split}_ref/GOPR0475/{name}_rgb_ref_anon.png", 1, 3)
+        ids(tmp_path / f"a/gt/{place}/{name}_gt_{kind}.png", values)
+    read = Converted(tmp_path / "a", tmp_path / "out")
+    assert (read.key, dict(read.info.splits)) == ("acdc", {"train": 1, "val": 1})
+    assert read.named("val", "GOPR0476_frame_000061") == [["road", "car", "-"]]
+
+
+def test_oxfords_pets_are_read_by_their_lists(tmp_path: Path) -> None:
+    """As `annotations/README` of the archive says; files of macOS lie among the trimaps."""
+    root = tmp_path / "oxford-iiit-pet"
+    for name in ("Abyssinian_1", "beagle_2", "pug_3", "pug_4", "unlisted_5"):
+        picture(root / f"images/{name}.jpg", 1, 3)
+        ids(root / f"annotations/trimaps/{name}.png", [[1, 2, 3]])
+    write(root / "annotations/trimaps/._pug_3.png", "x")
+    write(root / "annotations/trainval.txt", "Abyssinian_1 1 1 1\nbeagle_2 5 2 4\n")
+    write(root / "annotations/test.txt", "pug_3 26 2 17\npug_4 26 2 17\n")
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, dict(read.info.splits)) == ("oxford_pet", {"train": 1, "val": 1, "test": 2})
+    assert read.named("test", "pug_3") == [["pet", "background", "-"]]
+    (root / "images/pug_4.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"images: pug_4.jpg is missing"):
+        Converted(root, tmp_path / "out")
+
+
 def test_cityscapes_without_its_truth_is_told_what_is_missing(tmp_path: Path) -> None:
     picture(tmp_path / "c/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png")
     with pytest.raises(DatasetError, match=r"this is Cityscapes: .*gtFine.*labelIds.png is missing"):

@@ -87,6 +87,22 @@ def test_labelme_keeps_images_inside_its_files(tmp_path: Path) -> None:
     assert (np.asarray(Image.open(image)) == 7).all()
 
 
+def test_labelme_files_that_name_themselves_hold_their_image(tmp_path: Path) -> None:
+    """As `examples/tutorial/apc2016_obj3.json` of wkentaro/labelme, of version 4.0."""
+    inside = base64.b64encode(png(np.full((6, 8, 3), 7, np.uint8))).decode()
+    root = labelme(tmp_path / "l", [{"label": "car", "points": SQUARE}], imageData=inside, imagePath="a.json")
+    read = Converted(root, tmp_path / "out")
+    assert names(read)[1][1] == "car"
+    (image,) = (tmp_path / "out").glob("*/images/*")
+    assert (image.name, bool((np.asarray(Image.open(image)) == 7).all())) == ("a.png", True)
+
+
+def test_flags_alone_are_no_segmentation(tmp_path: Path) -> None:
+    """As `examples/classification` of wkentaro/labelme."""
+    with pytest.raises(DatasetError, match=r"l: is labelme, but nothing is drawn on its images"):
+        Converted(labelme(tmp_path / "l", [], flags={"cat": True}), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("shape", "why"),
     [
@@ -125,6 +141,23 @@ def test_supervisely_draws_bitmaps_and_polygons_with_holes(tmp_path: Path) -> No
     assert (read.key, read.names, read.info.palette[1]) == ("supervisely", ["background", "car", "dog"], (255, 0, 0))
     assert names(read)[2] == ["dog", "dog", "background", "car", "background", "dog", "dog", "dog"]
     assert names(read)[3][2:4] == ["car", "car"]
+
+
+def test_supervisely_has_masks_that_are_not_deflated_and_further_geometries(tmp_path: Path) -> None:
+    """As `alpha_mask.py`, `multipolygon.py` and `oriented_bbox.py` of supervisely/supervisely write and draw them."""
+    alpha = base64.b64encode(png(np.array([[200, 90]], np.uint8))).decode()
+    plain = base64.b64encode(png(np.array([[True]]))).decode()
+    parts = [{"exterior": [[0, 0], [1, 0], [1, 0]], "interior": []}, {"exterior": [[5, 0], [7, 0], [7, 0]]}]
+    objects: list[dict[str, Any]] = [
+        {"classTitle": "dog", "geometryType": "alpha_mask", "alpha_mask": {"data": alpha, "origin": [0, 5]}},
+        {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": plain, "origin": [7, 5]}},
+        {"classTitle": "dog", "geometryType": "multipolygon", "parts": parts},
+        {"classTitle": "car", "geometryType": "oriented_bbox", "points": [[2, 3], [6, 3]], "angle": np.pi / 2},
+    ]
+    got = names(Converted(supervisely(tmp_path / "s", objects), tmp_path / "out"))
+    assert got[5] == ["dog", "background", "background", "background", "car", "background", "background", "car"]
+    assert got[0] == ["dog"] * 2 + ["background"] * 3 + ["dog"] * 3
+    assert [row[4] for row in got] == ["background", "car", "car", "car", "car", "car"]
 
 
 def test_supervisely_without_an_annotation_names_it(tmp_path: Path) -> None:
@@ -205,6 +238,36 @@ def test_cvat_takes_subsets_as_splits(tmp_path: Path) -> None:
     assert dict(Converted(root, tmp_path / "out").info.splits)["val"] == 1
 
 
+VIDEO = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><mode>interpolation</mode><labels><label><name>car</name></label>
+<label><name>dog</name></label></labels><original_size><width>8</width><height>6</height></original_size></task></meta>
+<track id="0" label="car">
+<box frame="10" outside="0" keyframe="1" xtl="1" ytl="1" xbr="4" ybr="3" z_order="0"/>
+<box frame="13" outside="1" keyframe="1" xtl="1" ytl="1" xbr="4" ybr="3" z_order="0"/></track>
+<track id="1" label="dog">
+<polygon frame="13" outside="0" keyframe="1" points="1,1;4,1;4,3;1,3" z_order="0"/></track></annotations>
+"""
+
+
+def test_cvats_videos_are_drawn_frame_by_frame(tmp_path: Path) -> None:
+    """As docs.cvat.ai, "XML annotation format" and "CVAT for videos export"; numbers step as with a frame filter."""
+    for number in (10, 13, 16):
+        picture(tmp_path / f"v/images/frame_{number:06}.png", 6, 8)
+    write(tmp_path / "v/annotations.xml", VIDEO)
+    read = Converted(tmp_path / "v", tmp_path / "out")
+    got = {i: read.named(split, i)[2][2] for split in read.info.splits for i in read.ids(split)}
+    assert got == {"frame_000010": "car", "frame_000013": "dog", "frame_000016": "background"}
+    (tmp_path / "v/images/frame_000013.png").unlink()
+    with pytest.raises(DatasetError, match=r"image frame_000013.png is not in images/"):
+        Converted(tmp_path / "v", tmp_path / "out")
+
+
+def test_cvats_file_may_have_another_name(tmp_path: Path) -> None:
+    root = cvat(tmp_path / "c", '<box label="dog" xtl="6" ytl="4" xbr="7" ybr="5" z_order="0"/>')
+    (root / "annotations.xml").rename(root / "task 7.xml")
+    assert names(Converted(root, tmp_path / "out"))[5][6:] == ["dog", "dog"]
+
+
 def test_cvat_without_its_images_names_the_first(tmp_path: Path) -> None:
     root = cvat(tmp_path / "c", "")
     (root / "images/a.jpg").unlink()
@@ -266,6 +329,24 @@ def test_label_studio_unpacks_brushes_and_scales_polygons(tmp_path: Path) -> Non
     got = names(read)
     assert [[v == "car" for v in row] for row in got] == SQUARED
     assert [[v == "dog" for v in row] for row in got] == mask.tolist()
+
+
+def test_label_studio_names_regions_with_its_tag_labels_and_has_bitmasks(tmp_path: Path) -> None:
+    """As labelstud.io/tags/bitmasklabels says, and `decode_from_annotation` of HumanSignal/label-studio-sdk reads."""
+    outline, sized = [[100 * x / 8, 100 * y / 6] for x, y in SQUARE], {"original_width": 8, "original_height": 6}
+    black_on_nothing = np.zeros((6, 8, 4), np.uint8)
+    black_on_nothing[5, 7, 3] = 255
+    address = "data:image/png;base64," + base64.b64encode(png(black_on_nothing)).decode()
+    mask = np.zeros((6, 8), bool)
+    mask[0, 0] = True
+    results: list[dict[str, Any]] = [
+        {"id": "x", "type": "polygon", **sized, "value": {"points": outline, "closed": True}},
+        {"id": "x", "type": "labels", **sized, "value": {"points": outline, "closed": True, "labels": ["car"]}},
+        {"id": "y", "type": "labels", **sized, "value": {"format": "rle", "rle": packed(mask), "labels": ["cat"]}},
+        {"id": "z", "type": "bitmasklabels", **sized, "value": {"imageDataURL": address, "bitmasklabels": ["dog"]}},
+    ]
+    got = names(Converted(label_studio(tmp_path / "s", results), tmp_path / "out"))
+    assert (got[1][1], got[0][0], got[5][7], got[5][6]) == ("car", "cat", "dog", "background")
 
 
 def test_label_studios_brush_pngs_alone_need_the_json_export(tmp_path: Path) -> None:
