@@ -16,6 +16,7 @@ import numpy as np
 
 from segmodels.data.bands import opened
 from segmodels.data.folder import DatasetError
+from segmodels.data.formats.vectors import reprojected
 from segmodels.errors import brief
 from segmodels.files import replaced
 
@@ -65,7 +66,7 @@ def outlines(raster: Path, out: Path, *, classes: Sequence[str] = (), smallest: 
     named = np.array([names[value] if value < len(names) else str(value) for value in ids], object)
     areas = shapely.area(held).astype(np.float64)
     if driver == "GeoJSON" and crs is not None:
-        held, crs = _degrees(held, crs), "EPSG:4326"
+        held, crs = reprojected(held, crs, "EPSG:4326"), "EPSG:4326"
     options: dict[str, Any] = {"layer": out.stem} if driver == "GPKG" else {}
     with replaced(out) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a file without a reference system
@@ -93,13 +94,3 @@ def _ids(raster: Path, names: Sequence[str], classes: Sequence[str]) -> set[int]
         have = ", ".join(names) or "none: it was not written by `segmodels predict`"
         raise DatasetError(f"{raster}: has no class {unknown[0]!r}; it has {have}")
     return {names.index(name) for name in classes}
-
-
-def _degrees(shapes: Any, crs: str) -> Any:
-    import shapely
-    from rasterio.warp import transform
-
-    def move(points: np.ndarray) -> np.ndarray:
-        return np.column_stack(transform(crs, "EPSG:4326", points[:, 0], points[:, 1])[:2])
-
-    return shapely.transform(shapes, move)

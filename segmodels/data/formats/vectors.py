@@ -107,8 +107,12 @@ def _moved(geometries: Any, source: str | None, target: str | None) -> Any:
 
     shapes = shapely.from_wkb(geometries)
     shapes = np.array([None if s is None else shapely.make_valid(s) if not s.is_valid else s for s in shapes], object)
-    if source is None or target is None:
-        return shapes
+    return shapes if source is None or target is None else reprojected(shapes, source, target)
+
+
+def reprojected(shapes: Any, source: str, target: str) -> Any:
+    """Return shapes of shapely in another reference system; both are named as rasterio takes them."""
+    import shapely
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
