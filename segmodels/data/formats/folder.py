@@ -3,6 +3,7 @@
     images/ labels/                       or masks/, annotations/, gt/; nested folders are fine
     images/train/ labels/train/           splits, when all folders in images/ are named so
     train/images/ train/labels/           or this way
+    train_images/ train_labels/           or this, with the words in any order and a further one in both
     classes.txt                           optional, see `classes.py`
 
 A label belongs to the image with the same path and stem, up to an ending such as `_mask`, `_label`, `_L` or `_gt`. It
@@ -112,7 +113,21 @@ def _parts(root: Path) -> list[Part]:
         split = SPLIT_FOLDERS.get(folder.name.lower())
         if split and (pair := _image_and_label_folder(folder)):
             parts.append(Part(split, *pair))
-    return _ordered(parts)
+    return _ordered(parts or _named_with_splits(root))
+
+
+def _named_with_splits(root: Path) -> list[Part]:
+    """Return parts of folders whose names hold both: `train_images/` beside `train_masks/`, `images_prepped_train/`."""
+    images: dict[tuple[str, ...], Path] = {}
+    labels: dict[tuple[str, ...], Path] = {}
+    for folder in _folders(root):
+        words = re.split(r"[_\W]+", folder.name.lower())
+        splits = [SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS]
+        kinds = [word for word in words if word in (*IMAGE_FOLDERS, *LABEL_FOLDERS)]
+        if len(splits) == len(kinds) == 1:
+            rest = tuple(word for word in words if word not in kinds and word not in SPLIT_FOLDERS)
+            (images if kinds[0] in IMAGE_FOLDERS else labels)[(splits[0], *rest)] = folder
+    return [Part(key[0], images[key], labels[key]) for key in sorted(images.keys() & labels.keys())]
 
 
 def _ordered(parts: list[Part]) -> list[Part]:
@@ -122,7 +137,10 @@ def _ordered(parts: list[Part]) -> list[Part]:
 def _image_and_label_folder(root: Path) -> tuple[Path, Path] | None:
     by_name = {folder.name.lower(): folder for folder in _folders(root)}
     images = next((by_name[n] for n in IMAGE_FOLDERS if n in by_name), None)
-    labels = next((by_name[n] for n in LABEL_FOLDERS if n in by_name), None)
+    there = [by_name[n] for n in LABEL_FOLDERS if n in by_name]
+    # Annotations/ may have boxes alone, beside the folder of labels.
+    labels = next((f for f in there if next(image_files(f), None)), None) if len(there) > 1 else None
+    labels = labels or next(iter(there), None)
     return (images, labels) if images and labels else None
 
 

@@ -9,7 +9,8 @@ development kit's documentation, section 4.2, and `VOCinit.m`.
     SegmentationObject/2007_000032.png          palette PNG of objects' numbers, 255 = void
     ImageSets/Segmentation/{train,val}.txt      an id a line; with the labels of SBD `trainaug.txt`
 
-`Annotations/*.xml` are boxes. Most images have no labels, and are not read.
+A few files of it without lists are known by their names of 2007 to 2012, and dealt. `Annotations/*.xml` are boxes. Most
+images have no labels, and are not read.
 """
 
 from __future__ import annotations
@@ -20,12 +21,25 @@ from pathlib import Path
 import numpy as np
 
 from segmodels.data.folder import DatasetError
+from segmodels.data.formats.common import image_files
 from segmodels.data.formats.decode import by_id, instances_of, values_of
-from segmodels.data.formats.layout import Decoder, Job, Layout, Raw, Reading, Table, first, named_alike, paired
+from segmodels.data.formats.layout import (
+    Decoder,
+    Fit,
+    Job,
+    Layout,
+    Raw,
+    Reading,
+    Table,
+    first,
+    fits,
+    named_alike,
+    paired,
+)
 from segmodels.files import read_text
 
 SPLITS = ("train", "val")
-VOID = 255
+VOID, YEAR = 255, "20[01][0-9]"
 
 
 def _read(root: Path, job: Job) -> Reading:
@@ -35,21 +49,34 @@ def _read(root: Path, job: Job) -> Reading:
 
     def samples() -> Iterator[Raw]:
         lists = root / "ImageSets" / "Segmentation"
+        if not lists.is_dir():
+            named = (root / "JPEGImages" / f"{label.stem}.jpg" for label in image_files(truth))
+            for image, label in paired(named, named_alike(truth), job):
+                yield Raw(image.stem, image, by_id(label, table.ids(VOID)), targets=_targets(root, label))
+            return
         if not any((lists / f"{split}.txt").is_file() for split in SPLITS):
             raise DatasetError(f"{lists}: has no train.txt and no val.txt; they list the images, an id a line")
         for split in SPLITS:
-            named = [lists / f"{split}{more}.txt" for more in ("aug", "")]
-            listing = named[0] if augmented and named[0].is_file() else named[1]
+            files = [lists / f"{split}{more}.txt" for more in ("aug", "")]
+            listing = files[0] if augmented and files[0].is_file() else files[1]
             if not listing.is_file():
                 continue  # val is dealt
             ids = [line.split()[0] for line in read_text(listing).splitlines() if line.strip()]
             images = [root / "JPEGImages" / f"{i}.jpg" for i in ids]
             for image, label in paired(images, named_alike(truth), job):
-                objects = root / "SegmentationObject" / label.name
-                targets = {"instances": _objects(objects)} if objects.is_file() else {}
-                yield Raw(image.stem, image, by_id(label, table.ids(VOID)), split, targets=targets)
+                yield Raw(image.stem, image, by_id(label, table.ids(VOID)), split, targets=_targets(root, label))
 
     return Reading(table.classes, samples(), "voc")
+
+
+def _detect(root: Path) -> Fit | None:
+    fit = fits(root, ("JPEGImages", "ImageSets/Segmentation/*.txt"), ("SegmentationClass*/*.png",))
+    return fit or fits(root, (f"SegmentationClass/{YEAR}_*.png", f"JPEGImages/{YEAR}_*.jpg"))
+
+
+def _targets(root: Path, label: Path) -> dict[str, Decoder]:
+    objects = root / "SegmentationObject" / label.name
+    return {"instances": _objects(objects)} if objects.is_file() else {}
 
 
 def _objects(path: Path) -> Decoder:
@@ -67,8 +94,7 @@ LAYOUT = Layout(
     licence="Flickr terms of use (images), research use",
     looks_for="JPEGImages/ beside SegmentationClass/ and ImageSets/Segmentation/",
     read=_read,
-    marks=("JPEGImages", "ImageSets/Segmentation/*.txt"),
-    needs=("SegmentationClass*/*.png",),
+    detect=_detect,
     targets=("instances",),
     classes="21",
 )

@@ -37,6 +37,8 @@ def _detect(root: Path) -> Fit | None:
     lacks = "" if listing else "data.yaml with the names of the classes"
     if 0 < len(label.read_bytes().splitlines()[0].split() if numbers else ()) == 5:
         lacks = "a polygon (its labels are boxes, `class x y width height`)"
+    if listing is not None and b"\nkpt_shape:" in b"\n" + listing.read_bytes():
+        lacks = "a polygon (its labels are poses, as `kpt_shape` says)"
     return Fit(label.relative_to(root).as_posix(), lacks)
 
 

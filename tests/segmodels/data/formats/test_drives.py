@@ -89,6 +89,23 @@ def test_virtual_kitti_2_has_labels_depth_and_objects(tmp_path: Path) -> None:
     assert read.truth("train", sample, "instances").tolist() == [[0, 1]]
 
 
+def test_camvid_of_fastai_has_ids_in_the_order_of_codes_txt(tmp_path: Path) -> None:
+    """As `samples/camvid` of airctic/icevision, which is fastai's; valid.txt: `split_by_fname_file` of its lessons."""
+    root = tmp_path / "camvid"
+    for name in ("0006R0_f02280", "0006R0_f02310", "Seq05VD_f00000"):
+        picture(root / f"images/{name}.png", 1, 3)
+        ids(root / f"labels/{name}_P.png", [[2, 1, 0]])
+    write(root / "codes.txt", "Wall\nVoid\nSky\n")
+    write(root / "valid.txt", "Seq05VD_f00000.png\n")
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.info.num_classes) == ("camvid_ids", 31)
+    assert dict(read.info.splits) == {"train": 2, "val": 1}
+    assert read.named("val", "Seq05VD_f00000") == [["Sky", "-", "Wall"]]
+    write(root / "codes.txt", "Wall\nVoid\nHeaven\n")
+    with pytest.raises(DatasetError, match=r"codes.txt: 'Heaven' is no class of CamVid"):
+        Converted(root, tmp_path / "out")
+
+
 def panoptic(root: Path) -> Path:
     picture(root / "val2017/000000000139.jpg", 1, 3)
     colors(root / "annotations/panoptic_val2017/000000000139.png", [[(1, 2, 0), (0, 0, 1), (0, 0, 0)]])

@@ -250,3 +250,38 @@ def test_labelmes_xml_draws_polygons_and_masks_that_are_not_deleted(tmp_path: Pa
     (root / places[0] / "a.jpg").unlink()
     with pytest.raises(DatasetError, match=r"a.xml: its image a.jpg is neither beside it nor in Images/"):
         Converted(root, tmp_path / "out", "labelme_xml")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("images_prepped_{}", "annotations_prepped_{}"), ("{}_images", "{}_masks"), ("{}-img", "{}-labels")],
+)
+def test_folders_may_have_the_split_in_their_names(tmp_path: Path, images: str, labels: str) -> None:
+    """The first as `test/example_dataset` of divamgupta/image-segmentation-keras."""
+    root = tmp_path / "d"
+    for split in ("train", "test"):
+        picture(root / images.format(split) / f"{split}.png")
+        ids(root / labels.format(split) / f"{split}.png", [[0, 1, 2], [2, 1, 0]])
+    write(root / "classes.txt", "a\nb\nc\n")
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, read.info.splits["test"], read.label("test", "test")) == ("folder", 1, [[0, 1, 2], [2, 1, 0]])
+
+
+def test_labels_are_taken_where_a_folder_beside_them_has_boxes(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for name in ("a", "b"):
+        picture(root / f"JPEGImages/{name}.jpg")
+        write(root / f"Annotations/{name}.xml", "<annotation><object/></annotation>")
+        ids(root / f"SegmentationClass/{name}.png", [[0, 1, 2], [2, 1, 0]])
+    write(root / "classes.txt", "a\nb\nc\n")
+    read = Converted(root, tmp_path / "out")
+    assert (read.key, sum(read.info.splits.values())) == ("folder", 2)
+
+
+def test_yolos_poses_are_no_polygons(tmp_path: Path) -> None:
+    """As docs.ultralytics.com, "Pose Estimation": `class x y width height px1 py1 …`, and `kpt_shape` in data.yaml."""
+    picture(tmp_path / "y/images/train/a.jpg", 6, 8)
+    write(tmp_path / "y/labels/train/a.txt", "0 0.5 0.5 0.2 0.2 0.1 0.1 0.9 0.9\n")
+    write(tmp_path / "y/data.yaml", "kpt_shape: [2, 2]\nnames: [person]\n")
+    with pytest.raises(DatasetError, match="its labels are poses, as `kpt_shape` says"):
+        find(tmp_path / "y")

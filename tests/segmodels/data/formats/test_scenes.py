@@ -142,6 +142,17 @@ def voc(root: Path) -> Path:
     return root
 
 
+def test_a_few_files_of_voc_without_lists_are_known_by_their_names(tmp_path: Path) -> None:
+    """As `samples/voc` of airctic/icevision: images, labels and boxes, one image without a label."""
+    root = voc(tmp_path / "v")
+    for name in ("train", "val"):
+        (root / f"ImageSets/Segmentation/{name}.txt").unlink()
+    (root / "ImageSets/Segmentation").rmdir()
+    read = Converted(root, tmp_path / "out", targets=("instances",))
+    assert (read.key, dict(read.info.splits)) == ("voc", {"train": 1, "val": 1})
+    assert read.named("train", read.ids("train")[0])[0] == ["background", "person", "-"]
+
+
 def test_voc_reads_indices_of_its_palette_and_its_lists(tmp_path: Path) -> None:
     read = Converted(voc(tmp_path / "VOCdevkit/VOC2012").parent, tmp_path / "out", targets=("instances",))
     assert (read.key, read.info.num_classes) == ("voc", 21)
